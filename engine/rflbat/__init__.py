@@ -1,0 +1,22 @@
+"""rflbat: batched simulation of federated learning under backdoor attack, and the server defenses against it."""
+
+from rflbat.aggregate import aggregate
+from rflbat.config import Experiment
+from rflbat.defenses.base import Decision, Defense, Updates
+from rflbat.errors import UserError
+from rflbat.recipes import RECIPES
+from rflbat.simulation import Interrupted, Result, resume, run
+
+__all__ = [
+    "RECIPES",
+    "Decision",
+    "Defense",
+    "Experiment",
+    "Interrupted",
+    "Result",
+    "Updates",
+    "UserError",
+    "aggregate",
+    "resume",
+    "run",
+]

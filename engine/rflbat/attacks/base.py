@@ -1,0 +1,47 @@
+"""What an attack is: triggers stamped on training data, and what is done to the trained update.
+
+Axes: N clients of the round, D parameters, B samples.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Trigger = Callable[[Tensor, Tensor], Tensor]
+"""``trigger(x_B..., on_B)`` stamps the samples where ``on_B`` is true, in place, and returns ``x``."""
+
+Tamper = Callable[[Tensor, Tensor], Tensor]
+"""``tamper(updates_ND, malicious_N)`` changes the malicious rows, in place, and returns the updates."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What an attacker knows of the data: its own samples' format, nothing of the server or of other clients.
+
+    Args:
+        shape: shape of one sample, (channels, height, width) for images.
+        high: largest value of a feature: the value of a lit trigger pixel.
+    """
+
+    shape: tuple[int, ...]
+    high: float
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A backdoor attack.
+
+    Args:
+        name: registry name.
+        local_triggers: what the groups of malicious clients stamp while training; one, unless it is distributed.
+        full_trigger: what the attacker shows at test time.
+        poisoned_share: share of each malicious batch that is stamped and relabelled, 0 to 1.
+        tamper: what malicious clients do to their update before they send it.
+    """
+
+    name: str
+    local_triggers: tuple[Trigger, ...]
+    full_trigger: Trigger
+    poisoned_share: float
+    tamper: Tamper

@@ -1,0 +1,30 @@
+"""Every attack by name: one file and one row each."""
+
+from collections.abc import Callable, Mapping
+
+from rflbat.attacks.base import Attack, Samples
+from rflbat.attacks.pixel import pixel
+from rflbat.registry import check_arguments, lookup
+
+ATTACKS: dict[str, Callable[..., Attack]] = {
+    "pixel": pixel,
+}
+
+
+def make_attack(name: str, samples: Samples, scale: float, arguments: Mapping[str, object]) -> Attack:
+    """Build an attack by name.
+
+    Args:
+        name: a key of ``ATTACKS``.
+        samples: format of the data.
+        scale: factor of the malicious updates.
+        arguments: its parameters, text allowed.
+
+    Returns:
+        the attack.
+
+    Raises:
+        UserError: an unknown name or parameter, or a value that does not fit.
+    """
+    make = lookup("attack", ATTACKS, name)
+    return make(samples, scale, **check_arguments(f"attack '{name}'", make, arguments))

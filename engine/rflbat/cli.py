@@ -1,0 +1,278 @@
+"""The command ``rflbat``; the only file that knows tyro.
+
+Every mistake of a user ends in one line on standard error and exit status 2, before any work.
+"""
+
+import contextlib
+import io
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rflbat.catalog import catalog, show
+from rflbat.config import Experiment
+from rflbat.doctor import examine
+from rflbat.errors import UserError, nearest
+from rflbat.progress import choose
+from rflbat.recipes import RECIPES
+from rflbat.registry import lookup
+from rflbat.results.folder import RunFolder
+from rflbat.results.report import CELLS, report_run, report_sweep
+from rflbat.results.tables import closing_table, to_rich
+from rflbat.simulation import Interrupted, resume, run
+from rflbat.sweep import make_cells, sweep
+from rflbat.world import versions
+
+USAGE = """usage: rflbat COMMAND ...
+
+  run [RECIPE]      run an experiment (default recipe: smoke, on embedded digits, no network)
+  resume DIR        go on with an interrupted run
+  sweep [RECIPE]    run every combination of a grid: --grid defense=rflbat,krum --seeds 3 --out DIR
+  report DIR        draw the figures of a run again, or the table and figures of a sweep
+  list [KIND]       datasets, models, attacks, defenses, recipes, kernels
+  show NAME         all about one of them
+  doctor            what this installation can do here
+
+rflbat COMMAND --help lists the flags of a command; rflbat --version prints the version."""
+
+REPEATED = {"defense_args": "defense_arg", "attack_args": "attack_arg"}
+"""Fields of a configuration that are mappings, and the flag that adds one entry."""
+
+Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+
+
+def _flag(kind: Any, text: str) -> Any:
+    return Annotated[kind, tyro.conf.arg(help=text)]
+
+
+def _flags(name: str, base: Experiment, extra: Sequence[tuple[str, Any, Any]]) -> type:
+    """Make the flags of a command: one for each setting, with the recipe's value as default, and further ones."""
+    wanted = []
+    for item in fields(Experiment):
+        text = item.metadata["help"]
+        if item.name in REPEATED:
+            wanted.append((REPEATED[item.name], _flag(Texts, text), field(default=())))
+        else:
+            wanted.append((item.name, _flag(item.type, text), field(default=getattr(base, item.name))))
+    return make_dataclass(name, [*wanted, *((key, kind, field(default=value)) for key, kind, value in extra)])
+
+
+def _parse(kind: Any, arguments: Sequence[str], command: str) -> Any:
+    """Parse flags; what tyro says of a mistake in a box becomes one line."""
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            parsed, unknown = tyro.cli(
+                kind,
+                args=list(arguments),
+                prog=f"rflbat {command}",
+                return_unknown_args=True,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = (line.strip("│╭╮╰╯─ ") for line in captured.getvalue().splitlines())
+        raise UserError(next(line for line in list(lines)[1:] if line)) from None
+    if unknown:
+        known = [f"--{item.name.replace('_', '-')}" for item in fields(kind)]
+        word = unknown[0].partition("=")[0]
+        what = f"unknown flag {word}{nearest(word, known)}" if word.startswith("-") else f"unexpected '{word}'"
+        raise UserError(f"{what}; `rflbat {command} --help` lists what is allowed")
+    return parsed
+
+
+def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise UserError(f"--{flag} {text!r} is not of the form name=value")
+        pairs[key] = value
+    return pairs
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: not TOML: {error}") from None
+
+
+def _base(arguments: Sequence[str]) -> tuple[Experiment, list[str]]:
+    """Read the recipe, which comes first, and the file of --config, which overrides it; flags override both."""
+    rest, recipe = list(arguments), "smoke"
+    if rest and not rest[0].startswith("-"):
+        recipe = rest.pop(0)
+    base = lookup("recipe", RECIPES, recipe)()
+    paths = [rest[at + 1] for at, word in enumerate(rest[:-1]) if word == "--config"]
+    paths += [word.removeprefix("--config=") for word in rest if word.startswith("--config=")]
+    for path in paths:
+        base = Experiment.from_dict({**base.to_dict(), **_read_toml(path)})
+    return base, rest
+
+
+def _experiment(flags: Any, base: Experiment) -> Experiment:
+    settings = {item.name: getattr(flags, item.name) for item in fields(Experiment) if item.name not in REPEATED}
+    for name, flag in REPEATED.items():
+        # Parameters belong to one method: a recipe's are not handed to another one.
+        method = flag.removesuffix("_arg")
+        inherited = getattr(base, name) if settings[method] == getattr(base, method) else {}
+        settings[name] = {**inherited, **_pairs(getattr(flags, flag), flag.replace("_", "-"))}
+    return Experiment.from_dict(settings)
+
+
+DIRECTORY = ("directory", tyro.conf.Positional[str])
+CONFIG = ("config", _flag(str | None, "TOML file of settings, overridden by flags"), None)
+QUIET = ("quiet", _flag(bool, "no progress display, no closing table"), False)
+
+
+def _finish(console: Console, folder: RunFolder, quiet: bool) -> None:
+    figures = report_run(folder.path)
+    if not quiet:
+        console.print(to_rich(closing_table(folder.run(), folder.summary() or {})))
+        console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True, markup=False)
+        for figure in figures:
+            console.print(f"  {figure}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _new_folder(experiment: Experiment) -> Path:
+    name = f"{experiment.dataset}-{experiment.defense}-{experiment.seed}"
+    numbers = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
+    return next(path for path in numbers if not path.exists())
+
+
+def _run(arguments: list[str], console: Console) -> None:
+    base, rest = _base(arguments)
+    out = ("out", _flag(str | None, "run folder to create; default runs/DATASET-DEFENSE-SEED"), None)
+    flags = _parse(_flags("run", base, [out, CONFIG, QUIET]), rest, "run [RECIPE]")
+    experiment = _experiment(flags, base)
+    path = Path(flags.out) if flags.out else _new_folder(experiment)
+    with choose(console, flags.quiet) as display:
+        run(experiment, path, [display])
+    _finish(console, RunFolder.open(path), flags.quiet)
+
+
+def _resume(arguments: list[str], console: Console) -> None:
+    flags = _parse(make_dataclass("resume", [DIRECTORY, QUIET]), arguments, "resume")
+    with choose(console, flags.quiet) as display:
+        resume(flags.directory, [display])
+    _finish(console, RunFolder.open(Path(flags.directory)), flags.quiet)
+
+
+def _sweep(arguments: list[str], console: Console) -> None:
+    base, rest = _base(arguments)
+    extra = [
+        ("grid", _flag(Texts, "setting=value,value,...; repeatable; defense_arg.NAME for a parameter"), ()),
+        ("seeds", _flag(int, "seeds of every combination"), 1),
+        ("jobs", _flag(int, "processes, each on one thread when more than one"), 1),
+        ("out", _flag(str | None, "folder of the sweep; needed"), None),
+        CONFIG,
+        QUIET,
+    ]
+    flags = _parse(_flags("sweep", base, extra), rest, "sweep [RECIPE]")
+    if flags.out is None:
+        raise UserError("a sweep needs --out DIR; with the same DIR it goes on where it stopped")
+    grid = {key.replace("-", "_"): value.split(",") for key, value in _pairs(flags.grid, "grid").items()}
+    cells = make_cells(_experiment(flags, base), grid, flags.seeds)
+    done = 0
+
+    def on_cell(cell: Any, summary: Mapping[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        if not flags.quiet:
+            rate = f"accuracy {summary['accuracy']:.3f}  attack {summary['attack_success_rate']:.3f}"
+            console.print(
+                f"cell {done}/{len(cells)}  {cell.name}  {rate}", highlight=False, soft_wrap=True, markup=False
+            )
+
+    sweep(cells, flags.out, flags.jobs, on_cell)
+    _report([flags.out, *(["--quiet"] if flags.quiet else [])], console)
+
+
+def _report(arguments: list[str], console: Console) -> None:
+    flags = _parse(make_dataclass("report", [DIRECTORY, QUIET]), arguments, "report")
+    path = Path(flags.directory)
+    if not (path / CELLS).is_dir():
+        _finish(console, RunFolder.open(path), flags.quiet)
+        return
+    report = report_sweep(path)
+    if not flags.quiet:
+        console.print(to_rich(report.table))
+        for line in [*report.files, *(f"unfinished: {name}" for name in report.unfinished)]:
+            console.print(str(line), highlight=False, soft_wrap=True, markup=False)
+
+
+def _list(arguments: list[str], console: Console) -> None:
+    kinds = catalog()
+    if arguments and arguments[0] not in {"-h", "--help"}:
+        kinds = {arguments[0]: lookup("kind", kinds, arguments[0])}
+    for kind, members in kinds.items():
+        table = Table(title=kind, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+        for name, text in members.items():
+            table.add_row(escape(name), escape(text))
+        console.print(table)
+
+
+def _show(arguments: list[str], console: Console) -> None:
+    if len(arguments) != 1:
+        raise UserError("`rflbat show NAME` takes one name; `rflbat list` gives them")
+    console.print(show(arguments[0]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _doctor(arguments: list[str], console: Console) -> None:
+    data_dir = ("data_dir", _flag(str | None, "folder of data sets; default $RFLBAT_DATA_DIR"), None)
+    flags = _parse(make_dataclass("doctor", [data_dir]), arguments, "doctor")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for what, there, line in examine(flags.data_dir):
+        table.add_row("yes" if there else "no", escape(what), escape(line))
+    console.print(table)
+
+
+COMMANDS: dict[str, Callable[[list[str], Console], None]] = {
+    "run": _run,
+    "resume": _resume,
+    "sweep": _sweep,
+    "report": _report,
+    "list": _list,
+    "show": _show,
+    "doctor": _doctor,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: words after ``rflbat``; those of the process by default.
+
+    Returns:
+        exit status: 0; 2 for a mistake of the user; 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in {"-h", "--help"}:
+        print(USAGE)
+        return 0
+    if words[0] == "--version":
+        print(f"rflbat {versions()['rflbat']}")
+        return 0
+    try:
+        lookup("command", COMMANDS, words[0])(words[1:], Console())
+    except UserError as error:
+        print(f"rflbat: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        go_on = f"; go on with `rflbat resume {stop.folder}`" if stop.folder else ""
+        print(f"rflbat: {stop}{go_on}", file=sys.stderr)
+        return 130
+    return 0

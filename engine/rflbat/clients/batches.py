@@ -1,0 +1,99 @@
+"""Which samples every client of a round trains on, drawn on the host for all clients at once.
+
+Axes: N clients of the round, S local steps, B batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The plan of a round's local training.
+
+    Args:
+        index_NSB: int64, position of each sample in the training set (0 where padded).
+        weight_NSB: float32, 1 for a sample and 0 for padding.
+        poisoned_NSB: bool, samples that the attack stamps and relabels.
+    """
+
+    index_NSB: Tensor
+    weight_NSB: Tensor
+    poisoned_NSB: Tensor
+
+    def to(self, device: torch.device | str) -> "Batches":
+        """Copy the plan to a device.
+
+        Args:
+            device: where training runs.
+
+        Returns:
+            the same plan there.
+        """
+        return Batches(self.index_NSB.to(device), self.weight_NSB.to(device), self.poisoned_NSB.to(device))
+
+
+def _epochs(samples: np.ndarray, steps: int, batch: int, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cut freshly shuffled epochs of one client into ``steps`` batches; the last batch of an epoch may be short."""
+    index_SB = np.zeros((steps, batch), np.int64)
+    present_SB = np.zeros((steps, batch), bool)
+    per_epoch = -(-len(samples) // batch)
+    for first in range(0, steps, per_epoch):
+        order = stream.permutation(samples)
+        for offset in range(min(per_epoch, steps - first)):
+            chosen = order[offset * batch : (offset + 1) * batch]
+            index_SB[first + offset, : len(chosen)] = chosen
+            present_SB[first + offset, : len(chosen)] = True
+    return index_SB, present_SB
+
+
+def draw_batches(
+    samples: Sequence[np.ndarray],
+    malicious_N: np.ndarray,
+    stream: np.random.Generator,
+    *,
+    steps: int,
+    batch: int,
+    poisoned_share: float,
+) -> Batches:
+    """Draw the mini-batches of all clients of a round, and which of their samples are poisoned.
+
+    A client goes through its samples in shuffled epochs, as a data loader does: the last batch of an epoch holds
+    what is left, and a client with fewer than B samples takes all of them in every step. Short batches are padded
+    with weight 0. In each batch of a malicious client the first ``floor(share * samples + 1/2)`` samples are
+    poisoned; their order is random, so this is a random half for a share of 1/2. Roles change no draw.
+
+    Args:
+        samples: per client of the round, the positions of its samples in the training set; none empty.
+        malicious_N: bool, who poisons.
+        stream: the generator of (seed, "batches", round).
+        steps: local steps S, at least 1.
+        batch: batch size B, at least 1.
+        poisoned_share: share of a malicious batch, 0 to 1.
+
+    Returns:
+        the plan, on the host.
+
+    Example:
+        >>> plan = draw_batches([np.arange(5)], np.array([True]), np.random.default_rng(0), steps=2, batch=4,
+        ...                     poisoned_share=0.5)
+        >>> plan.weight_NSB.sum(-1).tolist(), plan.poisoned_NSB.sum(-1).tolist()
+        ([[4.0, 1.0]], [[2, 1]])
+
+    Source: Wang et al. 2022 (RFLBAT), section 3.2: half of each malicious batch carries the backdoor.
+    """
+    drawn = [_epochs(own, steps, batch, stream) for own in samples]
+    index_NSB = np.stack([index for index, _ in drawn])
+    present_NSB = np.stack([present for _, present in drawn])
+    count_NS1 = present_NSB.sum(-1, keepdims=True)
+    poisoned_NSB = np.arange(batch) < np.floor(poisoned_share * count_NS1 + 0.5)
+    poisoned_NSB &= malicious_N[:, None, None]
+    return Batches(
+        torch.from_numpy(index_NSB),
+        torch.from_numpy(present_NSB.astype(np.float32)),
+        torch.from_numpy(poisoned_NSB),
+    )

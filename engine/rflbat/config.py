@@ -1,0 +1,142 @@
+"""The configuration of an experiment: one flat, frozen, validated dataclass. Its fields are the command's flags."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rflbat.attacks.registry import ATTACKS
+from rflbat.clients.backend import BACKENDS
+from rflbat.data.partition import KINDS
+from rflbat.data.registry import DATASETS
+from rflbat.defenses.registry import make_defense
+from rflbat.errors import UserError, nearest
+from rflbat.models.registry import MODELS
+from rflbat.registry import check_arguments, lookup
+
+ROLES = ("redrawn", "fixed")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+def _arguments(text: str) -> Any:
+    return field(default_factory=dict, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment: data, federation, attack, defense, training. The defaults reproduce the paper on MNIST.
+
+    Raises:
+        UserError: an unknown name, or a value out of its range; the message says what is allowed.
+
+    Example:
+        >>> Experiment(dataset="mnist", malicious=0.5, defense="krum").rounds
+        50
+    """
+
+    dataset: str = _option("digits", f"data set: {', '.join(DATASETS)}")
+    data_dir: str | None = _option(None, "folder of data sets; default $RFLBAT_DATA_DIR")
+    clients: int = _option(100, "clients of the federation")
+    participants: int | None = _option(None, "clients drawn for each round; default all")
+    partition: str = _option("iid", f"how samples are divided: {', '.join(KINDS)}")
+    alpha: float = _option(1.0, "Dirichlet concentration; small is skewed")
+    model: str | None = _option(None, f"model: {', '.join(MODELS)}; default the data set's")
+    attack: str = _option("pixel", f"attack: {', '.join(ATTACKS)}")
+    attack_args: dict[str, Any] = _arguments("a parameter of the attack, name=value; repeatable")
+    malicious: float = _option(0.5, "share of malicious clients, 0 to 1")
+    roles: str = _option("redrawn", "who is malicious: redrawn in each round, or fixed")
+    attack_start: int = _option(0, "first attacked round, counted from 0")
+    scale: float = _option(1.0, "factor lambda of the malicious updates")
+    target: int = _option(0, "label that the backdoor wants")
+    defense: str = _option("rflbat", "defense; see `rflbat list defenses`")
+    defense_args: dict[str, Any] = _arguments("a parameter of the defense, name=value; repeatable")
+    rounds: int = _option(50, "rounds")
+    local_steps: int = _option(10, "mini-batch steps of a client in a round")
+    batch_size: int = _option(60, "mini-batch size")
+    lr: float = _option(0.1, "learning rate of the clients")
+    momentum: float = _option(0.0, "momentum of the clients, 0 to below 1")
+    weight_decay: float = _option(0.0, "weight decay of the clients")
+    server_lr: float = _option(1.0, "learning rate of the server")
+    seed: int = _option(0, "key of every draw")
+    device: str = _option("auto", f"where everything runs: {', '.join(DEVICES)}")
+    backend: str = _option("auto", f"local training: {', '.join(BACKENDS)}")
+    chunk: int | None = _option(None, "clients per tensor program; default by memory")
+    eval_every: int = _option(1, "evaluate after every this many rounds, and after the last")
+    checkpoint_every: int = _option(10, "checkpoint after every this many rounds, and after the last")
+
+    def __post_init__(self) -> None:
+        _check_names(self)
+        _check_ranges(self)
+        make_defense(self.defense, self.defense_args)
+        make = lookup("attack", ATTACKS, self.attack)
+        check_arguments(f"attack '{self.attack}'", make, self.attack_args)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give every setting by name, as run.json stores it.
+
+        Returns:
+            plain dictionary; ``Experiment.from_dict`` takes it.
+        """
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, object]) -> "Experiment":
+        """Build an experiment from a mapping (a TOML file, run.json).
+
+        Args:
+            settings: name -> value; what is missing takes its default.
+
+        Returns:
+            the experiment.
+
+        Raises:
+            UserError: an unknown name, a value of the wrong type or out of its range.
+
+        Example:
+            >>> Experiment.from_dict({"round": 3})
+            Traceback (most recent call last):
+            rflbat.errors.UserError: the configuration has no parameter 'round'; did you mean 'rounds'?; it takes ...
+        """
+        return cls(**check_arguments("the configuration", cls, settings))
+
+
+def _check_names(experiment: Experiment) -> None:
+    lookup("data set", DATASETS, experiment.dataset)
+    if experiment.model is not None:
+        lookup("model", MODELS, experiment.model)
+    for key, allowed in (("partition", KINDS), ("roles", ROLES), ("device", DEVICES), ("backend", BACKENDS)):
+        value = getattr(experiment, key)
+        if value not in allowed:
+            raise UserError(f"{key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
+
+
+def _check_ranges(experiment: Experiment) -> None:
+    at_least_one = ("clients", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every")
+    bounds: list[tuple[str, float, float]] = [(key, 1, math.inf) for key in at_least_one]
+    bounds += [(key, 1, math.inf) for key in ("participants", "chunk") if getattr(experiment, key) is not None]
+    bounds += [
+        ("malicious", 0, 1),
+        ("attack_start", 0, math.inf),
+        ("target", 0, math.inf),
+        ("weight_decay", 0, math.inf),
+    ]
+    for key, low, high in bounds:
+        value = getattr(experiment, key)
+        if not low <= value <= high:
+            allowed = f"{low} to {high}" if high < math.inf else f"at least {low}"
+            raise UserError(f"{key}={value} is out of range; allowed: {allowed}")
+    for key in ("alpha", "lr", "server_lr"):
+        value = getattr(experiment, key)
+        if not 0 < value < math.inf:
+            raise UserError(f"{key}={value} is out of range; allowed: above 0")
+    if not 0 <= experiment.momentum < 1:
+        raise UserError(f"momentum={experiment.momentum} is out of range; allowed: 0 to below 1")
+    if not math.isfinite(experiment.scale):
+        raise UserError(f"scale={experiment.scale} is not a finite number")
+    if experiment.participants is not None and experiment.participants > experiment.clients:
+        raise UserError(f"participants={experiment.participants} is more than clients={experiment.clients}")

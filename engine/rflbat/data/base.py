@@ -1,0 +1,81 @@
+"""What a data set is to the rest of the engine: six tensors and the facts needed to read them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set that lies whole on one device, in its storage type (47 MB for MNIST as uint8).
+
+    Samples become floats only after a batch was gathered, by `as_float`: float value = stored value * scale.
+
+    Attributes:
+        name: name in the registry.
+        train_x: (n, *shape) uint8 or float32, as stored.
+        train_y: (n,) int64 in 0..classes-1.
+        test_x: (m, *shape), as `train_x`.
+        test_y: (m,), as `train_y`.
+        classes: number of labels.
+        shape: shape of one sample, such as (1, 28, 28).
+        low: background value after conversion to float.
+        high: ink value after conversion to float; a trigger is stamped with it.
+        scale: factor from stored to float values: 1/255 for uint8.
+        train_writers: (n,) int64, who produced each training sample (any integers), or None where unknown.
+        model: name of the model used when none is asked for.
+        source: where the samples were read from.
+
+    Example:
+        >>> pixels, labels = torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([1])
+        >>> toy = Dataset("toy", pixels, labels, pixels, labels, 2, (2,), 0.0, 1.0, 1 / 255, None, "logistic", "here")
+        >>> as_float(toy.train_x, toy)
+        tensor([[0., 1.]])
+    """
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    classes: int
+    shape: tuple[int, ...]
+    low: float
+    high: float
+    scale: float
+    train_writers: Tensor | None
+    model: str
+    source: str
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """Give the same data set on `device`; tensors that lie there already are shared, not copied."""
+        return replace(
+            self,
+            train_x=self.train_x.to(device),
+            train_y=self.train_y.to(device),
+            test_x=self.test_x.to(device),
+            test_y=self.test_y.to(device),
+            train_writers=None if self.train_writers is None else self.train_writers.to(device),
+        )
+
+
+def as_float(x: Tensor, dataset: Dataset) -> Tensor:
+    """Convert gathered samples to the floats that models and triggers see: x * scale.
+
+    Args:
+        x: samples of `dataset` as stored, of any leading shape.
+        dataset: says the scale.
+
+    Returns:
+        float32 of x's shape on x's device; always new memory, so stamping a trigger into it leaves the data set alone.
+
+    Example:
+        >>> from rflbat.data.digits import load
+        >>> digits = load()
+        >>> batch = as_float(digits.train_x[:3], digits)
+        >>> batch.dtype, float(batch.max()) <= digits.high
+        (torch.float32, True)
+    """
+    # Out of place on purpose: for float32 storage `.to` alone would hand out the data set's own memory.
+    return torch.mul(x, dataset.scale).to(torch.float32)

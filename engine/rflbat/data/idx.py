@@ -1,0 +1,104 @@
+"""Reader of IDX, the format of MNIST and its relatives: a magic number, big-endian sizes, then the raw values.
+
+Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits, "File formats".
+"""
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rflbat.errors import UserError
+
+_MAGIC: dict[int, tuple[np.dtype[Any], int]] = {  # type and number of axes
+    0x0801: (np.dtype(">u1"), 1),
+    0x0803: (np.dtype(">u1"), 3),
+    0x0C02: (np.dtype(">i4"), 2),
+}
+_CHUNK = 2**20
+_LARGEST = 2**32  # bytes; the largest relative of MNIST has 0.6 GB, so a larger claim is a damaged header or a bomb
+
+
+def read_idx(path: Path, hint: str = "") -> npt.NDArray[Any]:
+    """Read one IDX file, plain or gzip (told apart by its first bytes, since browsers unpack and keep the name).
+
+    The file is never trusted: sizes in the header are compared with the bytes that are there before memory is taken
+    for them, and of a compressed file at most one byte more than the header declares is ever unpacked.
+
+    Args:
+        path: the file.
+        hint: ends the message of an error: where to get a good file.
+
+    Returns:
+        uint8 (n,) for magic 0x0801 (labels), uint8 (n, rows, columns) for 0x0803 (images),
+        int32 (n, columns) in the machine's byte order for 0x0C02 (QMNIST's extended labels). Never empty; writable.
+
+    Raises:
+        UserError: the file cannot be read, is no IDX file, is damaged, or is longer or shorter than it declares.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "labels"
+        >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 5, 0, 4]))
+        >>> read_idx(path).tolist()
+        [5, 0, 4]
+    """
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if packed:
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    return _parse(unpacked, None)
+            return _parse(raw, os.fstat(raw.fileno()).st_size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = f"its gzip data is damaged or cut short ({error})"
+        raise UserError(_message(path, reason, hint)) from error
+    except OSError as error:
+        raise UserError(_message(path, f"cannot be read ({error.strerror or error})", hint)) from error
+    except ValueError as error:
+        raise UserError(_message(path, str(error), hint)) from error
+
+
+def _message(path: Path, reason: str, hint: str) -> str:
+    return f"{path}: {reason}; {hint}" if hint else f"{path}: {reason}"
+
+
+def _parse(stream: IO[bytes] | gzip.GzipFile, file_size: int | None) -> npt.NDArray[Any]:
+    """Read header and values; `file_size` in bytes where it is known beforehand (not for gzip)."""
+    start = stream.read(4)
+    if len(start) < 4 or (magic := int.from_bytes(start, "big")) not in _MAGIC:
+        raise ValueError(
+            f"not an IDX file that is known here: starts with 0x{start.hex()}, "
+            f"expected {', '.join(f'0x{known:08x}' for known in _MAGIC)}"
+        )
+    dtype, axes = _MAGIC[magic]
+    sizes = stream.read(4 * axes)
+    if len(sizes) < 4 * axes:
+        raise ValueError(f"ends inside its header, which has {4 + 4 * axes} bytes")
+    shape = struct.unpack(f">{axes}I", sizes)
+    expected = math.prod(shape) * dtype.itemsize
+    declared = f"its header declares {' x '.join(map(str, shape))} values ({expected} bytes)"
+    if expected == 0 or expected > _LARGEST:
+        raise ValueError(f"{declared}, allowed are 1 to {_LARGEST} bytes")
+    if file_size is not None and file_size != 4 + 4 * axes + expected:
+        raise ValueError(f"{declared}, but {file_size - 4 - 4 * axes} bytes follow it")
+    values = _read_up_to(stream, expected + 1)
+    if len(values) != expected:
+        follow = f"only {len(values)}" if len(values) < expected else "more"
+        raise ValueError(f"{declared}, but {follow} bytes follow it")
+    return np.frombuffer(values, dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
+
+
+def _read_up_to(stream: IO[bytes] | gzip.GzipFile, limit: int) -> bytearray:
+    """Read at most `limit` bytes in pieces: `stream.read(limit)` would take memory for what a header only claims."""
+    values = bytearray()
+    while len(values) < limit and (piece := stream.read(min(_CHUNK, limit - len(values)))):
+        values += piece
+    return values

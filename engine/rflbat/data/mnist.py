@@ -1,0 +1,216 @@
+"""MNIST and Fashion-MNIST from their four IDX files, found on disk or fetched by torchvision.
+
+Sources: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, 1998;
+H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, 2017 (arXiv:1708.07747); writers: C. Yadav, L. Bottou, Cold case: the
+lost MNIST digits, 2019 (QMNIST, arXiv:1905.10498).
+"""
+
+import contextlib
+import http.client
+import io
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rflbat.data.base import Dataset
+from rflbat.data.idx import read_idx
+from rflbat.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
+_STEMS = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in _KINDS)
+_WRITERS = "qmnist-train-labels-idx2-int"
+_WRITER_COLUMN = 2  # of class, NIST series, NIST writer, ...
+_CLASSES = 10
+_SIDE = 28
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of the data sets that share MNIST's file names and format.
+
+    Attributes:
+        name: name in the registry.
+        title: name in messages.
+        folders: where the files may lie below the data folder; the first is the one that messages advise.
+        torchvision: its class in `torchvision.datasets`, which downloads it and checks MD5 sums.
+        origin: where a person gets the files.
+        first_labels: its first ten training labels, which tell it from the others.
+        has_writers: whether QMNIST's extended labels describe its training samples.
+    """
+
+    name: str
+    title: str
+    folders: tuple[str, ...]
+    torchvision: str
+    origin: str
+    first_labels: tuple[int, ...]
+    has_writers: bool
+
+
+MNIST = Family(
+    name="mnist",
+    title="MNIST",
+    folders=("mnist", "MNIST/raw"),
+    torchvision="MNIST",
+    origin="yann.lecun.com/exdb/mnist or torchvision",
+    first_labels=(5, 0, 4, 1, 9, 2, 1, 3, 1, 4),
+    has_writers=True,
+)
+FASHION_MNIST = Family(
+    name="fashion-mnist",
+    title="Fashion-MNIST",
+    folders=("fashion-mnist", "fashion_mnist", "FashionMNIST/raw"),
+    torchvision="FashionMNIST",
+    origin="github.com/zalandoresearch/fashion-mnist or torchvision",
+    first_labels=(9, 0, 0, 3, 0, 2, 7, 2, 5, 5),
+    has_writers=False,
+)
+
+
+def load(data_dir: Path | None = None, family: Family = MNIST) -> Dataset:
+    """Load MNIST or Fashion-MNIST: 28x28 grey images of ten classes, background 0, ink 255.
+
+    The four IDX files, each plain or .gz, are looked for in `data_dir` itself, then in the family's folders below it.
+    Without `data_dir`, torchvision downloads them once to `$XDG_CACHE_HOME/rflbat` (`~/.cache/rflbat`).
+    MNIST's writers come from `qmnist-train-labels-idx2-int`, plain or .gz, where that lies in `data_dir`, in
+    `mnist_writers` below it or in `mnist_writers` beside the folder of the images; without it there are no writers.
+
+    Args:
+        data_dir: folder of data sets, or None.
+        family: `MNIST` or `FASHION_MNIST`.
+
+    Returns:
+        60,000 training and 10,000 test samples (1, 28, 28) uint8 (fewer where the files hold fewer).
+
+    Raises:
+        UserError: files are missing, damaged, disagree, or belong to the other family; or the download failed.
+
+    Example:
+        >>> load(Path("no-such-folder"), FASHION_MNIST)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        rflbat.errors.UserError: ...no-such-folder: there is no such folder; get the four IDX files from ...
+    """
+    if data_dir is None:
+        root, get = _cache(), _hint(family, None)
+        folder = _fetch(root, family, get)
+        mend = f"delete it to have it downloaded again, or {get}"
+    else:
+        root = Path(os.path.abspath(data_dir.expanduser()))
+        mend = get = _hint(family, root)
+        folder = _find(root, family, get)
+    train_x, train_y = _read_part(folder, "train", mend)
+    test_x, test_y = _read_part(folder, "t10k", mend)
+    for other in (MNIST, FASHION_MNIST):
+        if other is not family and tuple(train_y[:10].tolist()) == other.first_labels:
+            raise UserError(f"{folder}: holds {other.title}, not {family.title}; {get}")
+    return Dataset(
+        name=family.name,
+        train_x=train_x,
+        train_y=train_y,
+        test_x=test_x,
+        test_y=test_y,
+        classes=_CLASSES,
+        shape=(1, _SIDE, _SIDE),
+        low=0.0,
+        high=1.0,
+        scale=1 / 255,
+        train_writers=_read_writers(root, folder, train_y) if family.has_writers else None,
+        model="logistic",
+        source=str(folder),
+    )
+
+
+def _hint(family: Family, root: Path | None) -> str:
+    place = (
+        f"{root}/{family.folders[0]}" if root else f"DIR/{family.folders[0]}, DIR being the data folder (--data-dir)"
+    )
+    return f"get the four IDX files from {family.origin} and put them in {place}"
+
+
+def _cache() -> Path:
+    # The XDG specification: an empty or relative value counts as unset.
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (named if named.is_absolute() else Path.home() / ".cache") / "rflbat"
+
+
+def _file(folder: Path, stem: str) -> Path | None:
+    """Find one IDX file; `train-images.idx3-ubyte` is the name inside the original .gz."""
+    names = (stem, f"{stem}.gz", stem.replace("-idx", ".idx"))
+    return next((path for name in names if (path := folder / name).is_file()), None)
+
+
+def _find(root: Path, family: Family, hint: str) -> Path:
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; {hint}")
+    folders = [root, *(root / name for name in family.folders)]
+    missing = {folder: [stem for stem in _STEMS if _file(folder, stem) is None] for folder in folders}
+    for folder, stems in missing.items():
+        if not stems:
+            return folder
+    for folder, stems in missing.items():
+        if len(stems) < len(_STEMS):
+            raise UserError(f"{folder}: {' and '.join(stems)} not found, neither plain nor .gz; {hint}")
+    raise UserError(f"{root}: holds no {family.title}, neither itself nor in {', '.join(family.folders)}; {hint}")
+
+
+def _fetch(root: Path, family: Family, hint: str) -> Path:
+    """Give the folder of the files below `root`, downloaded if they are not all there."""
+    raw = root / family.torchvision / "raw"
+    # Only the unpacked files count: a .gz may be what an interrupted download left, and torchvision checks its MD5.
+    if not all((raw / stem).is_file() for stem in _STEMS):
+        _log.info("downloading %s to %s", family.title, raw)
+        try:
+            _download(root, family)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+            raise UserError(
+                f"{family.title} is not in {root} and could not be downloaded ({reason}; no network?); {hint}"
+            ) from error
+    return raw
+
+
+def _download(root: Path, family: Family) -> None:
+    from torchvision import datasets  # seconds of imports that only a first download needs
+
+    # A library does not write to the terminal, and torchvision's progress bar cannot be turned off.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        getattr(datasets, family.torchvision)(root, download=True)
+
+
+def _read_part(folder: Path, part: str, hint: str) -> tuple[Tensor, Tensor]:
+    """Read images (n, 1, 28, 28) uint8 and labels (n,) int64 of "train" or "t10k"."""
+    stems = [f"{part}-{kind}" for kind in _KINDS]
+    images_path, labels_path = (_file(folder, stem) or folder / stem for stem in stems)
+    images, labels = read_idx(images_path, hint), read_idx(labels_path, hint)
+    if images.shape[1:] != (_SIDE, _SIDE):
+        raise UserError(f"{images_path}: holds an array of shape {images.shape}, expected (n, 28, 28); {hint}")
+    if labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{labels_path}: holds an array of shape {labels.shape}, expected {images.shape[:1]} "
+            f"for the images in {images_path.name}; {hint}"
+        )
+    if labels.max() >= _CLASSES:
+        raise UserError(f"{labels_path}: holds the label {labels.max()}, allowed are 0 to {_CLASSES - 1}; {hint}")
+    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).to(torch.int64)
+
+
+def _read_writers(root: Path, folder: Path, train_y: Tensor) -> Tensor | None:
+    """Read the writer (n,) int64 of each training image, or None where no file says it."""
+    places = (root, root / "mnist_writers", folder.parent / "mnist_writers")
+    path = next((found for place in places if (found := _file(place, _WRITERS)) is not None), None)
+    if path is None:
+        return None
+    hint = f"get {_WRITERS}.gz from github.com/facebookresearch/qmnist, or remove it to go without writers"
+    table = read_idx(path, hint)
+    if table.ndim != 2 or table.shape[1] <= _WRITER_COLUMN or len(table) != len(train_y):
+        raise UserError(f"{path}: holds an array of shape {table.shape}, expected ({len(train_y)}, 8); {hint}")
+    if not torch.equal(torch.from_numpy(table[:, 0]).to(torch.int64), train_y):
+        raise UserError(f"{path}: its labels differ from those in {folder}, so its rows are other images; {hint}")
+    return torch.from_numpy(table[:, _WRITER_COLUMN]).to(torch.int64)

@@ -1,0 +1,78 @@
+"""The data sets by name: one row says how to load it, what it is and how to get it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rflbat.data import digits, mnist
+from rflbat.data.base import Dataset
+from rflbat.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data set of the registry.
+
+    Attributes:
+        load: reads it, given the data folder or None.
+        summary: what it is, one line.
+        where: how its files are found and where to get them, one line.
+    """
+
+    load: Callable[[Path | None], Dataset]
+    summary: str
+    where: str
+
+
+def _where(family: mnist.Family) -> str:
+    folders = ", ".join(f"DIR/{folder}" for folder in family.folders)
+    return (
+        f"four IDX files (plain or .gz) in DIR, {folders}, from {family.origin}; "
+        "without DIR torchvision downloads them to ~/.cache/rflbat"
+    )
+
+
+DATASETS: dict[str, Row] = {
+    "digits": Row(
+        load=lambda data_dir: digits.load(),
+        summary="1,797 handwritten digits enlarged to 28x28, 10 classes",
+        where="inside scikit-learn: no files, no network",
+    ),
+    "mnist": Row(
+        load=mnist.load,
+        summary="70,000 handwritten digits 28x28, 10 classes; 539 training writers where QMNIST's labels are at hand",
+        where=f"{_where(mnist.MNIST)}; writers: qmnist-train-labels-idx2-int.gz in DIR/mnist_writers",
+    ),
+    "fashion-mnist": Row(
+        load=partial(mnist.load, family=mnist.FASHION_MNIST),
+        summary="70,000 articles of clothing 28x28, 10 classes",
+        where=_where(mnist.FASHION_MNIST),
+    ),
+}
+
+
+def load(name: str, data_dir: Path | None = None) -> Dataset:
+    """Load a data set by its name in the registry.
+
+    Args:
+        name: a key of `DATASETS`.
+        data_dir: folder of data sets; None lets the data set fall back on what it carries or can download.
+
+    Returns:
+        The data set, on the CPU.
+
+    Raises:
+        UserError: the name is unknown, or the files are missing or wrong.
+
+    Example:
+        >>> load("digits").classes
+        10
+        >>> load("fasion-mnist")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        rflbat.errors.UserError: unknown data set 'fasion-mnist'; did you mean 'fashion-mnist'?; known: digits, ...
+    """
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}{nearest(name, DATASETS)}; known: {', '.join(DATASETS)}")
+    return DATASETS[name].load(data_dir)

@@ -1,0 +1,180 @@
+"""The contract of a defense: updates, state and draws in; a decision out. Nothing here waits for the device.
+
+Axes: N clients of the round, D parameters.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from rflbat_kernels import Gram, cosines, gram, squared_distances, weighted_sum
+from torch import Tensor
+
+from rflbat.randomness import Draw
+
+KEPT, NONFINITE = 0, 1
+"""The first two stages of every defense: positions in ``Defense.stages``."""
+
+
+@dataclass(frozen=True)
+class Updates:
+    """What a defense sees of a round.
+
+    Every quantity that needs a pass over the matrix is computed once, when first asked for, so that several
+    defenses can look at the same updates for the price of one matrix product.
+
+    Args:
+        matrix_ND: updates (local minus global), any float type; rows that are not valid may hold anything.
+        sizes_N: number of samples of each client, float64.
+        client_ids_N: int64, who sent each row; rows of one round are different clients.
+        valid_N: bool, rows without NaN or Inf. The others are to be dropped before anything else.
+        malicious_count: true number of malicious clients of the round, for ``f="true"`` alone.
+    """
+
+    matrix_ND: Tensor
+    sizes_N: Tensor
+    client_ids_N: Tensor
+    valid_N: Tensor
+    malicious_count: Tensor | None = None
+
+    @cached_property
+    def gram(self) -> Gram:
+        """Centred and raw Gram matrix of the valid rows, float64."""
+        return gram(self.matrix_ND, self.valid_N)
+
+    @cached_property
+    def squared_distances_NN(self) -> Tensor:
+        """``||d_i - d_j||^2``, from the centred Gram."""
+        return squared_distances(self.gram.centred_NN)
+
+    @cached_property
+    def cosines_NN(self) -> Tensor:
+        """``<d_i, d_j> / (||d_i|| ||d_j||)``, 0 where a row is zero."""
+        return cosines(self.gram.raw_NN)
+
+
+@dataclass(frozen=True)
+class NoState:
+    """State of a defense that remembers nothing."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a defense decided.
+
+    Args:
+        update: ``(D,)``, what is added to the global parameters (times the server's learning rate).
+        kept: ``(N,)`` bool, who contributes.
+        weights: ``(N,)`` float64, aggregation weights; they sum to 1, or are all 0 if nobody is kept.
+        scores: ``(N,)`` float64, the number by which the defense judged each client; its meaning is the defense's.
+        state: state for the next round.
+        trace: named tensors that explain the decision; ``trace["stage"]`` ``(N,)`` int64 gives the position in
+            ``Defense.stages`` of the stage at which a client fell (0: kept).
+    """
+
+    update: Tensor
+    kept: Tensor
+    weights: Tensor
+    scores: Tensor
+    state: Any
+    trace: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Init = Callable[[int, int, torch.device], Any]
+"""``init(clients, parameters, device)`` gives the state before the first round."""
+Apply = Callable[[Updates, Any, Draw], Decision]
+
+
+def no_state(clients: int, parameters: int, device: torch.device) -> NoState:
+    """Give the state of a defense without memory."""
+    return NoState()
+
+
+@dataclass(frozen=True)
+class Defense:
+    """A pair of pure functions, as in optax: ``init`` makes a state, ``apply`` takes one and gives the next.
+
+    Args:
+        name: registry name.
+        stages: names of the stages at which a client can fall; "kept" and "nonfinite" come first.
+        apply: (updates, state, draw) -> decision.
+        init: (clients, parameters, device) -> state, a frozen dataclass of tensors.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    apply: Apply
+    init: Init = no_state
+
+
+def decide(
+    updates: Updates,
+    share_N: Tensor,
+    scores_N: Tensor,
+    *,
+    stage_N: Tensor | None = None,
+    state: Any = None,
+    **trace: Tensor,
+) -> Decision:
+    """Turn non-negative shares into a decision: normalise over the kept, and sum the updates once.
+
+    ``w_i = share_i / sum share`` over the valid clients, ``update = sum w_i d_i``: the step never shrinks with the
+    number of rejected clients. If every share is 0 the update is 0 and nobody is kept.
+
+    Args:
+        updates: the round's updates.
+        share_N: at least 0, any scale; 0 drops a client.
+        scores_N: what the defense judged by.
+        stage_N: int64, stage at which each client fell; by default only non-finite clients fall.
+        state: state for the next round; ``NoState()`` by default.
+        trace: further tensors that explain the decision.
+
+    Returns:
+        the decision.
+    """
+    share_N = torch.where(updates.valid_N, share_N, 0).to(torch.float64)
+    total = share_N.sum()
+    weights_N = torch.where(total > 0, share_N / torch.where(total > 0, total, 1), 0)
+    stage_N = torch.zeros_like(updates.client_ids_N) if stage_N is None else stage_N
+    return Decision(
+        update=weighted_sum(weights_N, updates.matrix_ND),
+        kept=weights_N > 0,
+        weights=weights_N,
+        scores=scores_N,
+        state=NoState() if state is None else state,
+        trace={"stage": torch.where(updates.valid_N, stage_N, NONFINITE), **trace},
+    )
+
+
+def state_tensors(state: Any) -> dict[str, Tensor]:
+    """Name the tensors of a state, for a checkpoint.
+
+    Args:
+        state: frozen dataclass of tensors.
+
+    Returns:
+        field name -> tensor.
+    """
+    return {item.name: getattr(state, item.name) for item in fields(state)}
+
+
+def restore_state(fresh: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Put stored tensors into a state of the same kind.
+
+    Args:
+        fresh: what ``init`` gives.
+        tensors: what ``state_tensors`` gave.
+
+    Returns:
+        the stored state.
+
+    Raises:
+        ValueError: names or shapes do not fit.
+    """
+    wanted = state_tensors(fresh)
+    if {name: value.shape for name, value in wanted.items()} != {name: value.shape for name, value in tensors.items()}:
+        raise ValueError(f"the stored state holds {sorted(tensors)}, not {sorted(wanted)} in their shapes")
+    device = {name: value.device for name, value in wanted.items()}
+    return type(fresh)(**{name: value.to(device[name]) for name, value in tensors.items()})

@@ -1,0 +1,111 @@
+"""FoolsGold: clients that pull in the same direction lose weight.
+
+Axes: N clients of the round, C clients of the whole federation, D parameters.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from rflbat_kernels import cosines, gram, weighted_sum
+from torch import Tensor
+
+from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
+from rflbat.errors import UserError
+from rflbat.randomness import Draw
+
+
+@dataclass(frozen=True)
+class History:
+    """Sum of all updates that each client has sent.
+
+    Args:
+        history_CD: float32.
+    """
+
+    history_CD: Tensor
+
+
+def _remember(history: History, updates: Updates) -> History:
+    """Add this round's valid updates to their clients' rows."""
+    finite_ND = torch.where(updates.valid_N[:, None], updates.matrix_ND, 0).to(history.history_CD.dtype)
+    return History(history.history_CD.index_add(0, updates.client_ids_N, finite_ND))
+
+
+def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:
+    """FoolsGold's weight of each client from pairwise cosines.
+
+    With cs = cosines, 0 on the diagonal: ``m_i = max_j cs_ij`` (so at least 0); pardon: where ``m_i < m_j``,
+    ``cs_ij <- cs_ij m_i / m_j``; ``w_i = clip(1 - max_j cs_ij, 0, 1)``; ``w <- w / max w``; a weight of 1 becomes
+    0.99; ``w <- clip(kappa (ln(w / (1 - w)) + 1/2), 0, 1)``. Every 0/0 gives 0.
+
+    Args:
+        cosines_NN: cosines of the histories.
+        valid_N: bool, clients that count.
+        kappa: confidence, above 0.
+
+    Returns:
+        weights ``(N,)`` in [0, 1].
+    """
+    both_NN = valid_N[:, None] & valid_N[None, :]
+    alike_NN = torch.where(both_NN, cosines_NN, 0)
+    alike_NN = alike_NN - torch.diag(alike_NN.diagonal())
+    closest_N = alike_NN.amax(1)
+    pardoned_NN = closest_N[:, None] < closest_N[None, :]
+    ratio_NN = closest_N[:, None] / torch.where(pardoned_NN, closest_N[None, :], 1)
+    alike_NN = torch.where(pardoned_NN, alike_NN * ratio_NN, alike_NN)
+    weight_N = torch.where(valid_N, (1 - alike_NN.amax(1)).clamp(0, 1), 0)
+    largest = weight_N.amax()
+    weight_N = weight_N / torch.where(largest > 0, largest, 1)
+    weight_N = torch.where(weight_N >= 1, 0.99, weight_N)
+    logit_N = kappa * (torch.log(weight_N / (1 - weight_N)) + 0.5)
+    return logit_N.clamp(0, 1)
+
+
+def foolsgold(*, memory: bool = True, kappa: float = 1.0, normalise: bool = True) -> Defense:
+    """Weights by the diversity of what clients send: sybils that push one way are silenced.
+
+    ``history_i += d_i`` by client id; cosines of the histories give the weights of ``learning_rates``;
+    the update is ``sum w_i d_i / sum w_i``.
+
+    Args:
+        memory: judge by all that a client has sent (True, the original), or by this round alone. When roles are
+            re-drawn every round a history mixes honest and malicious turns, and only False behaves as the paper's
+            figures do.
+        kappa: confidence of the logit, above 0 (1).
+        normalise: divide by the sum of the weights (True); the original does not, so its step grows with the
+            number of clients.
+
+    Returns:
+        the defense; its score is the weight before normalisation.
+
+    Raises:
+        UserError: kappa is not above 0.
+
+    Example:
+        >>> import rflbat, numpy
+        >>> sybils = numpy.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> rflbat.aggregate(sybils, "foolsgold").kept.tolist()
+        [False, False, True]
+
+    Source: Fung, Yoon and Beschastnikh 2018, algorithm 1.
+    """
+    if kappa <= 0:
+        raise UserError(f"foolsgold: kappa={kappa} is not above 0")
+
+    def init(clients: int, parameters: int, device: torch.device) -> History | NoState:
+        return History(torch.zeros(clients, parameters, device=device)) if memory else NoState()
+
+    def apply(updates: Updates, state: History | NoState, draw: Draw) -> Decision:
+        if isinstance(state, History):
+            state = _remember(state, updates)
+            sent = gram(state.history_CD.index_select(0, updates.client_ids_N), updates.valid_N)
+            alike_NN = cosines(sent.raw_NN)
+        else:
+            alike_NN = updates.cosines_NN
+        weight_N = learning_rates(alike_NN, updates.valid_N, kappa)
+        decision = decide(updates, weight_N, weight_N, stage_N=torch.where(weight_N > 0, 0, 2), state=state)
+        if normalise:
+            return decision
+        return Decision(**{**vars(decision), "update": weighted_sum(weight_N, updates.matrix_ND)})
+
+    return Defense("foolsgold", ("kept", "nonfinite", "alike"), apply, init)

@@ -1,0 +1,143 @@
+"""Krum and Multi-Krum.
+
+Axes: N clients of the round.
+"""
+
+import torch
+from torch import Tensor
+
+from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
+from rflbat.errors import UserError
+from rflbat.randomness import Draw
+
+STAGES = ("kept", "nonfinite", "distant")
+
+
+def assumed_malicious(updates: Updates, f: int | str | None) -> Tensor:
+    """Resolve the assumed number of malicious clients f.
+
+    Args:
+        updates: the round's updates.
+        f: a number; "true" for the real one; None for the largest with ``n >= 2 f + 3``, at least 0.
+
+    Returns:
+        0-dim int64 tensor.
+
+    Raises:
+        UserError: f leaves nobody to compare with, or "true" was asked for where the real number is not known.
+    """
+    clients = len(updates.matrix_ND)
+    if f is None:
+        return ((updates.valid_N.sum() - 3) // 2).clamp_min(0)
+    if f == "true":
+        if updates.malicious_count is None:
+            raise UserError('f="true" needs the real number of malicious clients, which only a simulation knows')
+        return updates.malicious_count
+    if int(f) > clients - 3:
+        raise UserError(f"f={f} leaves no neighbour to compare with: {clients} clients admit f up to {clients - 3}")
+    return torch.full_like(updates.client_ids_N[0], int(f))
+
+
+def check_f(f: int | str | None) -> None:
+    """Check the parameter f when the defense is made.
+
+    Args:
+        f: as in ``assumed_malicious``.
+
+    Raises:
+        UserError: neither a number of clients nor "true".
+    """
+    if isinstance(f, str) and f != "true":
+        raise UserError(f"f={f!r} is neither a number nor 'true'")
+    if isinstance(f, int) and f < 0:
+        raise UserError(f"f={f} is negative; it is a number of clients")
+
+
+def krum_scores(updates: Updates, f: Tensor) -> Tensor:
+    """Sum of squared distances to the ``n - f - 2`` nearest other clients (at least one).
+
+    Args:
+        updates: the round's updates.
+        f: assumed number of malicious clients, 0-dim.
+
+    Returns:
+        scores ``(N,)``; +inf for rows that are not valid.
+    """
+    valid_N = updates.valid_N
+    clients = len(valid_N)
+    ranks = torch.arange(clients, device=valid_N.device)
+    others_NN = valid_N[None, :] & (ranks[:, None] != ranks[None, :])
+    nearest_NN = torch.where(others_NN, updates.squared_distances_NN, torch.inf).sort(dim=1).values
+    neighbours = (valid_N.sum() - f - 2).clamp_min(1)
+    counted_NN = (ranks[None, :] < neighbours) & nearest_NN.isfinite()
+    return torch.where(valid_N, torch.where(counted_NN, nearest_NN, 0).sum(1), torch.inf)
+
+
+def _lowest(scores_N: Tensor, count: Tensor) -> Tensor:
+    """Mark the ``count`` lowest scores; the first of equals wins."""
+    order_N = scores_N.argsort(stable=True)
+    return torch.zeros_like(order_N).scatter(0, order_N, torch.arange(len(order_N), device=order_N.device)) < count
+
+
+def _choose(name: str, f: int | str | None, count: int | None) -> Defense:
+    check_f(f)
+
+    def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
+        assumed = assumed_malicious(updates, f)
+        scores_N = krum_scores(updates, assumed)
+        wanted = (updates.valid_N.sum() - assumed).clamp_min(1) if count is None else torch.full_like(assumed, count)
+        chosen_N = _lowest(scores_N, wanted) & updates.valid_N
+        return decide(updates, chosen_N.to(torch.float64), scores_N, stage_N=torch.where(chosen_N, 0, 2))
+
+    return Defense(name, STAGES, apply)
+
+
+def krum(*, f: int | str | None = None) -> Defense:
+    """The one update that is nearest to its neighbours.
+
+    ``s_i = sum of ||d_i - d_j||^2`` over the ``n - f - 2`` nearest others j; the update with the smallest s_i is
+    taken alone. Distances are squared, and self is not a neighbour.
+
+    Args:
+        f: assumed number of malicious clients; default the largest with ``n >= 2 f + 3``; "true" gives it the
+            real number (an oracle that only a simulation has).
+
+    Returns:
+        the defense; its score is s_i.
+
+    Raises:
+        UserError: f is negative or no number.
+
+    Example:
+        >>> import rflbat, numpy
+        >>> rflbat.aggregate(numpy.array([[0.0], [1.0], [1.1], [1.3], [9.0]]), "krum", f=1).update.tolist()
+        [1.1]
+
+    Source: Blanchard et al. 2017, section 4.
+    """
+    return _choose("krum", f, 1)
+
+
+def multikrum(*, f: int | str | None = None, m: int | None = None) -> Defense:
+    """The plain mean of the m updates with the lowest Krum scores.
+
+    Args:
+        f: assumed number of malicious clients, as in Krum; the paper's experiments give it the real number.
+        m: how many are averaged, at least 1; default ``n - f``.
+
+    Returns:
+        the defense; its score is Krum's.
+
+    Raises:
+        UserError: f or m is out of its range.
+
+    Example:
+        >>> import rflbat, numpy
+        >>> rflbat.aggregate(numpy.array([[0.0], [1.0], [2.0], [1.5], [9.0]]), "multikrum", f=1).kept.tolist()
+        [True, True, True, True, False]
+
+    Source: Blanchard et al. 2017, section 4 (m-Krum).
+    """
+    if m is not None and m < 1:
+        raise UserError(f"multikrum: m={m} is below 1; at least one client is averaged")
+    return _choose("multikrum", f, m)

@@ -1,0 +1,57 @@
+"""Every defense by name: one file and one row each.
+
+``translation`` says whether adding one vector to every update adds it to the result; the battery of tests asks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rflbat.defenses.base import Defense
+from rflbat.defenses.fedavg import fedavg
+from rflbat.defenses.foolsgold import foolsgold
+from rflbat.defenses.geomed import geomed
+from rflbat.defenses.krum import krum, multikrum
+from rflbat.defenses.rfa import rfa
+from rflbat.defenses.rflbat import rflbat
+from rflbat.registry import check_arguments, lookup
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defense.
+
+    Args:
+        make: factory; its keyword-only parameters are the user's.
+        translation: the result moves with a common translation of the updates.
+    """
+
+    make: Callable[..., Defense]
+    translation: bool
+
+
+DEFENSES: dict[str, Row] = {
+    "fedavg": Row(fedavg, translation=True),
+    "rflbat": Row(rflbat, translation=False),
+    "foolsgold": Row(foolsgold, translation=False),
+    "krum": Row(krum, translation=True),
+    "multikrum": Row(multikrum, translation=True),
+    "geomed": Row(geomed, translation=True),
+    "rfa": Row(rfa, translation=True),
+}
+
+
+def make_defense(name: str, arguments: Mapping[str, object]) -> Defense:
+    """Build a defense by name.
+
+    Args:
+        name: a key of ``DEFENSES``.
+        arguments: its parameters, text allowed.
+
+    Returns:
+        the defense.
+
+    Raises:
+        UserError: an unknown name or parameter, or a value that does not fit.
+    """
+    make = lookup("defense", DEFENSES, name).make
+    return make(**check_arguments(f"defense '{name}'", make, arguments))

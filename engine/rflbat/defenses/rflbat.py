@@ -1,0 +1,146 @@
+"""RFLBAT: PCA, outlier filter, k-means, cosine choice of a cluster, second filter, mean.
+
+Axes: N clients of the round, H principal components, K clusters.
+"""
+
+import torch
+from rflbat_kernels import distances, masked_median, pca, pca_lowrank
+from torch import Tensor
+
+from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
+from rflbat.defenses.cluster_count import candidates, cluster
+from rflbat.errors import UserError, nearest
+from rflbat.randomness import Draw
+
+STAGES = ("kept", "nonfinite", "filter1", "cluster", "filter2")
+COMPONENTS = 2
+ALONE = 2.0
+"""Score of a cluster of one client: above every cosine, so that it is chosen only if nothing else is left."""
+
+
+def coordinates(updates: Updates, back_end: str) -> Tensor:
+    """Steps 1 and 2 of the paper: the updates in the plane of their two principal components.
+
+    Args:
+        updates: the round's updates.
+        back_end: "gram" (from the cached Gram) or "lowrank" (torch.pca_lowrank on the matrix).
+
+    Returns:
+        ``(N, 2)`` float64.
+    """
+    if back_end == "lowrank":
+        return pca_lowrank(updates.matrix_ND, updates.valid_N, components=COMPONENTS)
+    return pca(updates.gram.centred_NN, updates.valid_N, components=COMPONENTS)
+
+
+def passes_filter(distances_NN: Tensor, present_N: Tensor, eps: float) -> Tensor:
+    """Drop outliers: client i stays unless ``G_i / median(G) > eps``, ``G_i = sum_j ||x_i - x_j||``.
+
+    Equality stays, and so does everybody when the median is 0 and G_i too (0/0).
+
+    Args:
+        distances_NN: Euclidean distances in the plane.
+        present_N: bool, the clients that are looked at; sums and median are theirs alone.
+        eps: threshold, above 0.
+
+    Returns:
+        bool ``(N,)``, a subset of ``present_N``.
+
+    Source: Wang et al. 2022, algorithm 1, lines 15-24.
+    """
+    spread_N = torch.where(present_N[None, :], distances_NN, 0).sum(1)
+    median = masked_median(spread_N, present_N)
+    return present_N & ~(spread_N > eps * median)
+
+
+def cluster_scores(cosines_NN: Tensor, member_KN: Tensor) -> tuple[Tensor, Tensor]:
+    """Score clusters by how alike their members are on the original updates.
+
+    ``v_j`` = mean cosine of j with the OTHER members of its cluster; a cluster's score is the median of its v_j.
+
+    Args:
+        cosines_NN: cosines of the updates.
+        member_KN: bool, who is in which cluster.
+
+    Returns:
+        scores ``(K,)`` (``ALONE`` for one member, +inf for none), and v ``(N,)`` (0 where alone).
+
+    Source: Wang et al. 2022, algorithm 1, lines 27-35.
+    """
+    together_NN = (member_KN[:, :, None] & member_KN[:, None, :]).any(0)
+    together_NN = together_NN & ~torch.eye(len(together_NN), dtype=torch.bool, device=together_NN.device)
+    others_N = together_NN.sum(1)
+    similarity_N = torch.where(together_NN, cosines_NN, 0).sum(1) / others_N.clamp_min(1)
+    count_K = member_KN.sum(1)
+    score_K = masked_median(similarity_N.expand(len(member_KN), -1), member_KN)
+    score_K = torch.where(count_K == 1, ALONE, score_K)
+    return torch.where(count_K == 0, torch.inf, score_K), similarity_N
+
+
+def rflbat(
+    *, clusters: int | str = 2, eps1: float = 10.0, eps2: float = 4.0, weighting: str = "samples", pca: str = "gram"
+) -> Defense:
+    """Cluster the updates in the plane of their principal components and trust the least uniform cluster.
+
+    1. PCA of all updates to 2 components x_i. 2. Filter 1: drop i if ``G_i / median(G) > eps1`` with
+    ``G_i = sum_j ||x_i - x_j||``. 3. K-means on the survivors. 4. In each cluster, v_j = mean cosine of j's update
+    with the other members'; the cluster with the smallest median of v is chosen: attackers are more alike than
+    honest clients. 5. Filter 2 inside it, with eps2. 6. The mean of the kept updates.
+    With fewer than 3 survivors of filter 1 there is one cluster.
+
+    Args:
+        clusters: number of clusters, or a rule: ``gap``, ``gap2``, ``silhouette`` (2; the paper does not say).
+        eps1: threshold of filter 1, above 0 (10, as the paper).
+        eps2: threshold of filter 2, above 0 (4, as the paper).
+        weighting: ``samples`` (n_i over the kept, as FedAvg) or ``uniform``.
+        pca: ``gram`` (eigenvectors of the centred Gram) or ``lowrank`` (torch.pca_lowrank, which waits for CUDA).
+
+    Returns:
+        the defense; its score is v_j. The trace holds ``coordinates`` (N, 2), ``cluster`` (N,) (-1 for clients that
+        fell before), ``cluster_scores`` (K,) and ``clusters`` (0-dim).
+
+    Raises:
+        UserError: a value out of its range.
+
+    Example:
+        >>> import rflbat, torch
+        >>> honest = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) + 1
+        >>> updates = torch.cat([honest, torch.full((9, 50), -1.0)])
+        >>> int(rflbat.aggregate(updates, "rflbat").kept.sum())
+        6
+
+    Source: Wang et al. 2022, "RFLBAT: A robust federated learning algorithm against backdoor attack", algorithm 1.
+    """
+    most = candidates(clusters)[-1]
+    if eps1 <= 0 or eps2 <= 0:
+        raise UserError(f"rflbat: eps1={eps1} and eps2={eps2} must be above 0")
+    for key, value, allowed in (("weighting", weighting, ("samples", "uniform")), ("pca", pca, ("gram", "lowrank"))):
+        if value not in allowed:
+            raise UserError(f"rflbat: {key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
+
+    def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
+        points_NH = coordinates(updates, pca)
+        distances_NN = distances(points_NH)
+        survivor_N = passes_filter(distances_NN, updates.valid_N, eps1)
+
+        label_N, count = cluster(points_NH, survivor_N, clusters, draw)
+        few = survivor_N.sum() < 3
+        label_N = torch.where(few, 0, label_N)
+        member_KN = (label_N == torch.arange(most, device=label_N.device)[:, None]) & survivor_N
+        score_K, similarity_N = cluster_scores(updates.cosines_NN, member_KN)
+        chosen_N = survivor_N & (label_N == score_K.argmin())
+        kept_N = passes_filter(distances_NN, chosen_N, eps2)
+
+        stage_N = torch.where(chosen_N, 4, torch.where(survivor_N, 3, 2))
+        return decide(
+            updates,
+            torch.where(kept_N, updates.sizes_N if weighting == "samples" else 1.0, 0.0),
+            similarity_N,
+            stage_N=torch.where(kept_N, 0, stage_N),
+            coordinates=points_NH,
+            cluster=torch.where(survivor_N, label_N, -1),
+            cluster_scores=score_K,
+            clusters=torch.where(few, 1, count),
+        )
+
+    return Defense("rflbat", STAGES, apply)

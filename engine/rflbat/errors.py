@@ -1,0 +1,36 @@
+"""The error of a user's mistake, and the hint that often mends it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the user, told in one line; the command line turns it into exit status 2.
+
+    Example:
+        >>> raise UserError("alpha is -1, allowed: greater than 0")
+        Traceback (most recent call last):
+            ...
+        rflbat.errors.UserError: alpha is -1, allowed: greater than 0
+    """
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Give the end of a message about an unknown name: the closest of the known ones, if any is close.
+
+    Args:
+        name: what the user wrote; upper and lower case count as the same.
+        options: the known names.
+
+    Returns:
+        `"; did you mean 'x'?"`, or `""` where nothing is similar (`difflib` ratio below 0.6).
+
+    Example:
+        >>> nearest("fashion_mnist", ["digits", "mnist", "fashion-mnist"])
+        "; did you mean 'fashion-mnist'?"
+        >>> nearest("imagenet", ["digits", "mnist"])
+        ''
+    """
+    by_lower = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""

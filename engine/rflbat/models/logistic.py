@@ -1,0 +1,46 @@
+"""Multinomial logistic regression, the paper's model for MNIST.
+
+Axes: B batch, F features of a sample, C classes.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rflbat.models.base import Model
+from rflbat.parameters import Layout
+
+
+def logistic(shape: tuple[int, ...], classes: int) -> Model:
+    """Logistic regression: ``logits = W x + b``, with W stored (classes, features).
+
+    28 x 28 images and 10 classes give 7,850 parameters. Weights and biases start uniform in
+    ``[-1/sqrt(F), 1/sqrt(F)]``, as torch.nn.Linear does.
+
+    Args:
+        shape: shape of one sample; it is flattened.
+        classes: number of classes C, at least 2.
+
+    Returns:
+        the functional model.
+
+    Example:
+        >>> logistic((1, 28, 28), 10).layout.size
+        7850
+
+    Source: Wang et al. 2022 (RFLBAT), table 1.
+    """
+    features = math.prod(shape)
+    layout = Layout({"weight": (classes, features), "bias": (classes,)})
+
+    def init(stream: np.random.Generator) -> Tensor:
+        bound = 1 / math.sqrt(features)
+        return torch.from_numpy(stream.uniform(-bound, bound, layout.size).astype(np.float32))
+
+    def apply(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x.flatten(1), parameters["weight"], parameters["bias"])
+
+    return Model("logistic", layout, init, apply)

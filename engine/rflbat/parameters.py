@@ -1,0 +1,66 @@
+"""One flat buffer for the parameters of all clients, and its named views: the only place that flattens.
+
+Axes: N clients of the round, D parameters.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each named parameter lies in a flat vector of ``size`` numbers.
+
+    Args:
+        shapes: name and shape of each parameter, in the order in which they lie.
+
+    Example:
+        >>> layout = Layout({"weight": (2, 3), "bias": (2,)})
+        >>> layout.size
+        8
+        >>> layout.views(torch.zeros(5, 8))["weight"].shape
+        torch.Size([5, 2, 3])
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def size(self) -> int:
+        """Number of parameters D."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Name the parts of a flat ``(..., D)`` buffer; every view shares its memory.
+
+        Args:
+            flat: buffer whose last axis holds all D parameters.
+
+        Returns:
+            name -> view of shape ``(..., *shape)``.
+
+        Raises:
+            ValueError: the last axis is not D long.
+        """
+        if flat.shape[-1] != self.size:
+            raise ValueError(f"a buffer of {flat.shape[-1]} parameters cannot hold this layout of {self.size}")
+        named, start = {}, 0
+        for name, shape in self.shapes.items():
+            length = math.prod(shape)
+            named[name] = flat[..., start : start + length].view(*flat.shape[:-1], *shape)
+            start += length
+        return named
+
+    def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
+        """Join named parameters into one new flat vector ``(D,)``, in the order of the layout.
+
+        Args:
+            named: name -> tensor of the layout's shape.
+
+        Returns:
+            contiguous vector of D numbers.
+        """
+        return torch.cat([named[name].reshape(-1) for name in self.shapes])

@@ -1,0 +1,121 @@
+"""What is written down of a round: one line for the round and one for each of its clients.
+
+This is where a round's results leave the device. Axes: N clients of the round.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rflbat.evaluation import MEASURES
+from rflbat.round import Outcome, World
+
+DETECTION = ("precision", "recall", "false_positive_rate", "malicious_weight")
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
+    """Share of ``whole`` that is in ``part``; None where there is no whole."""
+    return float((part & whole).sum() / whole.sum()) if whole.any() else None
+
+
+def round_record(world: World, outcome: Outcome) -> dict[str, Any]:
+    """Summarise a round: measures, how many fell at which stage, and how well the malicious were told apart.
+
+    Precision is the share of the dropped who were malicious, recall the share of the malicious who were dropped,
+    the false-positive rate the share of the benign who were dropped; None where there is nothing to divide by.
+
+    Args:
+        world: names the stages.
+        outcome: the round.
+
+    Returns:
+        the line of rounds.jsonl.
+    """
+    decision = outcome.decision
+    kept_N, malicious_N = decision.kept.cpu().numpy(), outcome.malicious_N
+    fallen = np.bincount(decision.trace["stage"].cpu().numpy(), minlength=len(world.defense.stages))
+    measures = [None] * len(MEASURES) if outcome.measures is None else outcome.measures.tolist()
+    return {
+        "round": outcome.round_number,
+        **dict(zip(MEASURES, measures, strict=True)),
+        "kept": int(kept_N.sum()),
+        "dropped": int((~kept_N).sum()),
+        "malicious": int(malicious_N.sum()),
+        "nonfinite": int(fallen[1]),
+        "precision": _share(malicious_N, ~kept_N),
+        "recall": _share(~kept_N, malicious_N),
+        "false_positive_rate": _share(~kept_N, ~malicious_N),
+        "malicious_weight": float(decision.weights.cpu().numpy()[malicious_N].sum()),
+        "stages": dict(zip(world.defense.stages[1:], fallen[1:].tolist(), strict=True)),
+        "nobody_kept": not kept_N.any(),
+    }
+
+
+def client_records(world: World, outcome: Outcome) -> list[dict[str, Any]]:
+    """Say of each client of a round who it was, what became of it, and by which numbers.
+
+    Args:
+        world: names the stages and knows the sizes.
+        outcome: the round.
+
+    Returns:
+        the lines of clients.jsonl; coordinates and cluster are None for a defense that has none.
+    """
+    decision, trace = outcome.decision, outcome.decision.trace
+    count = len(outcome.clients_N)
+    columns = zip(
+        outcome.clients_N.tolist(),
+        outcome.malicious_N.tolist(),
+        decision.kept.tolist(),
+        trace["stage"].tolist(),
+        decision.weights.tolist(),
+        decision.scores.tolist(),
+        trace["coordinates"].tolist() if "coordinates" in trace else [None] * count,
+        trace["cluster"].tolist() if "cluster" in trace else [None] * count,
+        strict=True,
+    )
+    return [
+        {
+            "round": outcome.round_number,
+            "client": client,
+            "malicious": malicious,
+            "kept": kept,
+            "stage": world.defense.stages[stage],
+            "weight": weight,
+            "score": score,
+            "coordinates": coordinates,
+            "cluster": cluster,
+            "samples": len(world.samples[client]),
+        }
+        for client, malicious, kept, stage, weight, score, coordinates, cluster in columns
+    ]
+
+
+def summarise(world: World, rounds: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Summarise a run: the measures after its last round, detection as the mean over attacked rounds.
+
+    Args:
+        world: the configuration.
+        rounds: every line of rounds.jsonl.
+        seconds: time spent, over all sessions of the run.
+
+    Returns:
+        the contents of summary.json.
+    """
+    experiment = world.experiment
+    attacked = [record for record in rounds if record["malicious"]]
+    means = {}
+    for key in DETECTION:
+        values = [record[key] for record in attacked if record[key] is not None]
+        means[key] = float(np.mean(values)) if values else None
+    return {
+        "dataset": experiment.dataset,
+        "defense": experiment.defense,
+        **{key: rounds[-1][key] for key in MEASURES},
+        "rounds": len(rounds),
+        "seconds": seconds,
+        **means,
+        "nonfinite": sum(record["nonfinite"] for record in rounds),
+        "rounds_without_anybody": sum(record["nobody_kept"] for record in rounds),
+    }

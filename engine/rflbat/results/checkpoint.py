@@ -1,0 +1,101 @@
+"""Checkpoints: every tensor of a run's state, and a JSON document, in ONE safetensors file that is whole or absent."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rflbat.errors import UserError
+from rflbat.results.atomic import replacing, to_json
+
+FORMAT = "rflbat checkpoint 1"
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write a checkpoint beside the old one, then put it in its place.
+
+    The file is plain safetensors: other tools can read the tensors. A checksum of the document and of every name,
+    dtype, shape and byte goes into the metadata, so that `load` notices a flipped bit.
+
+    Args:
+        path: the file; its folder must exist.
+        tensors: any dtype, shape (0-dim and empty too), layout and device; views of one buffer are fine.
+        meta: a JSON document: `round` (the next round to run), `seconds` (elapsed), `config`. NaN becomes null.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; the old file is then untouched.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "checkpoint.safetensors"
+        >>> save(path, {"params_D": torch.arange(3.0)}, {"round": 7, "seconds": 1.5, "config": {}})
+        >>> tensors, meta = load(path)
+        >>> tensors["params_D"].tolist(), meta["round"]
+        ([0.0, 1.0, 2.0], 7)
+    """
+    plain = _separate(tensors)
+    document = to_json(meta)
+    metadata = {"format": FORMAT, "meta": document, "crc32": _checksum(plain, document)}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint back, bit for bit.
+
+    Args:
+        path: a file that `save` wrote.
+
+    Returns:
+        The tensors, on the CPU and independent of the file, and the JSON document.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged, or not a checkpoint of rflbat.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            # Cloned, since what safetensors hands out is still mapped to a file that the next checkpoint replaces.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not iterable itself)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: not a checkpoint, or damaged ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of rflbat: format {metadata.get('format')!r}, allowed: {FORMAT!r}")
+    document = metadata.get("meta", "")
+    if metadata.get("crc32") != _checksum(tensors, document):
+        raise UserError(f"{path}: damaged checkpoint: its contents do not match their checksum")
+    meta: dict[str, Any] = json.loads(document)
+    return tensors, meta
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors of which no two share memory, which safetensors refuses; copies only where it must."""
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        if flat.untyped_storage().data_ptr() in seen:
+            flat = flat.clone()
+        seen.add(flat.untyped_storage().data_ptr())
+        plain[name] = flat
+    return plain
+
+
+def _checksum(tensors: Mapping[str, Tensor], document: str) -> str:
+    crc = zlib.crc32(document.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        if tensor.numel():
+            crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"

@@ -1,0 +1,113 @@
+"""What can be made again from the records on disk: the figures of a run, the table and figures of a sweep."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rflbat.errors import UserError
+from rflbat.results.atomic import replacing
+from rflbat.results.figure_style import save
+from rflbat.results.figures import (
+    draw_accuracy_and_attack,
+    draw_client_sizes,
+    draw_kept_over_rounds,
+    draw_sweep_bars,
+    grouping,
+    setting_label,
+)
+from rflbat.results.folder import RUN, RunFolder
+from rflbat.results.pca_figures import draw_pca_panels, draw_pca_scatter, located
+from rflbat.results.tables import SweepRow, Table, aggregate, sweep_table, sweep_values, to_csv, to_markdown
+
+CELLS = "cells"
+PANELS = 6
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What `report_sweep` made.
+
+    Args:
+        files: the table as CSV and Markdown, then the figures.
+        table: the aggregated table, to show.
+        unfinished: names of the cells without a result, which the table leaves out.
+    """
+
+    files: list[Path]
+    table: Table
+    unfinished: list[str]
+
+
+def report_run(path: Path) -> list[Path]:
+    """Draw every figure of a run again from its records, finished or not.
+
+    Args:
+        path: the folder of the run.
+
+    Returns:
+        The PNG files, in `path/figures`. A figure whose records the run does not have is left out.
+
+    Raises:
+        UserError: the folder holds no run, or a file of it is damaged.
+    """
+    folder = RunFolder.open(path)
+    clients = folder.clients()
+    last = max((row["round"] for row in located(clients)), default=None)
+    drawn = {
+        "accuracy_and_attack.png": draw_accuracy_and_attack(folder.rounds()),
+        "pca_rounds.png": draw_pca_panels(clients),
+        "pca_last_round.png": draw_pca_scatter([row for row in clients if row["round"] == last]),
+        "kept_over_rounds.png": draw_kept_over_rounds(clients),
+        "client_sizes.png": draw_client_sizes(folder.run().get("sizes") or []),
+    }
+    return [save(figure, folder.figures / name) for name, figure in drawn.items() if figure is not None]
+
+
+def report_sweep(path: Path) -> SweepReport:
+    """Aggregate the finished cells of a sweep over their seeds: table.csv, table.md and the bars.
+
+    Args:
+        path: the folder of the sweep; each run lies in a folder of its own in `path/cells`.
+
+    Returns:
+        The files written, the table and the names of unfinished cells. Figures hold six settings each.
+
+    Raises:
+        UserError: there are no cells, none is finished, or a file of one is damaged.
+    """
+    folders = sorted(cell for cell in (path / CELLS).glob("*") if cell.is_dir())
+    if not folders:
+        raise UserError(f"{path} is not the folder of a sweep: {path / CELLS} holds no runs")
+    finished, unfinished = [], []
+    for cell in folders:
+        folder = RunFolder(cell)
+        summary = folder.summary()
+        if summary is None or not (cell / RUN).exists():
+            unfinished.append(cell.name)
+        else:
+            finished.append((folder.run().get("config", {}), summary))
+    if not finished:
+        raise UserError(f"{path}: none of the {len(folders)} runs of this sweep is finished")
+    rows = aggregate(finished)
+    table = sweep_table(rows)
+    note = f"\nUnfinished, not in the table: {', '.join(unfinished)}\n" if unfinished else ""
+    files = [
+        _write(path / "table.csv", to_csv(sweep_values(rows))),
+        _write(path / "table.md", f"{table.title}\n\n{to_markdown(table)}{note}"),
+        *_sweep_figures(path / "figures", rows),
+    ]
+    return SweepReport(files, table, unfinished)
+
+
+def _sweep_figures(folder: Path, rows: list[SweepRow]) -> list[Path]:
+    axis = grouping(rows)
+    labels = list(dict.fromkeys(setting_label(row, axis) for row in rows))
+    parts = [set(labels[start : start + PANELS]) for start in range(0, len(labels), PANELS)]
+    names = ["sweep.png"] if len(parts) == 1 else [f"sweep_{number}.png" for number in range(1, len(parts) + 1)]
+    figures = [draw_sweep_bars([row for row in rows if setting_label(row, axis) in part], axis) for part in parts]
+    return [save(figure, folder / name) for name, figure in zip(names, figures, strict=True) if figure is not None]
+
+
+def _write(path: Path, text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path

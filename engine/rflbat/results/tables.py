@@ -1,0 +1,267 @@
+"""The closing table of a run and the table of a sweep: for the terminal (rich), a page (Markdown), a program (CSV)."""
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+# Settings over which a sweep is averaged, or which do not touch what a run computes.
+INCIDENTAL = frozenset({"seed", "data_dir", "checkpoint_every"})
+METRICS = {
+    "accuracy": "Accuracy",
+    "attack_success_rate": "Attack success rate",
+    "attack_success_rate_inclusive": "Attack success rate, inclusive",
+    "recall": "Malicious dropped (recall)",
+    "false_positive_rate": "Benign dropped (false positives)",
+    "precision": "Dropped who were malicious (precision)",
+    "malicious_weight": "Weight of the malicious",
+}
+TROUBLE = {
+    "nonfinite": "Updates that were not finite",
+    "rounds_without_anybody": "Rounds in which nobody was kept",
+}
+SETTINGS = {
+    "dataset": "Data set",
+    "partition": "Partition",
+    "model": "Model",
+    "clients": "Clients",
+    "attack": "Attack",
+    "malicious": "Malicious",
+    "defense": "Defense",
+    "seed": "Seed",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Headings and rows of text, in the form that all three renderings share."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One setting of a sweep over its seeds.
+
+    Args:
+        settings: the defense and every setting that varies in the sweep, with the values of this row.
+        seeds: finished runs behind the numbers.
+        mean: mean of each number of the summaries; None where no run has it.
+        sd: sample standard deviation (n - 1); None for fewer than two values.
+    """
+
+    settings: Mapping[str, Any]
+    seeds: int
+    mean: Mapping[str, float | None]
+    sd: Mapping[str, float | None]
+
+
+def closing_table(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
+    """What a run was and what came out, one line each.
+
+    Args:
+        run: the contents of run.json.
+        summary: the contents of summary.json; rates are fractions.
+
+    Returns:
+        A table of two columns; lines whose value the run does not have are left out.
+
+    Example:
+        >>> table = closing_table({"config": {"defense": "rflbat"}}, {"accuracy": 0.893, "rounds": 50, "seconds": 20.0})
+        >>> table.rows
+        [('Defense', 'rflbat'), ('Accuracy', '89.3 %'), ('Rounds', '50'), ('Seconds', '20.0 (2.50 rounds a second)')]
+    """
+    config = run.get("config", {})
+    rows = [(label, _setting(name, config[name])) for name, label in SETTINGS.items() if config.get(name) is not None]
+    rows += [(label, percent(summary[name])) for name, label in METRICS.items() if summary.get(name) is not None]
+    rows += [(label, str(summary[name])) for name, label in TROUBLE.items() if summary.get(name)]
+    rounds, seconds = summary.get("rounds"), summary.get("seconds")
+    if rounds is not None:
+        rows.append(("Rounds", str(rounds)))
+    if seconds is not None:
+        speed = f" ({rounds / seconds:.2f} rounds a second)" if rounds and seconds > 0 else ""
+        rows.append(("Seconds", f"{seconds:.1f}{speed}"))
+    return Table("Result", ("", "value"), rows)
+
+
+def aggregate(cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[SweepRow]:
+    """Mean and standard deviation over the seeds, for every setting of a sweep.
+
+    What varies is found by comparing the configs. Parameters of a method (the entries of a nested dict) count only
+    where they differ while all else is equal: that Krum has an `f` and RFLBAT has not is no setting of its own.
+
+    Args:
+        cells: (config, summary) of each finished run.
+
+    Returns:
+        One row per setting, sorted by the settings, the defense last.
+
+    Example:
+        >>> cells = [({"defense": "rflbat", "seed": s}, {"accuracy": a}) for s, a in ((0, 0.8), (1, 0.9))]
+        >>> [row] = aggregate(cells)
+        >>> row.settings, row.seeds, round(row.mean["accuracy"], 3), round(row.sd["accuracy"], 4)
+        ({'defense': 'rflbat'}, 2, 0.85, 0.0707)
+    """
+    flat = [_flatten(config) for config, _ in cells]
+    axes = _axes(flat)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, config in enumerate(flat):
+        groups.setdefault(tuple(repr(config.get(axis)) for axis in axes), []).append(index)
+    rows = []
+    for members in groups.values():
+        summaries = [cells[index][1] for index in members]
+        values = {name: _numbers(summaries, name) for name in dict.fromkeys(name for s in summaries for name in s)}
+        numeric = {name: numbers for name, numbers in values.items() if numbers is not None}
+        rows.append(
+            SweepRow(
+                settings={axis: flat[members[0]].get(axis) for axis in axes},
+                seeds=len(members),
+                mean={name: statistics.fmean(numbers) if numbers else None for name, numbers in numeric.items()},
+                sd={name: statistics.stdev(numbers) if len(numbers) > 1 else None for name, numbers in numeric.items()},
+            )
+        )
+    return sorted(rows, key=lambda row: [_order(row.settings[axis]) for axis in (*axes[1:], axes[0])])
+
+
+def sweep_table(rows: Sequence[SweepRow]) -> Table:
+    """The sweep as people read it: rates in percent, mean ± standard deviation over the seeds.
+
+    Example:
+        >>> sweep_table([SweepRow({"defense": "rflbat"}, 3, {"accuracy": 0.88}, {"accuracy": 0.004})]).rows
+        [('rflbat', '3', '88.0 ± 0.4 %')]
+    """
+    settings = list(rows[0].settings) if rows else []
+    metrics = [name for name in METRICS if any(row.mean.get(name) is not None for row in rows)]
+    body = [
+        (
+            *(str(row.settings[name]) for name in settings),
+            str(row.seeds),
+            *(percent(row.mean.get(name), row.sd.get(name)) for name in metrics),
+        )
+        for row in rows
+    ]
+    columns = (*settings, "seeds", *(METRICS[name] for name in metrics))
+    return Table("Sweep, mean ± standard deviation over seeds", columns, body)
+
+
+def sweep_values(rows: Sequence[SweepRow]) -> Table:
+    """The sweep as programs read it: every number as a fraction in full precision, `_mean` and `_sd` apart.
+
+    Example:
+        >>> sweep_values([SweepRow({"defense": "rflbat"}, 1, {"accuracy": 0.88}, {"accuracy": None})]).rows
+        [('rflbat', '1', '0.88', '')]
+    """
+    settings = list(rows[0].settings) if rows else []
+    metrics = list(dict.fromkeys(name for row in rows for name in row.mean))
+    body = [
+        (
+            *(_raw(row.settings[name]) for name in settings),
+            str(row.seeds),
+            *(_raw(part.get(name)) for name in metrics for part in (row.mean, row.sd)),
+        )
+        for row in rows
+    ]
+    columns = (*settings, "seeds", *(f"{name}_{part}" for name in metrics for part in ("mean", "sd")))
+    return Table("Sweep", columns, body)
+
+
+def to_rich(table: Table) -> RichTable:
+    """The table for a rich console; text in it is never taken for markup."""
+    rich = RichTable(title=Text(table.title), title_justify="left")
+    for index, column in enumerate(table.columns):
+        rich.add_column(Text(column), justify="left" if index == 0 else "right")
+    for row in table.rows:
+        rich.add_row(*(Text(cell) for cell in row))
+    return rich
+
+
+def to_markdown(table: Table) -> str:
+    """The table in Markdown, with a final newline.
+
+    Example:
+        >>> print(to_markdown(Table("", ("defense", "accuracy"), [("rflbat", "88.0 %")])), end="")
+        | defense | accuracy |
+        | --- | ---: |
+        | rflbat | 88.0 % |
+    """
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |\n"
+
+    rule = ["---", *["---:"] * (len(table.columns) - 1)]
+    return line(table.columns) + line(rule) + "".join(line(row) for row in table.rows)
+
+
+def to_csv(table: Table) -> str:
+    """The table as comma-separated values (RFC 4180 quoting, newlines alone).
+
+    Example:
+        >>> to_csv(Table("", ("a", "b"), [("x,y", "1")]))
+        'a,b\\n"x,y",1\\n'
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
+    return text.getvalue()
+
+
+def percent(mean: float | None, sd: float | None = None) -> str:
+    """A fraction in percent with one decimal, its spread behind it where there is one; a dash where it is undefined.
+
+    Example:
+        >>> percent(0.8812), percent(0.8812, 0.004), percent(None)
+        ('88.1 %', '88.1 ± 0.4 %', '–')
+    """
+    if mean is None:
+        return "–"
+    return f"{100 * mean:.1f} %" if sd is None else f"{100 * mean:.1f} ± {100 * sd:.1f} %"
+
+
+def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{inner}": setting for inner, setting in value.items()})
+        elif name not in INCIDENTAL:
+            flat[name] = value
+    return flat
+
+
+def _axes(flat: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = list(dict.fromkeys(name for config in flat for name in config if name != "defense"))
+    varying = [name for name in names if len({repr(config.get(name)) for config in flat}) > 1]
+    plain = ["defense", *(name for name in varying if "." not in name)]
+
+    def own(name: str) -> bool:
+        seen: dict[tuple[str, ...], set[str]] = {}
+        for config in flat:
+            seen.setdefault(tuple(repr(config.get(axis)) for axis in plain), set()).add(repr(config.get(name)))
+        return any(len(values) > 1 for values in seen.values())
+
+    return plain + [name for name in varying if "." in name and own(name)]
+
+
+def _numbers(summaries: Sequence[Mapping[str, Any]], name: str) -> list[float] | None:
+    """The numbers under a name, without missing ones; None where it holds anything else."""
+    values = [summary[name] for summary in summaries if summary.get(name) is not None]
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        return None
+    return [float(value) for value in values]
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    return (0, float(value), "") if isinstance(value, int | float) else (1, 0.0, str(value))
+
+
+def _setting(name: str, value: Any) -> str:
+    return percent(value) if name == "malicious" else str(value)
+
+
+def _raw(value: Any) -> str:
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,179 @@
+"""The loop over rounds: callbacks, the run folder, checkpoint and resume."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rflbat.config import Experiment
+from rflbat.defenses.base import restore_state, state_tensors
+from rflbat.errors import UserError
+from rflbat.records import client_records, round_record, summarise
+from rflbat.results import checkpoint
+from rflbat.results.folder import RunFolder
+from rflbat.round import Server, World, run_round
+from rflbat.world import build, describe, first_server
+
+
+class Callback(Protocol):
+    """What is told of a run while it goes on."""
+
+    def on_start(self, run: Mapping[str, Any]) -> None:
+        """Be told the contents of run.json before the first round."""
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        """Be told the line of a round, with its ``seconds``."""
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        """Be told the contents of summary.json."""
+
+
+class Interrupted(Exception):
+    """A run was stopped by the user, and can be resumed.
+
+    Args:
+        folder: the run folder, which holds a checkpoint; None if the run has none.
+        rounds: rounds done.
+    """
+
+    def __init__(self, folder: Path | None, rounds: int) -> None:
+        super().__init__(f"interrupted after {rounds} rounds")
+        self.folder = folder
+        self.rounds = rounds
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back.
+
+    Args:
+        summary: contents of summary.json.
+        rounds: every line of rounds.jsonl.
+        params: global parameters ``(D,)`` after the last round.
+        folder: the run folder, or None.
+    """
+
+    summary: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    params: Tensor
+    folder: Path | None
+
+
+def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequence[Callback] = ()) -> Result:
+    """Run an experiment.
+
+    Args:
+        experiment: what to run.
+        out: folder to create for the run; None keeps everything in memory.
+        callbacks: told of the start, every round and the end.
+
+    Returns:
+        summary, rounds and final parameters.
+
+    Raises:
+        UserError: settings or data do not fit, or the folder already holds a run.
+        Interrupted: Ctrl-C; a checkpoint was written.
+
+    Example:
+        >>> result = run(Experiment(dataset="digits", clients=10, rounds=2, malicious=0.0, defense="fedavg"))
+        >>> result.summary["rounds"]
+        2
+    """
+    world = build(experiment)
+    description = describe(world)
+    folder = None if out is None else RunFolder.create(Path(out), description)
+    return _loop(world, first_server(world), description, folder, callbacks, [], 0.0)
+
+
+def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
+    """Go on with a run from its last checkpoint; a finished run is only read.
+
+    Every draw is keyed by (seed, purpose, round), so on one machine the result equals that of an undisturbed run.
+
+    Args:
+        path: run folder.
+        callbacks: told of the start, every further round and the end.
+
+    Returns:
+        as ``run``.
+
+    Raises:
+        UserError: no run is there, or a file of it is damaged or belongs to another run.
+        Interrupted: Ctrl-C; a checkpoint was written.
+    """
+    folder = RunFolder.open(Path(path))
+    description = folder.run()
+    world = build(Experiment.from_dict(description["config"]))
+    server, seconds = first_server(world), 0.0
+    if folder.checkpoint.exists():
+        server, seconds = _restore(world, server, folder)
+    folder.truncate(server.round_number)
+    rounds = folder.rounds()
+    if len(rounds) != server.round_number:
+        raise UserError(
+            f"{folder.path}: the checkpoint is of round {server.round_number}, but {len(rounds)} are recorded"
+        )
+    return _loop(world, server, description, folder, callbacks, rounds, seconds)
+
+
+def _restore(world: World, fresh: Server, folder: RunFolder) -> tuple[Server, float]:
+    tensors, meta = checkpoint.load(folder.checkpoint)
+    if meta["config"] != folder.run()["config"]:
+        raise UserError(f"{folder.checkpoint}: this checkpoint is of a run with other settings than run.json says")
+    params_D = tensors.pop("params_D").to(world.device)
+    try:
+        state = restore_state(fresh.defense_state, {name.removeprefix("defense."): t for name, t in tensors.items()})
+    except ValueError as error:
+        raise UserError(f"{folder.checkpoint}: does not fit defense '{world.defense.name}': {error}") from None
+    return Server(meta["round"], params_D, state), meta["seconds"]
+
+
+def _save(folder: RunFolder | None, config: Mapping[str, Any], server: Server, seconds: float) -> None:
+    if folder is None:
+        return
+    state = {f"defense.{name}": tensor for name, tensor in state_tensors(server.defense_state).items()}
+    meta = {"round": server.round_number, "seconds": seconds, "config": config}
+    checkpoint.save(folder.checkpoint, {"params_D": server.params_D, **state}, meta)
+
+
+def _loop(
+    world: World,
+    server: Server,
+    description: dict[str, Any],
+    folder: RunFolder | None,
+    callbacks: Sequence[Callback],
+    rounds: list[dict[str, Any]],
+    seconds: float,
+) -> Result:
+    """Run the rounds that are left. A round's lines are written before the server moves on, so nothing is lost."""
+    experiment, config = world.experiment, description["config"]
+    for callback in callbacks:
+        callback.on_start(description)
+    try:
+        while server.round_number < experiment.rounds:
+            started = time.perf_counter()
+            after, outcome = run_round(world, server)
+            record = round_record(world, outcome)
+            spent = time.perf_counter() - started
+            if folder is not None:
+                folder.append_round(record)
+                folder.append_clients(client_records(world, outcome))
+                folder.append_timing({"round": outcome.round_number, "seconds": spent})
+            rounds.append(record)
+            server, seconds = after, seconds + spent
+            if server.round_number % experiment.checkpoint_every == 0 or server.round_number == experiment.rounds:
+                _save(folder, config, server, seconds)
+            for callback in callbacks:
+                callback.on_round({**record, "seconds": spent})
+    except KeyboardInterrupt:
+        _save(folder, config, server, seconds)
+        raise Interrupted(folder.path if folder else None, server.round_number) from None
+    summary = summarise(world, rounds, seconds)
+    if folder is not None:
+        folder.write_summary(summary)
+    for callback in callbacks:
+        callback.on_end(summary)
+    return Result(summary, rounds, server.params_D, folder.path if folder else None)

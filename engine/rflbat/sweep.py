@@ -1,0 +1,148 @@
+"""Many runs: the product of settings and seeds, each cell a run folder, finished cells never run twice."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rflbat.config import Experiment
+from rflbat.errors import UserError
+from rflbat.results.folder import RUN, RunFolder
+from rflbat.results.report import CELLS
+from rflbat.simulation import resume, run
+from rflbat.world import resolve
+
+ARGUMENTS = {"defense_arg.": "defense_args", "attack_arg.": "attack_args"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Args:
+        name: its settings and seed, the name of its folder.
+        experiment: its configuration.
+    """
+
+    name: str
+    experiment: Experiment
+
+
+def _set(settings: dict[str, Any], key: str, value: object) -> None:
+    for prefix, field in ARGUMENTS.items():
+        if key.startswith(prefix):
+            settings[field] = {**settings[field], key.removeprefix(prefix): value}
+            return
+    settings[key] = value
+
+
+def make_cells(base: Experiment, grid: Mapping[str, Sequence[object]], seeds: int) -> list[Cell]:
+    """List every combination of the grid, for every seed, the seeds of one setting side by side.
+
+    Args:
+        base: settings that the grid does not name.
+        grid: setting -> values, text allowed; ``defense_arg.NAME`` and ``attack_arg.NAME`` are parameters.
+        seeds: number of seeds, at least 1: ``base.seed``, ``base.seed + 1``, ...
+
+    Returns:
+        the cells; all are checked, so that a mistake shows before any work.
+
+    Raises:
+        UserError: an unknown setting, a value that does not fit, or two cells alike.
+
+    Example:
+        >>> [cell.name for cell in make_cells(Experiment(), {"malicious": [0.1, 0.5]}, 1)]
+        ['malicious=0.1,seed=0', 'malicious=0.5,seed=0']
+    """
+    if seeds < 1:
+        raise UserError(f"seeds={seeds} is out of range; allowed: at least 1")
+    cells = []
+    for values in itertools.product(*grid.values()):
+        for seed in range(base.seed, base.seed + seeds):
+            settings = base.to_dict()
+            chosen = {**dict(zip(grid, values, strict=True)), "seed": seed}
+            for key, value in chosen.items():
+                _set(settings, key, value)
+            name = ",".join(f"{key}={value}" for key, value in chosen.items())
+            cells.append(Cell(re.sub(r"[^\w.,=+-]", "_", name), Experiment.from_dict(settings)))
+    if len({cell.name for cell in cells}) < len(cells):
+        raise UserError("the grid names the same cell twice; every value may stand there once")
+    return cells
+
+
+def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
+    """Run a cell, go on with it, or read what it gave.
+
+    Args:
+        cell: what to run.
+        out: folder of the sweep.
+
+    Returns:
+        its summary.
+
+    Raises:
+        UserError: its folder holds a run with other settings.
+    """
+    path = out / CELLS / cell.name
+    if not (path / RUN).exists():
+        return run(cell.experiment, path).summary
+    folder = RunFolder.open(path)
+    found, wanted = folder.run()["config"], resolve(cell.experiment).to_dict()
+    wanted["model"] = wanted["model"] or found["model"]
+    if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):
+        raise UserError(f"{path} holds a run with another {', '.join(differing)}; give the sweep another --out")
+    return folder.summary() or resume(path).summary
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _results(cells: Sequence[Cell], out: Path, jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    if jobs == 1:
+        for cell in cells:
+            yield cell, run_cell(cell, out)
+        return
+    # spawn: a forked child of a process that has used threads or CUDA may hang.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        waiting = {pool.submit(run_cell, cell, out): cell for cell in cells}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def sweep(
+    cells: Sequence[Cell],
+    out: str | Path,
+    jobs: int = 1,
+    on_cell: Callable[[Cell, dict[str, Any]], None] = lambda cell, summary: None,
+) -> dict[str, dict[str, Any]]:
+    """Run all cells; those that are finished are skipped, an interrupted one goes on from its checkpoint.
+
+    Args:
+        cells: what ``make_cells`` gave.
+        out: folder of the sweep; a cell lies in ``out/cells/NAME``.
+        jobs: processes; with more than one each computes on one thread.
+        on_cell: told of each cell when its result is there.
+
+    Returns:
+        cell name -> summary.
+
+    Raises:
+        UserError: a folder holds a run with other settings, or ``jobs`` is below 1.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs={jobs} is out of range; allowed: at least 1")
+    summaries = {}
+    for cell, summary in _results(cells, Path(out), jobs):
+        summaries[cell.name] = summary
+        on_cell(cell, summary)
+    return summaries

@@ -1,0 +1,187 @@
+"""From a configuration to everything a run needs: data on the device, clients, model, attack, defense."""
+
+import os
+import platform
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rflbat_kernels import dispatch
+
+from rflbat.attacks.base import Samples
+from rflbat.attacks.registry import make_attack
+from rflbat.clients.backend import choose_backend
+from rflbat.config import Experiment
+from rflbat.data.base import Dataset, as_float
+from rflbat.data.partition import partition
+from rflbat.data.registry import load
+from rflbat.defenses.registry import make_defense
+from rflbat.errors import UserError
+from rflbat.models.registry import MODELS
+from rflbat.randomness import generator
+from rflbat.registry import lookup
+from rflbat.round import Server, World
+
+DATA_DIR = "RFLBAT_DATA_DIR"
+
+# The cells of a sweep share a data set; its tensors are never written to.
+_load_once = lru_cache(maxsize=1)(load)
+
+
+def resolve(experiment: Experiment) -> Experiment:
+    """Fill in what was left to defaults that depend on the machine: device, data folder, participants.
+
+    Args:
+        experiment: as the user gave it.
+
+    Returns:
+        the configuration that is printed and stored.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    device = experiment.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device='cuda', but torch sees no CUDA device here; allowed: auto, cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    data_dir = experiment.data_dir or os.environ.get(DATA_DIR) or None
+    return replace(
+        experiment,
+        device=device,
+        data_dir=str(Path(data_dir).resolve()) if data_dir else None,
+        participants=experiment.participants or experiment.clients,
+    )
+
+
+def divide(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
+    """Divide the training samples among the clients, by the draw of (seed, "partition").
+
+    Args:
+        experiment: configuration.
+        dataset: the data.
+
+    Returns:
+        per client the positions of its samples.
+
+    Raises:
+        UserError: the partition does not fit the data.
+    """
+    writers = None if dataset.train_writers is None else dataset.train_writers.cpu().numpy()
+    return partition(
+        experiment.partition,
+        dataset.train_y.cpu().numpy(),
+        experiment.clients,
+        experiment.alpha,
+        generator(experiment.seed, "partition"),
+        writers,
+    )
+
+
+def build(experiment: Experiment) -> World:
+    """Load and divide the data, put it on the device as floats, and make model, attack, defense and back end.
+
+    Args:
+        experiment: configuration; resolved here, so that ``world.experiment`` is what really runs.
+
+    Returns:
+        what no round changes.
+
+    Raises:
+        UserError: files are missing or damaged, or settings do not fit the data.
+    """
+    experiment = resolve(experiment)
+    dataset = _load_once(experiment.dataset, Path(experiment.data_dir) if experiment.data_dir else None)
+    if experiment.target >= dataset.classes:
+        raise UserError(
+            f"target={experiment.target} is no label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
+        )
+    experiment = replace(experiment, model=experiment.model or dataset.model)
+    attack = make_attack(
+        experiment.attack, Samples(dataset.shape, dataset.high), experiment.scale, experiment.attack_args
+    )
+    samples = divide(experiment, dataset)
+    device = torch.device(experiment.device)
+    model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes)
+    backend = choose_backend(
+        experiment.backend,
+        experiment.chunk,
+        model,
+        dataset.shape,
+        experiment.batch_size,
+        experiment.participants or experiment.clients,
+        device,
+    )
+    return World(
+        experiment=experiment,
+        train_x=as_float(dataset.train_x, dataset).to(device),
+        train_y=dataset.train_y.to(device),
+        test_x=as_float(dataset.test_x, dataset).to(device),
+        test_y=dataset.test_y.to(device),
+        samples=samples,
+        model=model,
+        attack=attack,
+        defense=make_defense(experiment.defense, experiment.defense_args),
+        backend=backend,
+        device=device,
+    )
+
+
+def first_server(world: World) -> Server:
+    """Give the server before round 0: the drawn start of the model, and a defense without memories.
+
+    Args:
+        world: what no round changes.
+
+    Returns:
+        the server.
+    """
+    params_D = world.model.init(generator(world.experiment.seed, "model")).to(world.device)
+    state = world.defense.init(world.experiment.clients, world.model.layout.size, world.device)
+    return Server(0, params_D, state)
+
+
+def versions() -> dict[str, str]:
+    """List what the numbers of a run depend on.
+
+    Returns:
+        package -> version, and Python's.
+    """
+    found = {"python": platform.python_version()}
+    for package in ("rflbat", "torch", "torchvision", "numpy", "scikit-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def describe(world: World) -> dict[str, Any]:
+    """Describe a run for run.json: resolved settings, versions, machine, choices made.
+
+    Args:
+        world: what no round changes.
+
+    Returns:
+        a dictionary that JSON can hold.
+    """
+    device = str(world.device)
+    cuda = world.device.type == "cuda"
+    return {
+        "config": world.experiment.to_dict(),
+        "versions": versions(),
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "device": torch.cuda.get_device_name(world.device) if cuda else device,
+        "kernels": {op: dispatch.choose(op, "auto", device).name for op in dispatch.IMPLEMENTATIONS},
+        "backend": world.backend.as_dict(),
+        "sizes": [len(own) for own in world.samples],
+        "stages": list(world.defense.stages),
+        "clients": world.experiment.clients,
+        "parameters": world.model.layout.size,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,226 @@
+"""Gram matrix, weighted sum and finiteness of the rows of a wide matrix, streamed over its columns in float64.
+
+Axes: N rows (clients), D columns (parameters), B columns of one block.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = 32 * 2**20
+_SLAB = 64
+"""Rows of one product; the slabs below the diagonal are never computed."""
+
+
+class Gram(NamedTuple):
+    """Inner products of the rows of a matrix, about their mean and about the origin; both (N, N) float64."""
+
+    centred_NN: Tensor
+    raw_NN: Tensor
+
+
+def _check(matrix_ND: Tensor, block_bytes: int = BLOCK_BYTES) -> None:
+    if matrix_ND.ndim != 2 or not matrix_ND.is_floating_point():
+        raise ValueError(f"the matrix is {matrix_ND.dtype} of shape {tuple(matrix_ND.shape)}, allowed: float (N, D)")
+    if block_bytes < 1:
+        raise ValueError(f"block_bytes is {block_bytes}, allowed: at least 1")
+
+
+def check_mask(valid_N: Tensor | None, rows: int) -> None:
+    """Refuse a mask that is not bool of shape (rows,); None passes.
+
+    Args:
+        valid_N: the mask.
+        rows: number of rows it must speak of.
+
+    Raises:
+        ValueError: it is something else.
+
+    Example:
+        >>> check_mask(torch.tensor([True, False]), 3)
+        Traceback (most recent call last):
+            ...
+        ValueError: the mask is torch.bool of shape (2,), allowed: torch.bool of shape (3,)
+    """
+    if valid_N is not None and (valid_N.dtype != torch.bool or valid_N.shape != (rows,)):
+        shape = tuple(valid_N.shape)
+        raise ValueError(f"the mask is {valid_N.dtype} of shape {shape}, allowed: torch.bool of shape ({rows},)")
+
+
+def _column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[tuple[int, int]]:
+    rows, columns = matrix_ND.shape
+    width = max(1, block_bytes // (8 * max(1, rows)))
+    for start in range(0, columns, width):
+        yield start, min(columns, start + width)
+
+
+def double_centre(gram_NN: Tensor, valid_N: Tensor | None = None) -> Tensor:
+    """Move the origin of a Gram matrix to the mean of its valid rows.
+
+    `H G H` with `H = I - 11'/n` over the n valid rows; rows and columns of the others are 0. Exactly symmetric where
+    G is.
+
+    Args:
+        gram_NN: inner products about any origin; may hold anything in invalid rows and columns.
+        valid_N: bool; None: all.
+
+    Returns:
+        (N, N) float64.
+
+    Example:
+        >>> double_centre(torch.tensor([[1.0, 3.0], [3.0, 9.0]])).tolist()
+        [[1.0, -1.0], [-1.0, 1.0]]
+
+    Source: Gower 1966.
+    """
+    gram_NN = gram_NN.to(torch.float64)
+    if valid_N is None:
+        valid_N = torch.ones(len(gram_NN), dtype=torch.bool, device=gram_NN.device)
+    both_NN = valid_N[:, None] & valid_N[None, :]
+    gram_NN = torch.where(both_NN, gram_NN, 0.0)
+    count = valid_N.sum().clamp_min(1)
+    mean_N = gram_NN.sum(1) / count
+    centred_NN = gram_NN - (mean_N[:, None] + mean_N[None, :]) + mean_N.sum() / count
+    return torch.where(both_NN, centred_NN, 0.0)
+
+
+def stand_ins(valid_N: Tensor) -> Tensor:
+    """Give each invalid row a valid one to be replaced by, so that nothing it holds is ever read.
+
+    Args:
+        valid_N: bool.
+
+    Returns:
+        (N,) int64: i where row i is valid, else the first valid row (0 if there is none).
+
+    Example:
+        >>> stand_ins(torch.tensor([False, True, False, True])).tolist()
+        [1, 1, 1, 3]
+    """
+    rows = torch.arange(len(valid_N), device=valid_N.device)
+    return torch.where(valid_N, rows, valid_N.to(torch.uint8).argmax())
+
+
+def column_anchors(block_NB: Tensor) -> Tensor:
+    """Find the value of each column that is nearest to 0, or 0 where the signs differ.
+
+    Args:
+        block_NB: at least one row.
+
+    Returns:
+        (B,); its magnitude is at most that of any entry of its column.
+
+    Example:
+        >>> column_anchors(torch.tensor([[3.0, -4.0, 1.0], [5.0, -2.0, -1.0]])).tolist()
+        [3.0, -2.0, 0.0]
+    """
+    return block_NB.amin(0).clamp_min_(0.0).add_(block_NB.amax(0).clamp_max_(0.0))
+
+
+@torch.no_grad()
+def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Gram:
+    """Compute the inner products of all pairs of rows, about the rows' mean and about the origin, in one pass.
+
+    `centred_ij = <d_i - m, d_j - m>` with m the mean of the valid rows, `raw_ij = <d_i, d_j>`. Each column is first
+    measured from its anchor r, its value nearest to 0 (0 where the signs differ). With c = d - r, S_ij = <c_i, c_j>:
+    `centred = H S H` and `raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>`. In every coordinate |r| <= |d_i| and
+    |c_i| <= |d_i|, so raw_ij is right to rounding of ||d_i|| ||d_j|| for EVERY pair, however large other rows are; and
+    a large common part is gone before anything is squared. Float64 throughout; entries up to 1e150 are safe.
+
+    Args:
+        matrix_ND: any float type, any strides. No gradient is recorded.
+        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1.
+
+    Returns:
+        the two matrices, exactly symmetric, with zeros in rows and columns of invalid rows.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> gram(torch.tensor([[1.0, 2.0], [3.0, 2.0]])).raw_NN.tolist()
+        [[5.0, 7.0], [7.0, 13.0]]
+    """
+    _check(matrix_ND, block_bytes)
+    rows, device = len(matrix_ND), matrix_ND.device
+    check_mask(valid_N, rows)
+    upper_NN = torch.zeros(rows, rows, dtype=torch.float64, device=device)
+    if rows == 0:
+        return Gram(upper_NN, upper_NN.clone())
+    along_N = torch.zeros(rows, dtype=torch.float64, device=device)
+    anchor_square = torch.zeros((), dtype=torch.float64, device=device)
+    row_N = None if valid_N is None else stand_ins(valid_N)
+    for start, stop in _column_blocks(matrix_ND, block_bytes):
+        columns_NB = matrix_ND[:, start:stop]
+        block_NB = columns_NB if row_N is None else columns_NB.index_select(0, row_N)
+        block_NB = block_NB.to(torch.float64, copy=row_N is None)
+        anchor_B = column_anchors(block_NB)
+        block_NB.sub_(anchor_B)
+        for top in range(0, rows, _SLAB):
+            upper_NN[top : top + _SLAB, top:].addmm_(block_NB[top : top + _SLAB], block_NB[top:].T)
+        along_N.addmv_(block_NB, anchor_B)
+        anchor_square.add_(anchor_B.dot(anchor_B))
+    products_NN = upper_NN.triu() + upper_NN.triu(1).T
+    raw_NN = products_NN + (along_N[:, None] + along_N[None, :]) + anchor_square
+    if valid_N is not None:
+        raw_NN = torch.where(valid_N[:, None] & valid_N[None, :], raw_NN, 0.0)
+    return Gram(double_centre(products_NN, valid_N), raw_NN)
+
+
+@torch.no_grad()
+def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
+    """Compute `sum_i w_i d_i`, summed in float64.
+
+    A row of weight 0 is skipped whatever it holds: `0 * NaN` never happens.
+
+    Args:
+        weights_N: finite, any float type.
+        matrix_ND: any float type, any strides. No gradient is recorded.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1.
+
+    Returns:
+        (D,) in the matrix's own type.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> weighted_sum(torch.tensor([0.5, 0.0]), torch.tensor([[2.0, 4.0], [torch.inf, torch.nan]])).tolist()
+        [1.0, 2.0]
+    """
+    _check(matrix_ND, block_bytes)
+    if weights_N.shape != (len(matrix_ND),):
+        raise ValueError(f"weights have shape {tuple(weights_N.shape)}, allowed: ({len(matrix_ND)},)")
+    weights_N = weights_N.to(torch.float64)
+    unused_N1 = (weights_N == 0)[:, None]
+    sum_D = torch.zeros(matrix_ND.shape[1], dtype=matrix_ND.dtype, device=matrix_ND.device)
+    for start, stop in _column_blocks(matrix_ND, block_bytes):
+        block_NB = matrix_ND[:, start:stop].to(torch.float64, copy=True).masked_fill_(unused_N1, 0.0)
+        sum_D[start:stop] = weights_N @ block_NB
+    return sum_D
+
+
+@torch.no_grad()
+def finite_rows(matrix_ND: Tensor) -> Tensor:
+    """Say which rows hold neither NaN nor Inf, from each row's smallest and largest entry: no copy of the matrix.
+
+    Args:
+        matrix_ND: any float type, any strides.
+
+    Returns:
+        (N,) bool; a row without entries is finite.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> finite_rows(torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [0.0, -torch.inf]])).tolist()
+        [True, False, False]
+    """
+    _check(matrix_ND)
+    if matrix_ND.shape[1] == 0:
+        return torch.ones(len(matrix_ND), dtype=torch.bool, device=matrix_ND.device)
+    return torch.isfinite(matrix_ND.amin(1)) & torch.isfinite(matrix_ND.amax(1))

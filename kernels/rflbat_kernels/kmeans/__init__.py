@@ -1,0 +1,5 @@
+"""K-means of many point sets at once, and the rules that choose the number of clusters."""
+
+from rflbat_kernels.kmeans.reference import KMeans, gap_statistic, kmeans, silhouette
+
+__all__ = ["KMeans", "gap_statistic", "kmeans", "silhouette"]

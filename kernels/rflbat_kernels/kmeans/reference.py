@@ -1,0 +1,289 @@
+"""K-means of many point sets, numbers of clusters and restarts at once, and the rules that choose a number.
+
+Axes: M point sets, L numbers of clusters (ascending inside), R restarts, N points, K clusters, H coordinates.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rflbat_kernels.gram.reference import check_mask
+
+
+class KMeans(NamedTuple):
+    """The best restart of each point set and number of clusters."""
+
+    labels_MLN: Tensor
+    """int64, 0..k-1; 0 for invalid points."""
+    centres_MLKH: Tensor
+    """float64; 0 beyond the number of clusters."""
+    inertia_ML: Tensor
+    """float64, sum of squared distances to the nearest centre."""
+
+
+@torch.no_grad()
+def kmeans(
+    points_MNH: Tensor,
+    clusters: Sequence[int],
+    uniforms_MLRK: Tensor,
+    valid_N: Tensor | None = None,
+    *,
+    iterations: int = 50,
+) -> KMeans:
+    """Cluster M point sets into each of L numbers of clusters, R restarts each, in one batched computation.
+
+    Starts by k-means++: the first centre is uniform over the valid points, each next one has probability
+    `D(x)^2 / sum D^2` (D = distance to the nearest centre so far; uniform where all are 0), by inverse CDF: the first
+    point whose cumulated weight exceeds `u * total`. Then `iterations` rounds of Lloyd: each point to its nearest
+    centre (the first of equals), each centre to the mean of its points; an empty cluster keeps its centre. Labels and
+    inertia belong to the final centres. The restart of smallest inertia wins (the first within 1e-12 of it).
+
+    Args:
+        points_MNH: any float type; centred and scaled inside, so that squares neither overflow nor underflow.
+        clusters: L numbers, each at least 1; K is the largest.
+        uniforms_MLRK: in [0, 1); R is the number of restarts.
+        valid_N: bool (N,) or (M, N), points that count; the others may hold anything. None: all.
+        iterations: rounds of Lloyd, at least 0; their number is fixed, since to stop early is to wait.
+
+    Returns:
+        labels, centres and inertia of the best restarts.
+
+    Raises:
+        ValueError: wrong shape or type, a number of clusters below 1, `iterations` below 0.
+
+    Example:
+        >>> points = torch.tensor([[[0.0, 0.0], [0.0, 1.0], [9.0, 8.0]]])
+        >>> found = kmeans(points, (1, 2), torch.tensor([0.1, 0.5]).expand(1, 2, 1, 2))
+        >>> found.labels_MLN[0, 1].tolist(), found.inertia_ML[0, 1].item()
+        ([0, 0, 1], 0.5)
+
+    Source: Arthur and Vassilvitskii 2007 (k-means++); Lloyd 1982.
+    """
+    valid_MN = _check(points_MNH, clusters, uniforms_MLRK, valid_N, iterations)
+    order = sorted(range(len(clusters)), key=clusters.__getitem__)
+    sizes = [clusters[at] for at in order]
+    uniforms_MLRK = torch.stack([uniforms_MLRK[:, at] for at in order], 1).to(torch.float64)
+    points_MNH, origin_M1H, scale_M11 = _standardise(points_MNH, valid_MN)
+    columns = [column[:, None, None, :] for column in points_MNH.unbind(2)]
+    weights_M11N = valid_MN[:, None, None, :].to(torch.float64)
+
+    centres_KMLRH = _plus_plus(columns, weights_M11N, uniforms_MLRK, sizes)
+    summands_MNJ = torch.cat([points_MNH, weights_M11N[:, 0, 0, :, None]], 2)
+    for _ in range(iterations):
+        labels_MLRN, _ = _assign(columns, centres_KMLRH, sizes)
+        centres_KMLRH = _means(summands_MNJ, labels_MLRN, centres_KMLRH, sizes)
+    labels_MLRN, nearest_MLRN = _assign(columns, centres_KMLRH, sizes)
+
+    inertia_MLR = (nearest_MLRN * weights_M11N).sum(3)
+    # Restarts that found the same clusters differ by rounding; that must not decide which numbering wins.
+    good_MLR = inertia_MLR <= inertia_MLR.amin(2, keepdim=True) * (1 + 1e-12)
+    best_ML1 = good_MLR.to(torch.uint8).argmax(2, keepdim=True)
+    labels_MLN = labels_MLRN.take_along_dim(best_ML1[..., None], 2)[:, :, 0].to(torch.int64)
+    centres_MLKH = centres_KMLRH.permute(1, 2, 3, 0, 4).take_along_dim(best_ML1[..., None, None], 2)[:, :, 0]
+    centres_MLKH = centres_MLKH * scale_M11[..., None] + origin_M1H[:, None]
+    for at, size in enumerate(sizes):
+        centres_MLKH[:, at, size:] = 0.0
+    inertia_ML = inertia_MLR.take_along_dim(best_ML1, 2)[..., 0] * scale_M11[..., 0] ** 2
+    back = [order.index(at) for at in range(len(order))]
+    return KMeans(
+        torch.stack([labels_MLN[:, at] for at in back], 1).masked_fill_(~valid_MN[:, None], 0),
+        torch.stack([centres_MLKH[:, at] for at in back], 1),
+        torch.stack([inertia_ML[:, at] for at in back], 1),
+    )
+
+
+def _check(
+    points_MNH: Tensor, clusters: Sequence[int], uniforms_MLRK: Tensor, valid_N: Tensor | None, iterations: int
+) -> Tensor:
+    """Refuse wrong input; give the mask as (M, N)."""
+    if points_MNH.ndim != 3 or not points_MNH.is_floating_point() or 0 in points_MNH.shape:
+        shape = tuple(points_MNH.shape)
+        raise ValueError(
+            f"the points are {points_MNH.dtype} of shape {shape}, allowed: float (M, N, H), none of them 0"
+        )
+    if not clusters or min(clusters) < 1:
+        raise ValueError(f"clusters is {tuple(clusters)}, allowed: one or more numbers of at least 1")
+    if iterations < 0:
+        raise ValueError(f"iterations is {iterations}, allowed: at least 0")
+    sets, points, _ = points_MNH.shape
+    shape, wanted = tuple(uniforms_MLRK.shape), (sets, len(clusters), max(clusters))
+    if len(shape) != 4 or (shape[0], shape[1], shape[3]) != wanted or shape[2] < 1:
+        raise ValueError(f"uniforms have shape {shape}, allowed: ({wanted[0]}, {wanted[1]}, R, {wanted[2]})")
+    if valid_N is None:
+        return torch.ones(sets, points, dtype=torch.bool, device=points_MNH.device)
+    if valid_N.dtype != torch.bool or valid_N.shape not in ((points,), (sets, points)):
+        allowed = f"torch.bool of shape ({points},) or ({sets}, {points})"
+        raise ValueError(f"the mask is {valid_N.dtype} of shape {tuple(valid_N.shape)}, allowed: {allowed}")
+    return valid_N.expand(sets, points)
+
+
+def _standardise(points_MNH: Tensor, valid_MN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre the valid points of each set and bring their largest coordinate to 1/2..1; (points, origin, scale)."""
+    valid_MN1 = valid_MN[..., None]
+    points_MNH = torch.where(valid_MN1, points_MNH.to(torch.float64), 0.0)
+    origin_M1H = points_MNH.sum(1, keepdim=True) / valid_MN1.sum(1, keepdim=True).clamp_min(1)
+    points_MNH = torch.where(valid_MN1, points_MNH - origin_M1H, 0.0)
+    largest_M11 = points_MNH.abs().amax((1, 2), keepdim=True)
+    largest_M11 = torch.where(largest_M11 > 0, largest_M11, 1.0)
+    # x / mantissa(x) is a power of two: dividing by it rounds nothing.
+    scale_M11 = largest_M11 / torch.frexp(largest_M11).mantissa
+    return points_MNH / scale_M11, origin_M1H, scale_M11
+
+
+def _squared(columns: list[Tensor], centre_MLRH: Tensor) -> Tensor:
+    """Squared distances (M, L, R, N) of all points to one centre of each run, from explicit differences."""
+    total: Tensor | None = None
+    for column_M11N, coordinate_MLR in zip(columns, centre_MLRH.unbind(-1), strict=True):
+        difference = column_M11N - coordinate_MLR[..., None]
+        total = difference.square_() if total is None else total.addcmul_(difference, difference)
+    assert total is not None
+    return total
+
+
+def _plus_plus(columns: list[Tensor], weights_M11N: Tensor, uniforms_MLRK: Tensor, sizes: list[int]) -> Tensor:
+    """Start centres (K, M, L, R, H); a run of k clusters has 0 from its k-th on."""
+    sets, runs, restarts, clusters = uniforms_MLRK.shape
+    centres_KMLRH = uniforms_MLRK.new_zeros(clusters, sets, runs, restarts, len(columns))
+    last = weights_M11N.shape[3] - 1
+    chance = weights_M11N.expand(-1, runs, restarts, -1)
+    nearest: Tensor | None = None
+    for k in range(clusters):
+        active = bisect_right(sizes, k)
+        if k > 0:
+            distance = _squared(columns, centres_KMLRH[k - 1, :, active:]).mul_(weights_M11N)
+            nearest = distance if nearest is None else torch.minimum(nearest[:, active - runs :], distance)
+            chance = torch.where(nearest.sum(3, keepdim=True) > 0, nearest, weights_M11N)
+        cumulated = chance.cumsum(3)
+        goal = cumulated[..., -1:] * uniforms_MLRK[:, active:, :, k, None]
+        pick = (cumulated <= goal).sum(3, keepdim=True).clamp_max(last)
+        for h, column in enumerate(columns):
+            drawn = column.expand(-1, runs - active, restarts, -1).gather(3, pick)
+            centres_KMLRH[k, :, active:, :, h] = drawn[..., 0]
+    return centres_KMLRH
+
+
+def _assign(columns: list[Tensor], centres_KMLRH: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Nearest active centre of each point, the first of equals: labels int32 and squared distances, (M, L, R, N)."""
+    nearest = _squared(columns, centres_KMLRH[0])
+    labels = torch.zeros_like(nearest, dtype=torch.int32)
+    for k in range(1, len(centres_KMLRH)):
+        active = bisect_right(sizes, k)
+        distance = _squared(columns, centres_KMLRH[k, :, active:])
+        so_far = nearest[:, active:]
+        labels[:, active:].masked_fill_(distance < so_far, k)
+        torch.minimum(so_far, distance, out=so_far)
+    return labels, nearest
+
+
+def _means(summands_MNJ: Tensor, labels_MLRN: Tensor, centres_KMLRH: Tensor, sizes: list[int]) -> Tensor:
+    """Mean of each cluster's points; the last summand counts them, and an empty cluster keeps its centre."""
+    sets, runs, restarts, _ = labels_MLRN.shape
+    sums = centres_KMLRH.new_zeros(len(centres_KMLRH), sets, runs, restarts, summands_MNJ.shape[2])
+    for k in range(len(centres_KMLRH)):
+        active = bisect_right(sizes, k)
+        member = (labels_MLRN[:, active:] == k).to(torch.float64).flatten(1, 2)
+        sums[k, :, active:] = (member @ summands_MNJ).view(sets, runs - active, restarts, -1)
+    count = sums[..., -1:]
+    return torch.where(count > 0, sums[..., :-1] / count.clamp_min(1.0), centres_KMLRH)
+
+
+@torch.no_grad()
+def gap_statistic(
+    inertia_ML: Tensor, clusters: Sequence[int], n_valid: Tensor | int, *, limit: Tensor | None = None
+) -> Tensor:
+    """Choose a number of clusters by the gap statistic.
+
+    `Gap(k) = mean_b log W_kb - log W_k`, `s_k = sd_b(log W_kb) sqrt(1 + 1/B)` (population standard deviation): the
+    smallest k with `Gap(k) >= Gap(k+1) - s_{k+1}`, where k + 1 is the next entry of `clusters`; the largest allowed k
+    if there is none.
+
+    Args:
+        inertia_ML: within-cluster sums of squares W; set 0 is the data, the other B sets are the references.
+        clusters: the L numbers of clusters, ascending.
+        n_valid: number of clustered points; a number of clusters must stay below it.
+        limit: 0-dim, largest number of clusters allowed besides. If even the first of `clusters` exceeds a limit, the
+            first is chosen.
+
+    Returns:
+        0-dim int64, position in `clusters`.
+
+    Raises:
+        ValueError: no reference set, shapes that differ, `clusters` not ascending.
+
+    Example:
+        >>> gap_statistic(torch.tensor([[9.0, 1.0, 0.9], [9.0, 6.0, 4.0], [9.0, 6.0, 4.0]]), (1, 2, 3), 50).item()
+        1
+
+    Source: Tibshirani, Walther and Hastie 2001, section 3.
+    """
+    if inertia_ML.ndim != 2 or inertia_ML.shape[0] < 2 or inertia_ML.shape[1] != len(clusters):
+        shape = tuple(inertia_ML.shape)
+        raise ValueError(f"inertia has shape {shape}, allowed: (1 + references, {len(clusters)}), 1 reference or more")
+    if list(clusters) != sorted(set(clusters)):
+        raise ValueError(f"clusters is {tuple(clusters)}, allowed: ascending numbers")
+    log_ML = inertia_ML.to(torch.float64).clamp_min(torch.finfo(torch.float64).tiny).log()
+    references_BL = log_ML[1:]
+    gap_L = references_BL.mean(0) - log_ML[0]
+    error_L = references_BL.std(0, correction=0) * (1 + 1 / len(references_BL)) ** 0.5
+    most = torch.full((), torch.inf, device=inertia_ML.device) if limit is None else limit
+    most = torch.minimum(most, torch.zeros_like(most) + (n_valid - 1))
+    # Built from comparisons with Python numbers: to copy `clusters` to the device would be a wait.
+    last_L = torch.stack([most < following for following in (*clusters[1:], torch.inf)])
+    enough_L = torch.cat([gap_L[:-1] >= gap_L[1:] - error_L[1:], gap_L.new_ones(1, dtype=torch.bool)])
+    return (enough_L | last_L).to(torch.uint8).argmax()
+
+
+@torch.no_grad()
+def silhouette(
+    distances_NN: Tensor, labels_LN: Tensor, clusters: Sequence[int], valid_N: Tensor | None = None
+) -> Tensor:
+    """Compute the mean silhouette of each of L clusterings of the same points.
+
+    `s_i = (b_i - a_i) / max(a_i, b_i)`, a_i = mean distance to the other members of the own cluster, b_i = smallest
+    mean distance to another cluster. A lone member scores 0, and so does 0/0.
+
+    Args:
+        distances_NN: distances between the points, at least 0; may hold anything where invalid.
+        labels_LN: int64, cluster of each point, below that row's number of clusters.
+        clusters: the L numbers of clusters.
+        valid_N: bool, points that count. None: all.
+
+    Returns:
+        (L,) float64 in [-1, 1]; -inf where fewer than two clusters have a point.
+
+    Raises:
+        ValueError: shapes that differ.
+
+    Example:
+        >>> apart = torch.tensor([[0.0, 1.0, 10.0], [1.0, 0.0, 10.0], [10.0, 10.0, 0.0]])
+        >>> silhouette(apart, torch.tensor([[0, 0, 1]]), (2,)).item()  # (0.9 + 0.9 + 0) / 3
+        0.6
+
+    Source: Rousseeuw 1987.
+    """
+    rows = len(distances_NN)
+    if distances_NN.shape != (rows, rows) or labels_LN.shape != (len(clusters), rows):
+        shapes = f"{tuple(distances_NN.shape)} and {tuple(labels_LN.shape)}"
+        raise ValueError(f"distances and labels have shapes {shapes}, allowed: (N, N) and ({len(clusters)}, N)")
+    check_mask(valid_N, rows)
+    if valid_N is None:
+        valid_N = torch.ones(rows, dtype=torch.bool, device=distances_NN.device)
+    both_NN = valid_N[:, None] & valid_N[None, :]
+    distances_NN = torch.where(both_NN, distances_NN.to(torch.float64), 0.0)
+    clusters_K = torch.arange(max(clusters), device=distances_NN.device)
+    member_LNK = (labels_LN[..., None] == clusters_K) & valid_N[:, None]
+    count_L1K = member_LNK.sum(1, keepdim=True)
+    sums_LNK = distances_NN @ member_LNK.to(torch.float64)
+    own_LN = torch.where(member_LNK, sums_LNK, 0.0).sum(2)
+    others_LN = torch.where(member_LNK, count_L1K, 0).sum(2) - 1
+    inside_LN = own_LN / others_LN.clamp_min(1)
+    elsewhere_LNK = torch.where(member_LNK | (count_L1K == 0), torch.inf, sums_LNK / count_L1K.clamp_min(1))
+    outside_LN = elsewhere_LNK.amin(2)
+    larger_LN = torch.maximum(inside_LN, outside_LN)
+    counted_LN = (others_LN > 0) & (larger_LN > 0) & valid_N
+    score_LN = torch.where(counted_LN, (outside_LN - inside_LN) / torch.where(counted_LN, larger_LN, 1.0), 0.0)
+    mean_L = score_LN.sum(1) / valid_N.sum().clamp_min(1)
+    return torch.where((count_L1K[:, 0] > 0).sum(1) >= 2, mean_L, -torch.inf)

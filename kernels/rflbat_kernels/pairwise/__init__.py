@@ -1,0 +1,5 @@
+"""Distances and cosines between rows, from their Gram matrix or from points of the plane."""
+
+from rflbat_kernels.pairwise.reference import cosines, distances, squared_distances
+
+__all__ = ["cosines", "distances", "squared_distances"]

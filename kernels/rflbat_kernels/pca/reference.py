@@ -1,0 +1,202 @@
+"""Principal component scores, from a Gram matrix or from the matrix itself.
+
+Axes: N rows (clients), D columns (parameters), H components.
+"""
+
+import torch
+from torch import Tensor
+
+from rflbat_kernels.gram.reference import check_mask, column_anchors, double_centre, stand_ins
+
+SOLVERS = ("auto", "eigh", "squaring")
+SQUARINGS = 24
+"""K to the power 2^24 tells two eigenvalues apart down to a relative gap of 1e-6."""
+POWER_ITERATIONS = 32
+OVERSAMPLING = 10
+_EPS = torch.finfo(torch.float64).eps
+_SAME = 64 * _EPS
+"""Squared distances below this share of the squared distances from the mean are rounding."""
+
+
+def solver_for(device: torch.device) -> str:
+    """Name the solver that "auto" means: the one that does not wait.
+
+    Args:
+        device: where the Gram matrix lies.
+
+    Returns:
+        "eigh" on the CPU, "squaring" elsewhere.
+
+    Example:
+        >>> solver_for(torch.device("cuda")), solver_for(torch.device("cpu"))
+        ('squaring', 'eigh')
+    """
+    return "eigh" if device.type == "cpu" else "squaring"
+
+
+@torch.no_grad()
+def pca(centred_gram_NN: Tensor, valid_N: Tensor | None = None, *, components: int = 2, solver: str = "auto") -> Tensor:
+    """Compute the scores of the rows on their first principal components, from their Gram matrix.
+
+    With `K = H G H` (H centres over the valid rows; done here, whatever the origin of G) and its top eigenpairs
+    `(lambda_k, u_k)`, the scores are `x_k = u_k sqrt(lambda_k)`: the projections of the centred rows on the principal
+    axes. Eigenvalues below `N eps trace(K)` are rounding and count as 0. Rows nearer to each other than rounding
+    (squared distance at most `64 eps (K_ii + K_jj + 2 trace(K) / N)`) share one score: equal rows are equal points.
+
+    Args:
+        centred_gram_NN: inner products; the centred ones (`gram(x).centred_NN`) for accuracy.
+        valid_N: bool, rows that count. None: all.
+        components: number of columns wanted, at least 1; the missing ones are 0 where it exceeds the rank.
+        solver: "eigh" (torch.linalg.eigh: on CUDA it waits, reading its status back), "squaring" (matrix products
+            alone, no wait; the distances between the scores are right to 3e-8 of the largest at any gap between
+            eigenvalues), or "auto": eigh on the CPU, squaring elsewhere.
+
+    Returns:
+        (N, components) float64. The largest entry of a column by magnitude (the first of nearly equal ones) is
+        positive; invalid rows score 0.
+
+    Raises:
+        ValueError: wrong shape, `components` below 1, unknown solver.
+
+    Example:
+        >>> pca(torch.tensor([[4.0, -4.0], [-4.0, 4.0]])).tolist()
+        [[2.0, 0.0], [-2.0, 0.0]]
+
+    Source: Gower 1966 (principal coordinates).
+    """
+    rows = len(centred_gram_NN)
+    if centred_gram_NN.shape != (rows, rows):
+        raise ValueError(f"the Gram matrix has shape {tuple(centred_gram_NN.shape)}, allowed: (N, N)")
+    check_mask(valid_N, rows)
+    _check_components(components)
+    if solver not in SOLVERS:
+        raise ValueError(f"solver is {solver!r}, allowed: {', '.join(SOLVERS)}")
+    if rows == 0:
+        return centred_gram_NN.new_zeros(0, components, dtype=torch.float64)
+    gram_NN = centred_gram_NN.to(torch.float64)
+    if valid_N is not None:
+        gram_NN = torch.where(valid_N[:, None] & valid_N[None, :], gram_NN, 0.0)
+    centred_NN = double_centre(gram_NN, valid_N)
+    trace = centred_NN.diagonal().sum()
+    # What centring leaves of equal rows is rounding: it must not be blown up to a plane.
+    trace = torch.where(trace > rows * _EPS * gram_NN.diagonal().sum(), trace, 0.0)
+    unit_NN = torch.where(trace > 0, centred_NN / torch.where(trace > 0, trace, 1.0), 0.0)
+    solve = _eigh if (solver_for(unit_NN.device) if solver == "auto" else solver) == "eigh" else _squaring
+    values_H, vectors_NH = solve(unit_NN, min(components, rows))
+    values_H = torch.where(values_H > rows * _EPS, values_H, 0.0)
+    scores_NH = (vectors_NH * (values_H * trace).sqrt()).index_select(0, _first_equal(unit_NN))
+    return _finish(scores_NH, valid_N, components)
+
+
+def _check_components(components: int) -> None:
+    if components < 1:
+        raise ValueError(f"components is {components}, allowed: at least 1")
+
+
+def _first_equal(gram_NN: Tensor) -> Tensor:
+    """Position of the first row that equals each row up to rounding."""
+    squares_N = gram_NN.diagonal()
+    size_NN = squares_N[:, None] + squares_N[None, :]
+    return (size_NN - 2 * gram_NN <= _SAME * (size_NN + 2 * squares_N.mean())).to(torch.uint8).argmax(1)
+
+
+def _eigh(gram_NN: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    values_N, vectors_NN = torch.linalg.eigh(gram_NN)
+    return values_N.flip(0)[:components], vectors_NN.flip(1)[:, :components]
+
+
+def _squaring(gram_NN: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """Top eigenpairs by repeated squaring and deflation; the gram has trace 1, or is 0."""
+    values, vectors = [], []
+    for _ in range(components):
+        power_NN = _over(gram_NN, gram_NN.diagonal().sum())
+        for _ in range(SQUARINGS):
+            power_NN = power_NN @ power_NN
+            power_NN = _over(power_NN + power_NN.T, 2 * power_NN.diagonal().sum())
+        column = power_NN.diagonal().argmax()
+        vector_N = _over(power_NN.index_select(1, column[None])[:, 0])
+        # One step with the matrix itself removes the rounding that the squarings piled up.
+        vector_N = _over(gram_NN @ vector_N)
+        image_N = gram_NN @ vector_N
+        value = vector_N.dot(image_N)
+        values.append(value)
+        vectors.append(vector_N)
+        # (I - uu') K (I - uu') = K - u w' - w u' with w = Ku - (u'Ku / 2) u
+        half_N = image_N - vector_N * (value / 2)
+        outer_NN = torch.outer(vector_N, half_N)
+        gram_NN = gram_NN - (outer_NN + outer_NN.T)
+    return torch.stack(values), torch.stack(vectors, 1)
+
+
+def _over(tensor: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Divide by a scale (None: the norm), or give 0 where it is not positive."""
+    scale = torch.linalg.vector_norm(tensor) if scale is None else scale
+    return torch.where(scale > 0, tensor / torch.where(scale > 0, scale, 1.0), 0.0)
+
+
+def _finish(scores_NH: Tensor, valid_N: Tensor | None, components: int) -> Tensor:
+    """Fix the signs, blank the invalid rows, append the missing columns."""
+    if valid_N is not None:
+        scores_NH = torch.where(valid_N[:, None], scores_NH, 0.0)
+    size_NH = scores_NH.abs()
+    # Nearly equal magnitudes count as equal, or rounding would choose the sign (two rows are always +a and -a).
+    peak_H = (size_NH >= (1 - 1e-6) * size_NH.amax(0)).to(torch.uint8).argmax(0)
+    # + 0 makes 0 of -0.
+    scores_NH = scores_NH * scores_NH.gather(0, peak_H[None]).sign() + 0.0
+    return torch.nn.functional.pad(scores_NH, (0, components - scores_NH.shape[1]))
+
+
+@torch.no_grad()
+def pca_lowrank(matrix_ND: Tensor, valid_N: Tensor | None = None, *, components: int = 2, seed: int = 0) -> Tensor:
+    """Compute the scores of the rows on their first principal components by a randomised SVD of the matrix.
+
+    The other back end of `pca`: `torch.pca_lowrank` finds the axes V of the centred matrix, and the scores are
+    `(d_i - m) V`. It works in float64 on a copy of the WHOLE matrix and, on CUDA, waits for the device (QR and SVD
+    read their status back). With q = components + 10 sampled directions, the angle to the true axes shrinks as
+    `(sigma_{q+1} / sigma_components) ** 65`; where q = min(N, D) it is exact.
+
+    Args:
+        matrix_ND: any float type, any strides. No gradient is recorded.
+        valid_N: bool, rows that count; the others may hold NaN or Inf and are replaced by the mean of the valid ones,
+            which moves neither the mean nor the axes. None: all.
+        components: number of columns wanted, at least 1; the missing ones are 0 where it exceeds N or D.
+        seed: of the random start; the caller's generators are left as they were.
+
+    Returns:
+        (N, components) float64, signs as in `pca`; invalid rows score 0.
+
+    Raises:
+        ValueError: wrong shape or type, `components` below 1.
+
+    Example:
+        >>> pca_lowrank(torch.tensor([[0.0, 2.0], [0.0, -2.0]])).round(decimals=9).abs().tolist()
+        [[2.0, 0.0], [2.0, 0.0]]
+
+    Source: Halko, Martinsson and Tropp 2011.
+    """
+    if matrix_ND.ndim != 2 or not matrix_ND.is_floating_point():
+        raise ValueError(f"the matrix is {matrix_ND.dtype} of shape {tuple(matrix_ND.shape)}, allowed: float (N, D)")
+    rows, columns = matrix_ND.shape
+    check_mask(valid_N, rows)
+    _check_components(components)
+    sampled = min(rows, columns, components + OVERSAMPLING)
+    if sampled == 0:
+        return matrix_ND.new_zeros(rows, components, dtype=torch.float64)
+    if valid_N is None:
+        valid_N = torch.ones(rows, dtype=torch.bool, device=matrix_ND.device)
+    centred_ND = matrix_ND.index_select(0, stand_ins(valid_N)).to(torch.float64)
+    centred_ND.sub_(column_anchors(centred_ND)).masked_fill_(~valid_N[:, None], 0.0)
+    centred_ND.sub_(centred_ND.sum(0) / valid_N.sum().clamp_min(1)).masked_fill_(~valid_N[:, None], 0.0)
+    axes_DH = _principal_axes(centred_ND, sampled, seed)[:, :components]
+    return _finish(centred_ND @ axes_DH, valid_N, components)
+
+
+def _principal_axes(centred_ND: Tensor, sampled: int, seed: int) -> Tensor:
+    """Right singular vectors (D, sampled) from a start that is seeded without touching the caller's generators."""
+    if centred_ND.device.type == "cpu":
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return torch.pca_lowrank(centred_ND, q=sampled, center=False, niter=POWER_ITERATIONS)[2]
+    with torch.random.fork_rng(devices=[centred_ND.device]), torch.cuda.device(centred_ND.device):
+        torch.cuda.manual_seed(seed)
+        return torch.pca_lowrank(centred_ND, q=sampled, center=False, niter=POWER_ITERATIONS)[2]

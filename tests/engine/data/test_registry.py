@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rflbat.data import DATASETS, load
+from rflbat.data.mnist import FASHION_MNIST, MNIST
+from rflbat.errors import UserError
+from tests.engine.data.conftest import write_family
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data folder with small MNIST and Fashion-MNIST files of synthetic pixels."""
+    for family in (MNIST, FASHION_MNIST):
+        write_family(tmp_path / family.folders[0], family.first_labels)
+    return tmp_path
+
+
+def test_the_names_are_those_of_the_command_line() -> None:
+    assert list(DATASETS) == ["digits", "mnist", "fashion-mnist"]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_row_keeps_the_contract_of_a_dataset(name: str, data_dir: Path) -> None:
+    dataset = load(name, data_dir)
+    assert dataset.name == name
+    for x, y in ((dataset.train_x, dataset.train_y), (dataset.test_x, dataset.test_y)):
+        assert x.shape == (len(y), *dataset.shape)
+        assert x.dtype in (torch.uint8, torch.float32)
+        assert x.is_contiguous()
+        assert y.dtype == torch.int64
+        assert 0 <= int(y.min()) <= int(y.max()) < dataset.classes
+    assert dataset.low < dataset.high
+    assert float(dataset.train_x.max()) * dataset.scale == pytest.approx(dataset.high)
+    assert dataset.model
+    assert dataset.source
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_row_says_what_it_is_and_where_to_get_it_in_one_line(name: str) -> None:
+    row = DATASETS[name]
+    for text in (row.summary, row.where):
+        assert text
+        assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("fashion_mnist", "; did you mean 'fashion-mnist'?"), ("Digits", "; did you mean 'digits'?"), ("imagenet", "")],
+)
+def test_unknown_name_is_one_line_with_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(name)
+    assert str(caught.value) == f"unknown data set {name!r}{hint}; known: digits, mnist, fashion-mnist"

@@ -1,0 +1,183 @@
+import json
+import os
+import struct
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rflbat.errors import UserError
+from rflbat.results.checkpoint import load, save
+
+META = {"round": 7, "seconds": 12.3456789012345678, "config": {"defense": "rflbat", "lr": 0.1, "name": "Zürich"}}
+
+
+def bits(tensor):
+    return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(
+        left[name].dtype == right[name].dtype
+        and left[name].shape == right[name].shape
+        and bits(left[name]) == bits(right[name])
+        for name in left
+    )
+
+
+def state():
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "params_D": torch.randn(63, generator=generator),
+        "history_ND": torch.randn(5, 13, generator=generator, dtype=torch.float64),
+        "round": torch.tensor(2**53 + 1),
+        "seen_N": torch.tensor([True, False, True]),
+    }
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint.safetensors"
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool],
+)
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0), (7, 3), (2, 3, 5)])
+def test_every_dtype_and_shape_comes_back_bit_for_bit(path, dtype, shape):
+    tensor = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 100).to(dtype)
+    save(path, {"x": tensor}, META)
+    tensors, meta = load(path)
+    assert same(tensors, {"x": tensor})
+    assert meta == META
+
+
+def test_unusual_numbers_keep_their_bits(path):
+    payload = struct.unpack("<d", bytes.fromhex("efbeadde0000f87f"))[0]
+    tensor = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), payload, 5e-324, 1.7e308], dtype=torch.float64)
+    save(path, {"x": tensor}, {})
+    assert same(load(path)[0], {"x": tensor})
+
+
+def test_views_of_one_buffer_are_separate_tensors(path):
+    buffer = torch.arange(35.0).reshape(5, 7)
+    tensors = {
+        "rows": buffer[1:3],
+        "turned": buffer.T,
+        "every second": buffer[::2, 1::2],
+        "all": buffer,
+        "again": buffer,
+        "spread": torch.tensor(2.0).expand(3, 5),
+        "learned": torch.nn.Parameter(torch.ones(3)),
+    }
+    save(path, tensors, META)
+    assert same(load(path)[0], {name: tensor.detach() for name, tensor in tensors.items()})
+    assert torch.equal(buffer, torch.arange(35.0).reshape(5, 7))
+
+
+def test_no_tensors_at_all(path):
+    save(path, {}, {"round": 0})
+    assert load(path) == ({}, {"round": 0})
+
+
+def test_nan_in_the_document_is_null(path):
+    save(path, {}, {"round": 1, "accuracy": float("nan")})
+    assert load(path)[1] == {"round": 1, "accuracy": None}
+
+
+def test_what_was_loaded_does_not_depend_on_the_file(path):
+    save(path, state(), META)
+    tensors, _ = load(path)
+    save(path, {"params_D": torch.zeros(63)}, META)
+    path.write_bytes(b"")
+    assert same(tensors, state())
+    tensors["params_D"].add_(1)
+    assert torch.equal(tensors["params_D"], state()["params_D"] + 1)
+
+
+def test_the_file_is_plain_safetensors_with_readable_metadata(path):
+    save(path, state(), META)
+    contents = path.read_bytes()
+    (length,) = struct.unpack("<Q", contents[:8])
+    header = json.loads(contents[8 : 8 + length])
+    assert json.loads(header["__metadata__"]["meta"]) == META
+    assert header["history_ND"]["dtype"] == "F64"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_crash_before_the_rename_leaves_the_old_checkpoint(path, monkeypatch):
+    save(path, state(), META)
+    before = path.read_bytes()
+
+    def crash(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        save(path, {"params_D": torch.zeros(3)}, META | {"round": 8})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_crash_while_writing_leaves_the_old_checkpoint(path, monkeypatch):
+    save(path, state(), META)
+    before = path.read_bytes()
+
+    def crash(tensors, target, metadata):
+        target.write_bytes(before[:101])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("rflbat.results.checkpoint.save_file", crash)
+    with pytest.raises(OSError, match="No space"):
+        save(path, state(), META | {"round": 8})
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(path):
+    save(path, state(), META)
+    whole = path.read_bytes()
+    for end in [*range(17), *range(17, len(whole), 13), len(whole) - 1]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(UserError):
+        load(path)
+
+
+def test_no_flipped_bit_goes_unnoticed(path):
+    save(path, {"params_D": torch.arange(3.0), "round": torch.tensor(7)}, {"round": 7})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        flipped = whole[place] ^ 1 << place % 8
+        path.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+        with pytest.raises(UserError) as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("contents", [b"", b"PK\x03\x04" * 5, b"\x80\x04K\x07.", b"{}", b"\xff" * 11, b"\0" * 11])
+def test_foreign_files_are_refused(path, contents):
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        load(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "rflbat checkpoint 2", "meta": "{}"}])
+def test_tensors_of_others_are_refused(path, metadata):
+    save_file({"x": torch.ones(3)}, path, metadata)
+    with pytest.raises(UserError, match="not a checkpoint of rflbat"):
+        load(path)
+
+
+def test_a_missing_checkpoint_and_a_folder_are_clear_errors(path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load(path)
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        load(path)
