@@ -6,13 +6,13 @@ Axes: N clients, D parameters.
 from typing import Any
 
 import torch
-from rflbat_kernels import finite_rows
 from torch import Tensor
 
 from rflbat.defenses.base import Decision, Updates
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from rflbat.randomness import uniforms
+from rflbat_kernels import finite_rows
 
 
 def _matrix(updates: Any) -> Tensor:

@@ -4,14 +4,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rflbat_kernels import dispatch
-
 from rflbat.attacks.registry import ATTACKS
 from rflbat.data.registry import DATASETS
 from rflbat.defenses.registry import DEFENSES
 from rflbat.models.registry import MODELS
 from rflbat.recipes import RECIPES
 from rflbat.registry import lookup
+from rflbat_kernels import dispatch
 
 
 def _first_line(make: Callable[..., Any]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rflbat_kernels import finite_rows
 from torch import Tensor
 
 from rflbat.attacks.base import Attack
@@ -20,6 +19,7 @@ from rflbat.defenses.base import Decision, Defense, Updates
 from rflbat.evaluation import evaluate
 from rflbat.models.base import Model
 from rflbat.randomness import generator, uniforms
+from rflbat_kernels import finite_rows
 
 
 @dataclass(frozen=True)

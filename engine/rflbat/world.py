@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rflbat_kernels import dispatch
 
 from rflbat.attacks.base import Samples
 from rflbat.attacks.registry import make_attack
@@ -26,6 +25,7 @@ from rflbat.models.registry import MODELS
 from rflbat.randomness import generator
 from rflbat.registry import lookup
 from rflbat.round import Server, World
+from rflbat_kernels import dispatch
 
 DATA_DIR = "RFLBAT_DATA_DIR"
 

@@ -135,9 +135,9 @@ def two_means(points: ArrayLike) -> NDArray[np.int64]:
     """Labels (first point 0) of the EXACT optimum of 2-means in the plane (Inaba, Katoh and Imai 1994).
 
     The two clusters of an optimum lie on the two sides of a line, and every such split is met by a line through two of
-    the points, those on the line being cut once along it. All of them are tried. Points on the line up to rounding count
-    as on it: the side they take changes the inertia by rounding only. Equal points stay together (to part them never
-    pays); if all points are equal there is one cluster. First of equals in the order of the enumeration.
+    the points, those on the line being cut once along it. All of them are tried. Points on the line up to rounding
+    count as on it: the side they take changes the inertia by rounding only. Equal points stay together (to part them
+    never pays); if all points are equal there is one cluster. First of equals in the order of the enumeration.
     """
     plane = [(float(x), float(y)) for x, y in np.asarray(points, dtype=np.float64)]
     best = tuple(0 for _ in plane)

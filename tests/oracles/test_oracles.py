@@ -108,6 +108,8 @@ def test_two_means_by_hand():
     assert kernels.two_means(points).tolist() == [0, 0, 1]
     assert kernels.inertia(points, [0, 0, 1]) == 0.5
     assert kernels.inertia(points, [0, 1, 1]) == 8
+    # equal points are exactly at their mean: 0.1 added three times and divided by 3 would not be
+    assert kernels.inertia([[0.1, 0.7]] * 3, [0, 0, 0]) == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])

@@ -151,10 +151,11 @@ def test_geomed_by_hand():
     np.testing.assert_allclose(defenses.geomed([[0, 0], [10, 1], [-10, 1]]).update, [0, 0], atol=1e-9)
 
 
-def test_geomed_leaves_a_mean_that_is_an_update_but_not_the_median():
+@pytest.mark.parametrize("offset", [0.0, 2.0**20])
+def test_geomed_leaves_a_mean_that_is_an_update_but_not_the_median(offset):
     # mean 0 is the first update; three of five are at 3
-    answer = defenses.geomed([[0, 0], [3, 0], [3, 0], [3, 0], [-9, 0]])
-    np.testing.assert_allclose(answer.update, [3, 0], atol=1e-9)
+    answer = defenses.geomed(np.array([[0, 0], [3, 0], [3, 0], [3, 0], [-9, 0]]) + offset)
+    np.testing.assert_allclose(answer.update - offset, [3, 0], atol=1e-9)
     assert answer.detail["converged"]
 
 

@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from rflbat_kernels import Gram, cosines, gram, squared_distances, weighted_sum
 from torch import Tensor
 
 from rflbat.randomness import Draw
+from rflbat_kernels import Gram, cosines, gram, squared_distances, weighted_sum
 
 KEPT, NONFINITE = 0, 1
 """The first two stages of every defense: positions in ``Defense.stages``."""

@@ -4,11 +4,11 @@ Axes: N clients of the round, H coordinates, K clusters, L numbers of clusters t
 """
 
 import torch
-from rflbat_kernels import distances, gap_statistic, kmeans, silhouette
 from torch import Tensor
 
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
+from rflbat_kernels import distances, gap_statistic, kmeans, silhouette
 
 RULES = ("gap", "gap2", "silhouette")
 LARGEST = 10

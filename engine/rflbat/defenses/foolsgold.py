@@ -6,12 +6,12 @@ Axes: N clients of the round, C clients of the whole federation, D parameters.
 from dataclasses import dataclass
 
 import torch
-from rflbat_kernels import cosines, gram, weighted_sum
 from torch import Tensor
 
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
+from rflbat_kernels import cosines, gram, weighted_sum
 
 
 @dataclass(frozen=True)

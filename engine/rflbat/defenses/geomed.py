@@ -6,13 +6,18 @@ from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.defenses.weiszfeld import distances_to_mix, weiszfeld
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
+from rflbat_kernels import masked_median
+
+RESOLUTION = 1e-6
+SMALLEST = 1e-150
 
 
 def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
     """The point with the smallest sum of distances to all updates: ``argmin_v sum ||v - d_i||``.
 
     Weiszfeld's algorithm from the mean, in Gram space; every client counts the same, whatever its samples.
-    A distance below 1e-12 of the spread counts as that much, so that a median that falls on an update is no 0/0.
+    A distance below 1e-6 of the median distance from the mean counts as that much: so a pass that falls on an update
+    is no 0/0, and can leave it again if it is not the median (distances from a Gram matrix resolve 1e-8).
 
     Args:
         tolerance: converged when no coefficient changes by more than this, at least 0 (1e-9).
@@ -37,7 +42,8 @@ def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         centred_NN = updates.gram.centred_NN
-        floor = (1e-12 * centred_NN.diagonal().amax().sqrt()).clamp_min(1e-150)
+        typical = masked_median(centred_NN.diagonal().clamp_min(0).sqrt(), updates.valid_N)
+        floor = torch.where(typical > 0, RESOLUTION * typical, SMALLEST)
         everybody_N = updates.valid_N.to(torch.float64)
         mix_N, converged = weiszfeld(centred_NN, everybody_N, floor=floor, passes=passes, tolerance=tolerance)
         return decide(updates, mix_N, distances_to_mix(centred_NN, mix_N), converged=converged)

@@ -4,13 +4,13 @@ Axes: N clients of the round, H principal components, K clusters.
 """
 
 import torch
-from rflbat_kernels import distances, masked_median, pca, pca_lowrank
 from torch import Tensor
 
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.defenses.cluster_count import candidates, cluster
 from rflbat.errors import UserError, nearest
 from rflbat.randomness import Draw
+from rflbat_kernels import distances, masked_median, pca, pca_lowrank
 
 STAGES = ("kept", "nonfinite", "filter1", "cluster", "filter2")
 COMPONENTS = 2

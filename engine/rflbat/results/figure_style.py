@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -69,6 +70,7 @@ def whole_numbers() -> MaxNLocator:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG at 200 dots per inch, whole or not at all, and return its path; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    # Ticks come into being only when a figure is rendered, so the style must hold here as well.
+    with replacing(path) as temporary, rc_context(STYLE):
         figure.savefig(temporary, format="png", dpi=DPI)
     return path

@@ -1,16 +1,22 @@
 """K-means of many point sets, numbers of clusters and restarts at once, and the rules that choose a number.
 
-Axes: M point sets, L numbers of clusters (ascending inside), R restarts, N points, K clusters, H coordinates.
+Axes: M point sets, L numbers of clusters, R restarts, Q = L * R, N points, K clusters, H coordinates.
 """
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rflbat_kernels.gram.reference import check_mask
+
+CACHED, RESIDENT = 2**15, 2**25
+"""Most distances computed at once: on the CPU so many as its cache holds, elsewhere as many as memory is spared."""
+
+FAR, TINY = 1e100, 1e-290
+"""Where the centres beyond a number of clusters lie (points lie within 1), and what no squared distance falls below."""
 
 
 class KMeans(NamedTuple):
@@ -38,8 +44,9 @@ def kmeans(
     Starts by k-means++: the first centre is uniform over the valid points, each next one has probability
     `D(x)^2 / sum D^2` (D = distance to the nearest centre so far; uniform where all are 0), by inverse CDF: the first
     point whose cumulated weight exceeds `u * total`. Then `iterations` rounds of Lloyd: each point to its nearest
-    centre (the first of equals), each centre to the mean of its points; an empty cluster keeps its centre. Labels and
-    inertia belong to the final centres. The restart of smallest inertia wins (the first within 1e-12 of it).
+    centre (the first of equals, up to rounding), each centre to the mean of its points; an empty cluster keeps its
+    centre. Labels and inertia belong to the final centres. The restart of smallest inertia wins (the first within
+    1e-12 of it).
 
     Args:
         points_MNH: any float type; centred and scaled inside, so that squares neither overflow nor underflow.
@@ -63,35 +70,21 @@ def kmeans(
     Source: Arthur and Vassilvitskii 2007 (k-means++); Lloyd 1982.
     """
     valid_MN = _check(points_MNH, clusters, uniforms_MLRK, valid_N, iterations)
-    order = sorted(range(len(clusters)), key=clusters.__getitem__)
-    sizes = [clusters[at] for at in order]
-    uniforms_MLRK = torch.stack([uniforms_MLRK[:, at] for at in order], 1).to(torch.float64)
-    points_MNH, origin_M1H, scale_M11 = _standardise(points_MNH, valid_MN)
-    columns = [column[:, None, None, :] for column in points_MNH.unbind(2)]
-    weights_M11N = valid_MN[:, None, None, :].to(torch.float64)
-
-    centres_KMLRH = _plus_plus(columns, weights_M11N, uniforms_MLRK, sizes)
-    summands_MNJ = torch.cat([points_MNH, weights_M11N[:, 0, 0, :, None]], 2)
-    for _ in range(iterations):
-        labels_MLRN, _ = _assign(columns, centres_KMLRH, sizes)
-        centres_KMLRH = _means(summands_MNJ, labels_MLRN, centres_KMLRH, sizes)
-    labels_MLRN, nearest_MLRN = _assign(columns, centres_KMLRH, sizes)
-
-    inertia_MLR = (nearest_MLRN * weights_M11N).sum(3)
-    # Restarts that found the same clusters differ by rounding; that must not decide which numbering wins.
-    good_MLR = inertia_MLR <= inertia_MLR.amin(2, keepdim=True) * (1 + 1e-12)
-    best_ML1 = good_MLR.to(torch.uint8).argmax(2, keepdim=True)
-    labels_MLN = labels_MLRN.take_along_dim(best_ML1[..., None], 2)[:, :, 0].to(torch.int64)
-    centres_MLKH = centres_KMLRH.permute(1, 2, 3, 0, 4).take_along_dim(best_ML1[..., None, None], 2)[:, :, 0]
-    centres_MLKH = centres_MLKH * scale_M11[..., None] + origin_M1H[:, None]
-    for at, size in enumerate(sizes):
+    points_MNH, origin_MH, scale_M1 = _standardise(points_MNH, valid_MN)
+    found = []
+    for first, stop in _groups(clusters, uniforms_MLRK.shape[2] * valid_MN.numel(), points_MNH.device):
+        most = max(clusters[first:stop])
+        uniforms = uniforms_MLRK[:, first:stop, :, :most].to(torch.float64)
+        found.append(_cluster(points_MNH, valid_MN, clusters[first:stop], uniforms, iterations))
+    padding = [max(clusters) - centres.shape[2] for _, centres, _ in found]
+    centres_MLKH = torch.cat([pad(item[1], (0, 0, 0, rest)) for item, rest in zip(found, padding, strict=True)], 1)
+    centres_MLKH = centres_MLKH * scale_M1[:, :, None, None] + origin_MH[:, None, None, :]
+    for at, size in enumerate(clusters):
         centres_MLKH[:, at, size:] = 0.0
-    inertia_ML = inertia_MLR.take_along_dim(best_ML1, 2)[..., 0] * scale_M11[..., 0] ** 2
-    back = [order.index(at) for at in range(len(order))]
     return KMeans(
-        torch.stack([labels_MLN[:, at] for at in back], 1).masked_fill_(~valid_MN[:, None], 0),
-        torch.stack([centres_MLKH[:, at] for at in back], 1),
-        torch.stack([inertia_ML[:, at] for at in back], 1),
+        torch.cat([labels for labels, _, _ in found], 1),
+        centres_MLKH,
+        torch.cat([inertia for _, _, inertia in found], 1) * scale_M1**2,
     )
 
 
@@ -130,64 +123,87 @@ def _standardise(points_MNH: Tensor, valid_MN: Tensor) -> tuple[Tensor, Tensor, 
     largest_M11 = torch.where(largest_M11 > 0, largest_M11, 1.0)
     # x / mantissa(x) is a power of two: dividing by it rounds nothing.
     scale_M11 = largest_M11 / torch.frexp(largest_M11).mantissa
-    return points_MNH / scale_M11, origin_M1H, scale_M11
+    return points_MNH / scale_M11, origin_M1H[:, 0], scale_M11[:, 0]
 
 
-def _squared(columns: list[Tensor], centre_MLRH: Tensor) -> Tensor:
-    """Squared distances (M, L, R, N) of all points to one centre of each run, from explicit differences."""
-    total: Tensor | None = None
-    for column_M11N, coordinate_MLR in zip(columns, centre_MLRH.unbind(-1), strict=True):
-        difference = column_M11N - coordinate_MLR[..., None]
-        total = difference.square_() if total is None else total.addcmul_(difference, difference)
-    assert total is not None
+def _groups(clusters: Sequence[int], points: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Consecutive numbers of clusters that fit together: one group where kernel starts cost most, small on the CPU."""
+    room = CACHED if device.type == "cpu" else RESIDENT
+    first = 0
+    for stop in range(1, len(clusters) + 1):
+        if stop == len(clusters) or (stop + 1 - first) * max(clusters[first : stop + 1]) * points > room:
+            yield first, stop
+            first = stop
+
+
+def _cluster(
+    points_MNH: Tensor, valid_MN: Tensor, clusters: Sequence[int], uniforms_MLRK: Tensor, iterations: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels (M, L, N), centres (M, L, K, H) and inertia (M, L) of the best restarts."""
+    weights_MN = valid_MN.to(torch.float64)
+    columns = [column[:, None, None, None, :] for column in points_MNH.unbind(2)]
+    summands_MNJ = torch.cat([points_MNH, weights_MN[..., None]], 2)
+    centres_MKLR1H = _plus_plus(points_MNH, weights_MN, uniforms_MLRK)[..., None, :]
+    for at, size in enumerate(clusters):
+        centres_MKLR1H[:, size:, at] = FAR
+    numbers_K111 = torch.arange(max(clusters), device=points_MNH.device)[:, None, None, None]
+    # Ranked by (d + tiny) (1 + k 2^-50), no two of a point's distances are equal, so that "is the smallest" is true of
+    # one cluster only: the first of equals. An argmin would cost more than all the rest of an iteration.
+    shade_K111 = 1.0 + numbers_K111 * 2.0**-50
+    tiny_K111 = shade_K111 * TINY
+    for left in range(iterations, -1, -1):
+        squared_MKLRN = _squared(columns, centres_MKLR1H)
+        nearest_MKLRN = torch.addcmul(tiny_K111, squared_MKLRN, shade_K111)
+        nearest_MKLRN.eq_(nearest_MKLRN.amin(1, keepdim=True))
+        if left > 0:
+            sums_MQJ = torch.bmm(nearest_MKLRN.flatten(1, 3), summands_MNJ)
+            sums_MKLR1J = sums_MQJ.view(*centres_MKLR1H.shape[:5], -1)
+            count_MKLR11 = sums_MKLR1J[..., -1:]
+            centres_MKLR1H = torch.where(count_MKLR11 > 0, sums_MKLR1J[..., :-1] / count_MKLR11, centres_MKLR1H)
+    inertia_MLR = (squared_MKLRN.mul_(nearest_MKLRN).sum(1) * weights_MN[:, None, None]).sum(3)
+    # Restarts that found the same clusters differ by rounding; that must not decide which numbering wins.
+    best_ML1 = (inertia_MLR <= inertia_MLR.amin(2, keepdim=True) * (1 + 1e-12)).to(torch.uint8).argmax(2, keepdim=True)
+    labels_MLRN = nearest_MKLRN.mul_(numbers_K111).sum(1).to(torch.int64)
+    centres_MLRKH = centres_MKLR1H[..., 0, :].permute(0, 2, 3, 1, 4)
+    return (
+        labels_MLRN.take_along_dim(best_ML1[..., None], 2)[:, :, 0].masked_fill_(~valid_MN[:, None], 0),
+        centres_MLRKH.take_along_dim(best_ML1[..., None, None], 2)[:, :, 0],
+        inertia_MLR.take_along_dim(best_ML1, 2)[..., 0],
+    )
+
+
+def _squared(columns: list[Tensor], centres_MKLR1H: Tensor) -> Tensor:
+    """Squared distances (M, K, L, R, N) of all points to all centres, from explicit differences, axis by axis."""
+    total = columns[0] - centres_MKLR1H.select(5, 0)
+    total.mul_(total)
+    for h, column in enumerate(columns[1:], 1):
+        difference = column - centres_MKLR1H.select(5, h)
+        total.addcmul_(difference, difference)
     return total
 
 
-def _plus_plus(columns: list[Tensor], weights_M11N: Tensor, uniforms_MLRK: Tensor, sizes: list[int]) -> Tensor:
-    """Start centres (K, M, L, R, H); a run of k clusters has 0 from its k-th on."""
-    sets, runs, restarts, clusters = uniforms_MLRK.shape
-    centres_KMLRH = uniforms_MLRK.new_zeros(clusters, sets, runs, restarts, len(columns))
-    last = weights_M11N.shape[3] - 1
-    chance = weights_M11N.expand(-1, runs, restarts, -1)
-    nearest: Tensor | None = None
-    for k in range(clusters):
-        active = bisect_right(sizes, k)
-        if k > 0:
-            distance = _squared(columns, centres_KMLRH[k - 1, :, active:]).mul_(weights_M11N)
-            nearest = distance if nearest is None else torch.minimum(nearest[:, active - runs :], distance)
-            chance = torch.where(nearest.sum(3, keepdim=True) > 0, nearest, weights_M11N)
-        cumulated = chance.cumsum(3)
-        goal = cumulated[..., -1:] * uniforms_MLRK[:, active:, :, k, None]
-        pick = (cumulated <= goal).sum(3, keepdim=True).clamp_max(last)
+def _plus_plus(points_MNH: Tensor, weights_MN: Tensor, uniforms_MLRK: Tensor) -> Tensor:
+    """Start centres (M, K, L, R, H), one after the other."""
+    sets, points, coordinates = points_MNH.shape
+    runs, restarts, clusters = uniforms_MLRK.shape[1:]
+    columns = [column[:, None] for column in points_MNH.unbind(2)]
+    weights_M1N = weights_MN[:, None]
+    chance_MQN = weights_M1N.expand(-1, runs * restarts, -1)
+    nearest_MQN = torch.full_like(chance_MQN, torch.inf)
+    drawn = []
+    for uniforms_MQ in uniforms_MLRK.flatten(1, 2).unbind(2):
+        cumulated_MQN = chance_MQN.cumsum(2)
+        goal_MQ1 = cumulated_MQN[..., -1:] * uniforms_MQ[..., None]
+        pick_MQ1 = (cumulated_MQN <= goal_MQ1).sum(2, keepdim=True).clamp_max_(points - 1)
+        centre_MQH = points_MNH.gather(1, pick_MQ1.expand(-1, -1, coordinates))
+        drawn.append(centre_MQH)
+        squared_MQN = torch.zeros_like(nearest_MQN)
         for h, column in enumerate(columns):
-            drawn = column.expand(-1, runs - active, restarts, -1).gather(3, pick)
-            centres_KMLRH[k, :, active:, :, h] = drawn[..., 0]
-    return centres_KMLRH
-
-
-def _assign(columns: list[Tensor], centres_KMLRH: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Nearest active centre of each point, the first of equals: labels int32 and squared distances, (M, L, R, N)."""
-    nearest = _squared(columns, centres_KMLRH[0])
-    labels = torch.zeros_like(nearest, dtype=torch.int32)
-    for k in range(1, len(centres_KMLRH)):
-        active = bisect_right(sizes, k)
-        distance = _squared(columns, centres_KMLRH[k, :, active:])
-        so_far = nearest[:, active:]
-        labels[:, active:].masked_fill_(distance < so_far, k)
-        torch.minimum(so_far, distance, out=so_far)
-    return labels, nearest
-
-
-def _means(summands_MNJ: Tensor, labels_MLRN: Tensor, centres_KMLRH: Tensor, sizes: list[int]) -> Tensor:
-    """Mean of each cluster's points; the last summand counts them, and an empty cluster keeps its centre."""
-    sets, runs, restarts, _ = labels_MLRN.shape
-    sums = centres_KMLRH.new_zeros(len(centres_KMLRH), sets, runs, restarts, summands_MNJ.shape[2])
-    for k in range(len(centres_KMLRH)):
-        active = bisect_right(sizes, k)
-        member = (labels_MLRN[:, active:] == k).to(torch.float64).flatten(1, 2)
-        sums[k, :, active:] = (member @ summands_MNJ).view(sets, runs - active, restarts, -1)
-    count = sums[..., -1:]
-    return torch.where(count > 0, sums[..., :-1] / count.clamp_min(1.0), centres_KMLRH)
+            difference = column - centre_MQH[..., h : h + 1]
+            squared_MQN.addcmul_(difference, difference)
+        nearest_MQN = torch.minimum(nearest_MQN, squared_MQN * weights_M1N)
+        chance_MQN = torch.where(nearest_MQN.sum(2, keepdim=True) > 0, nearest_MQN, weights_M1N)
+    return torch.stack(drawn, 1).view(sets, clusters, runs, restarts, coordinates)
 
 
 @torch.no_grad()

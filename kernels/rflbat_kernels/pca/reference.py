@@ -11,8 +11,10 @@ from rflbat_kernels.gram.reference import check_mask, column_anchors, double_cen
 SOLVERS = ("auto", "eigh", "squaring")
 SQUARINGS = 24
 """K to the power 2^24 tells two eigenvalues apart down to a relative gap of 1e-6."""
-POWER_ITERATIONS = 32
-OVERSAMPLING = 10
+OVERSAMPLING, POWER_ITERATIONS = 10, 32
+"""Sampled directions beyond the wanted ones, and passes over the matrix that sharpen them."""
+SPANNED, SPANNED_ITERATIONS = 128, 2
+"""Up to so many rows (or columns), all directions are sampled: cheaper than the passes, and exact at any spectrum."""
 _EPS = torch.finfo(torch.float64).eps
 _SAME = 64 * _EPS
 """Squared distances below this share of the squared distances from the mean are rounding."""
@@ -152,8 +154,9 @@ def pca_lowrank(matrix_ND: Tensor, valid_N: Tensor | None = None, *, components:
 
     The other back end of `pca`: `torch.pca_lowrank` finds the axes V of the centred matrix, and the scores are
     `(d_i - m) V`. It works in float64 on a copy of the WHOLE matrix and, on CUDA, waits for the device (QR and SVD
-    read their status back). With q = components + 10 sampled directions, the angle to the true axes shrinks as
-    `(sigma_{q+1} / sigma_components) ** 65`; where q = min(N, D) it is exact.
+    read their status back). Up to min(N, D) = 128 it is exact. Beyond, q = components + 10 directions are sampled, and
+    the angle to the true axes shrinks as `(sigma_{q+1} / sigma_components) ** 65`: exact where the leading components
+    stand out, not for pure noise.
 
     Args:
         matrix_ND: any float type, any strides. No gradient is recorded.
@@ -179,24 +182,28 @@ def pca_lowrank(matrix_ND: Tensor, valid_N: Tensor | None = None, *, components:
     rows, columns = matrix_ND.shape
     check_mask(valid_N, rows)
     _check_components(components)
-    sampled = min(rows, columns, components + OVERSAMPLING)
-    if sampled == 0:
+    if rows == 0 or columns == 0:
         return matrix_ND.new_zeros(rows, components, dtype=torch.float64)
     if valid_N is None:
         valid_N = torch.ones(rows, dtype=torch.bool, device=matrix_ND.device)
     centred_ND = matrix_ND.index_select(0, stand_ins(valid_N)).to(torch.float64)
     centred_ND.sub_(column_anchors(centred_ND)).masked_fill_(~valid_N[:, None], 0.0)
     centred_ND.sub_(centred_ND.sum(0) / valid_N.sum().clamp_min(1)).masked_fill_(~valid_N[:, None], 0.0)
-    axes_DH = _principal_axes(centred_ND, sampled, seed)[:, :components]
+    axes_DH = _principal_axes(centred_ND, components, seed)[:, :components]
     return _finish(centred_ND @ axes_DH, valid_N, components)
 
 
-def _principal_axes(centred_ND: Tensor, sampled: int, seed: int) -> Tensor:
-    """Right singular vectors (D, sampled) from a start that is seeded without touching the caller's generators."""
-    if centred_ND.device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
+def _principal_axes(centred_ND: Tensor, components: int, seed: int) -> Tensor:
+    """Right singular vectors (D, q) from a start that is seeded without touching the caller's generators."""
+    smaller, device = min(centred_ND.shape), centred_ND.device
+    spanned = smaller <= SPANNED
+    sampled = smaller if spanned else min(smaller, components + OVERSAMPLING)
+    passes = SPANNED_ITERATIONS if spanned else POWER_ITERATIONS
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        if device.type == "cpu":
+            # torch.manual_seed would seed CUDA's generators too, which are not saved here.
             torch.default_generator.manual_seed(seed)
-            return torch.pca_lowrank(centred_ND, q=sampled, center=False, niter=POWER_ITERATIONS)[2]
-    with torch.random.fork_rng(devices=[centred_ND.device]), torch.cuda.device(centred_ND.device):
-        torch.cuda.manual_seed(seed)
-        return torch.pca_lowrank(centred_ND, q=sampled, center=False, niter=POWER_ITERATIONS)[2]
+        else:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        return torch.pca_lowrank(centred_ND, q=sampled, center=False, niter=passes)[2]

@@ -151,7 +151,7 @@ def test_dirichlet_shuffles_each_class_before_the_cut() -> None:
 
 
 def test_dirichlet_takes_for_an_empty_client_from_the_largest() -> None:
-    """With alpha near 0 each class goes to one client whole; the three that have nothing get theirs from the largest."""
+    """With alpha near 0 each class goes to one client whole; those that have nothing get theirs from the largest."""
     labels = np.repeat([0, 1], [50, 11])
     seen = {
         tuple(sorted(len(part) for part in partition("dirichlet", labels, 5, 1e-300, np.random.default_rng(seed))))

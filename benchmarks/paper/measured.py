@@ -1,0 +1,116 @@
+"""From the cells' summaries to what the page says: one CSV row per run, means over seeds, verdicts."""
+
+import csv
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper.claims import Claim, Measured
+from benchmarks.paper.studies import defense_label
+from rflbat.results.tables import Table
+from rflbat.sweep import Cell
+
+METRICS = (
+    "accuracy",
+    "attack_success_rate",
+    "attack_success_rate_inclusive",
+    "precision",
+    "recall",
+    "false_positive_rate",
+    "malicious_weight",
+)
+SETTINGS = ("study", "dataset", "partition", "alpha", "malicious", "defense", "clusters", "seed", "rounds")
+COLUMNS = (*SETTINGS, *METRICS)
+
+
+def row_of(study: str, cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the CSV row of one run."""
+    config = cell.experiment.to_dict()
+    settings = {
+        "study": study,
+        **{key: config[key] for key in ("dataset", "partition", "alpha", "malicious", "seed", "rounds")},
+        "defense": defense_label(config),
+        "clusters": config["defense_args"].get("clusters", 2) if config["defense"] == "rflbat" else "",
+    }
+    return {**settings, **{key: "" if summary[key] is None else f"{summary[key]:.6f}" for key in METRICS}}
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one row per run, in a stable order."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read what ``write_csv`` wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def over_seeds(rows: Sequence[Mapping[str, str]], setting: str) -> Measured:
+    """Average accuracy and attack success rate over seeds, in percent.
+
+    Args:
+        rows: rows of one study.
+        setting: "malicious" or "alpha".
+
+    Returns:
+        (partition, setting, defense, metric) -> mean, sample standard deviation.
+    """
+    values: dict[tuple[str, float, str, str], list[float]] = {}
+    for row in rows:
+        for metric in ("accuracy", "attack_success_rate"):
+            key = (row["partition"], float(row[setting]), row["defense"], metric)
+            values.setdefault(key, []).append(100 * float(row[metric]))
+    return {
+        key: (statistics.fmean(each), statistics.stdev(each) if len(each) > 1 else 0.0) for key, each in values.items()
+    }
+
+
+def claims_table(claims: Sequence[Claim], measured: Measured, setting: str) -> Table:
+    """Set the paper's claims beside our means: paper, here, difference, verdict."""
+    body = []
+    for claim in claims:
+        mean, spread = measured[claim.partition, claim.setting, claim.defense, claim.metric]
+        accuracy, accuracy_spread = measured[claim.partition, claim.setting, claim.defense, "accuracy"]
+        body.append(
+            (
+                claim.defense,
+                f"{100 * claim.setting:.0f} %" if setting == "malicious" else f"{claim.setting:g}",
+                claim.paper,
+                f"{mean:.1f} ± {spread:.1f}",
+                "" if claim.number is None else f"{mean - claim.number:+.1f}",
+                "holds" if claim.holds(mean) else "**does not hold**",
+                f"{accuracy:.1f} ± {accuracy_spread:.1f}",
+            )
+        )
+    columns = ("defense", setting, "paper: attack success, %", "here, %", "difference", "claim", "accuracy here, %")
+    return Table("", columns, body)
+
+
+def clusters_table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """Accuracy / attack success of each rule for the number of clusters, mean over seeds, worst seed in brackets."""
+    cells: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = {}
+    for row in rows:
+        partition = "IID" if row["partition"] == "iid" else f"alpha {row['alpha']}"
+        case = (row["dataset"], partition, f"{100 * float(row['malicious']):.0f} %")
+        pair = (100 * float(row["accuracy"]), 100 * float(row["attack_success_rate"]))
+        cells.setdefault(case, {}).setdefault(row["clusters"], []).append(pair)
+    rules = list(dict.fromkeys(row["clusters"] for row in rows))
+    body = []
+    for case, by_rule in cells.items():
+        texts = []
+        for rule in rules:
+            accuracy, attack = zip(*by_rule[rule], strict=True)
+            text = f"{statistics.fmean(accuracy):.1f} / {statistics.fmean(attack):.1f} ({max(attack):.1f})"
+            texts.append(f"**{text}**" if max(attack) > 5 else text)
+        body.append((*case, *texts))
+    totals = []
+    for rule in rules:
+        every = [pair for by_rule in cells.values() for pair in by_rule[rule]]
+        broken = sum(attack > 5 for _, attack in every)
+        totals.append(f"{broken} of {len(every)} runs broken, accuracy {statistics.fmean(a for a, _ in every):.1f}")
+    return Table("", ("data", "partition", "malicious", *rules), [*body, ("all", "", "", *totals)])

@@ -1,0 +1,134 @@
+"""Legend of the suffixes: N clients, S local steps, B batch."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rflbat.clients.batches import draw_batches
+
+property_test = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def draw(sizes, malicious=None, *, seed=0, steps=7, batch=5, share=0.5):
+    """The plan of clients whose samples are 100, 102, 104, ... in the training set, dealt in turn."""
+    ends = np.cumsum(sizes)
+    samples = [100 + 2 * np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    malicious_N = np.zeros(len(sizes), bool) if malicious is None else np.array(malicious)
+    stream = np.random.default_rng(seed)
+    return samples, draw_batches(samples, malicious_N, stream, steps=steps, batch=batch, poisoned_share=share)
+
+
+def used(plan, client):
+    """The samples of each step of a client, padding left out, in order."""
+    pairs = zip(plan.index_NSB[client], plan.weight_NSB[client], strict=True)
+    return [index_B[weight_B > 0].tolist() for index_B, weight_B in pairs]
+
+
+@property_test
+@given(st.lists(st.integers(1, 23), min_size=1, max_size=5), st.integers(1, 13), st.integers(1, 11), st.integers(0, 99))
+def test_an_epoch_uses_every_sample_exactly_once(sizes, steps, batch, seed):
+    samples, plan = draw(sizes, seed=seed, steps=steps, batch=batch)
+    for client, own in enumerate(samples):
+        batches = used(plan, client)
+        per_epoch = math.ceil(len(own) / batch)
+        for first in range(0, steps, per_epoch):
+            epoch = batches[first : first + per_epoch]
+            seen = sorted(sum(epoch, []))
+            if len(epoch) == per_epoch:
+                assert seen == own.tolist()
+            else:
+                assert len(set(seen)) == len(seen)
+                assert set(seen) <= set(own.tolist())
+
+
+@property_test
+@given(st.lists(st.integers(1, 23), min_size=1, max_size=5), st.integers(1, 13), st.integers(1, 11))
+def test_batches_are_full_but_the_last_of_an_epoch(sizes, steps, batch):
+    _, plan = draw(sizes, steps=steps, batch=batch)
+    for client, size in enumerate(sizes):
+        lengths = [batch] * (size // batch) + [size % batch] * (size % batch > 0)
+        expected = (lengths * steps)[:steps]
+        assert [len(step) for step in used(plan, client)] == expected
+
+
+def test_the_plan_is_padded_at_the_end_with_weight_0():
+    samples, plan = draw([1, 3, 13, 64], steps=4, batch=5)
+    assert plan.index_NSB.shape == plan.weight_NSB.shape == plan.poisoned_NSB.shape == (4, 4, 5)
+    assert (plan.index_NSB.dtype, plan.weight_NSB.dtype, plan.poisoned_NSB.dtype) == (
+        torch.int64,
+        torch.float32,
+        torch.bool,
+    )
+    assert set(plan.weight_NSB.unique().tolist()) == {0.0, 1.0}
+    assert (plan.weight_NSB.diff(dim=-1) <= 0).all()
+    assert (plan.index_NSB[plan.weight_NSB == 0] == 0).all()  # a position that exists in every training set
+    assert used(plan, 0) == [[samples[0][0]]] * 4
+
+
+def test_every_epoch_is_shuffled_anew():
+    samples, plan = draw([101], steps=3 * 21, batch=5)
+    batches = used(plan, 0)
+    orders = [sum(batches[epoch * 21 : (epoch + 1) * 21], []) for epoch in range(3)]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    assert samples[0].tolist() not in orders
+
+
+def test_clients_of_equal_size_draw_different_orders():
+    samples, plan = draw([21, 21], steps=5, batch=5)
+    order_NB = [np.array(sum(used(plan, client), [])) - samples[client][0] for client in range(2)]
+    assert order_NB[0].tolist() != order_NB[1].tolist()
+
+
+def test_the_stream_alone_decides():
+    first, second, other = draw([7, 21])[1], draw([7, 21])[1], draw([7, 21], seed=1)[1]
+    assert torch.equal(first.index_NSB, second.index_NSB)
+    assert not torch.equal(first.index_NSB, other.index_NSB)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_the_share_of_each_malicious_batch_is_poisoned(share):
+    malicious = [True, False, True, True]
+    _, plan = draw([1, 13, 14, 23], malicious, steps=9, batch=5, share=share)
+    count_NS = plan.weight_NSB.sum(-1)
+    expected_NS = torch.floor(share * count_NS + 0.5) * torch.tensor(malicious)[:, None]
+    assert torch.equal(plan.poisoned_NSB.sum(-1), expected_NS.to(torch.int64))
+    assert not (plan.poisoned_NSB & (plan.weight_NSB == 0)).any()
+
+
+def test_half_of_a_paper_batch_is_poisoned():
+    _, plan = draw([601, 601], [True, False], steps=10, batch=60)
+    assert plan.poisoned_NSB.sum(-1).tolist() == [[30] * 10, [0] * 10]
+
+
+def test_the_poisoned_half_is_random():
+    samples, plan = draw([63], [True], steps=400, batch=63)
+    times = np.bincount(plan.index_NSB[plan.poisoned_NSB].numpy(), minlength=300)[samples[0]]
+    # 32 of 63 in each of 400 epochs: mean 203.2, standard deviation 10; the extreme of 63 is within 4 of them.
+    assert times.sum() == 400 * 32
+    assert abs(times - 203.2).max() < 40
+    assert times.std() > 4
+
+
+def test_roles_and_share_change_no_draw():
+    plans = [
+        draw([1, 13, 14], malicious, share=share)[1]
+        for malicious in ([False] * 3, [True] * 3, [False, True, False])
+        for share in (0.5, 1.0)
+    ]
+    for plan in plans[1:]:
+        assert torch.equal(plan.index_NSB, plans[0].index_NSB)
+        assert torch.equal(plan.weight_NSB, plans[0].weight_NSB)
+
+
+def test_samples_are_not_written_to():
+    samples, _ = draw([5, 13], [True, True])
+    assert np.concatenate(samples).tolist() == list(range(100, 136, 2))
+
+
+def test_a_plan_moves_as_a_whole():
+    moved = draw([5])[1].to("meta")
+    assert {tensor.device.type for tensor in (moved.index_NSB, moved.weight_NSB, moved.poisoned_NSB)} == {"meta"}

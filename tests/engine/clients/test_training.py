@@ -1,0 +1,225 @@
+"""Local training: the back ends against each other, against torch.optim.SGD and against a float64 loop.
+
+Legend of the suffixes: n samples, N clients, D parameters, S local steps, B batch.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from rflbat.attacks.base import Samples
+from rflbat.attacks.pixel import pixel
+from rflbat.clients import loop, vmap
+from rflbat.clients.batches import draw_batches
+from rflbat.clients.step import SGD, make_feed
+from rflbat.models.logistic import logistic
+from tests.oracles import training as oracle
+
+SHAPE, CLASSES, TARGET, INK = (2, 5, 3), 4, 1, 1.5
+SIZES = (1, 2, 7, 5, 13, 8, 1)  # with batches of 5: padded always, short last batches, full ones
+MALICIOUS = np.array([False, True, True, False, True, False, True])
+BATCH, STEPS, N = 5, 6, len(SIZES)
+MODEL = logistic(SHAPE, CLASSES)
+TRIGGER = pixel(Samples(SHAPE, INK), 1.0, size=2).full_trigger
+OPTIMIZERS = [SGD(STEPS, 0.3, m, w) for m in (0.0, 0.9) for w in (0.0, 0.05)]
+BACKENDS = {"loop": loop.train} | {
+    f"vmap{chunk}": lambda *args, chunk=chunk: vmap.train(*args, chunk=chunk) for chunk in (1, 3, 7, N + 4)
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A training set, the plan of a round and the start vectors, which differ between clients."""
+
+    x: torch.Tensor
+    labels: torch.Tensor
+    plan: object
+    params_ND: torch.Tensor
+
+    def feed(self, **changes):
+        values = {"x": self.x, "labels": self.labels, "batches": self.plan, **changes}
+        group_N = torch.zeros(N, dtype=torch.int64)
+        return make_feed(**{"stamps": (TRIGGER,), "group_N": group_N, "target": TARGET, **values})
+
+    def trained(self, backend, sgd, **changes):
+        params_ND = self.params_ND.clone()
+        with torch.no_grad():  # as in a round
+            BACKENDS[backend](params_ND, MODEL, self.feed(**changes), sgd)
+        return params_ND
+
+
+def make_problem(dtype=torch.float64):
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(N), SIZES)
+    samples = [np.flatnonzero(owner == client) + 1 for client in range(N)]
+    plan = draw_batches(samples, MALICIOUS, rng, steps=STEPS, batch=BATCH, poisoned_share=0.5)
+    x = torch.from_numpy(rng.uniform(0, 1, (sum(SIZES) + 1, *SHAPE))).to(dtype)
+    labels = torch.from_numpy(rng.integers(0, CLASSES, len(x)))
+    return Problem(x, labels, plan, torch.from_numpy(rng.normal(0, 0.5, (N, MODEL.layout.size))).to(dtype))
+
+
+PROBLEM = make_problem()
+
+
+def poisoned_batches(problem, client):
+    """The batches of a client as lists of samples without padding; the oracle stamps them."""
+    plan, batches = problem.plan, []
+    for step in range(STEPS):
+        batch = []
+        for place in np.flatnonzero(plan.weight_NSB[client, step].numpy()):
+            position = int(plan.index_NSB[client, step, place])
+            sample = oracle.Sample(problem.x[position].double().numpy(), int(problem.labels[position]))
+            stamped = bool(plan.poisoned_NSB[client, step, place])
+            batch.append(oracle.poison(sample, 2, INK, TARGET) if stamped else sample)
+        batches.append(batch)
+    return batches
+
+
+@functools.cache
+def by_oracle(problem, sgd):
+    rows = []
+    for client in range(N):
+        start = MODEL.layout.views(problem.params_ND[client].double())
+        weight, bias = oracle.train(
+            start["weight"].numpy(),
+            start["bias"].numpy(),
+            poisoned_batches(problem, client),
+            lr=sgd.lr,
+            momentum=sgd.momentum,
+            weight_decay=sgd.weight_decay,
+        )
+        rows.append(np.concatenate([weight.reshape(-1), bias]))
+    return np.stack(rows)
+
+
+@functools.cache
+def by_torch(problem, sgd):
+    """torch.nn.Linear and torch.optim.SGD, with the oracle's batches: shares no line with the engine's training."""
+    rows = []
+    for client in range(N):
+        linear = torch.nn.Linear(MODEL.layout.shapes["weight"][1], CLASSES, dtype=torch.float64)
+        torch.nn.utils.vector_to_parameters(problem.params_ND[client].clone(), linear.parameters())
+        optimizer = torch.optim.SGD(
+            linear.parameters(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay
+        )
+        for batch in poisoned_batches(problem, client):
+            x = torch.stack([torch.from_numpy(sample.image).flatten() for sample in batch])
+            labels = torch.tensor([sample.label for sample in batch])
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(linear(x), labels).backward()
+            optimizer.step()
+        rows.append(torch.nn.utils.parameters_to_vector(linear.parameters()).detach().numpy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sgd", OPTIMIZERS, ids=lambda sgd: f"momentum={sgd.momentum},decay={sgd.weight_decay}")
+def test_back_ends_equal_the_oracle_and_torch(backend, sgd):
+    trained_ND = PROBLEM.trained(backend, sgd).numpy()
+    np.testing.assert_allclose(trained_ND, by_oracle(PROBLEM, sgd), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(trained_ND, by_torch(PROBLEM, sgd), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_single_precision_stays_near_the_oracle(backend):
+    problem = make_problem(torch.float32)
+    error_ND = problem.trained(backend, OPTIMIZERS[-1]).double().numpy() - by_oracle(problem, OPTIMIZERS[-1])
+    assert np.sqrt((error_ND**2).mean()) < 5e-7
+    assert abs(error_ND).max() < 5e-6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_values_of_padding_change_nothing(backend):
+    plan = PROBLEM.plan
+    padded_NSB = plan.weight_NSB == 0
+    assert padded_NSB.any()
+    x, labels = PROBLEM.x.clone(), PROBLEM.labels.clone()
+    x[0], labels[0] = 1e6, 3
+    elsewhere_NSB = torch.where(padded_NSB, 7, plan.index_NSB)
+    expected_ND = PROBLEM.trained(backend, OPTIMIZERS[-1])
+    assert torch.equal(PROBLEM.trained(backend, OPTIMIZERS[-1], x=x, labels=labels), expected_ND)
+    moved = dataclasses.replace(plan, index_NSB=elsewhere_NSB)
+    assert torch.equal(PROBLEM.trained(backend, OPTIMIZERS[-1], batches=moved), expected_ND)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_padding_changes_nothing(backend):
+    pad = (0, 6)
+    wide = type(PROBLEM.plan)(
+        *(torch.nn.functional.pad(getattr(PROBLEM.plan, item.name), pad) for item in dataclasses.fields(PROBLEM.plan))
+    )
+    torch.testing.assert_close(
+        PROBLEM.trained(backend, OPTIMIZERS[-1], batches=wide),
+        PROBLEM.trained(backend, OPTIMIZERS[-1]),
+        rtol=0,
+        atol=1e-14,
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, 1e200])
+def test_a_diverging_client_leaves_the_others_alone(backend, poison):
+    start_ND = PROBLEM.params_ND.clone()
+    start_ND[2] = poison
+    others = torch.arange(N) != 2
+    broken_ND = dataclasses.replace(PROBLEM, params_ND=start_ND).trained(backend, OPTIMIZERS[-1])
+    assert not torch.equal(broken_ND[2], PROBLEM.trained(backend, OPTIMIZERS[-1])[2])
+    assert torch.equal(broken_ND[others], PROBLEM.trained(backend, OPTIMIZERS[-1])[others])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_velocity_starts_at_zero_in_every_round(backend):
+    once = SGD(1, 0.3, 0.9)
+    first_ND = PROBLEM.trained(backend, once)
+    again = dataclasses.replace(PROBLEM, params_ND=first_ND)
+    plain_ND = again.trained(backend, SGD(1, 0.3))
+    assert torch.equal(again.trained(backend, once), plain_ND)
+
+
+def test_the_feed_stamps_and_relabels_the_poisoned_alone():
+    before, labels_before = PROBLEM.x.clone(), PROBLEM.labels.clone()
+    feed, plan = PROBLEM.feed(), PROBLEM.plan
+    for step in range(STEPS):
+        x_NB, labels_NB, weight_NB = feed(slice(1, 6), step)
+        assert torch.equal(weight_NB, plan.weight_NSB[1:6, step])
+        for row, client in enumerate(range(1, 6)):
+            for place in range(BATCH):
+                position = plan.index_NSB[client, step, place]
+                sample = oracle.Sample(before[position].numpy(), int(labels_before[position]))
+                if plan.poisoned_NSB[client, step, place]:
+                    sample = oracle.poison(sample, 2, INK, TARGET)
+                np.testing.assert_array_equal(x_NB[row, place].numpy(), sample.image)
+                assert labels_NB[row, place] == sample.label
+    assert torch.equal(PROBLEM.x, before)
+    assert torch.equal(PROBLEM.labels, labels_before)
+
+
+def test_each_group_stamps_its_own_trigger():
+    def mark(value):
+        def stamp(x, on):
+            x[on] = value
+            return x
+
+        return stamp
+
+    group_N = torch.tensor([0, 0, 1, 1, 2, 0, 1])
+    feed = PROBLEM.feed(stamps=(mark(10.0), mark(20.0), mark(30.0)), group_N=group_N)
+    for step in range(STEPS):
+        x_NB, labels_NB, _ = feed(slice(0, N), step)
+        poisoned_NB = PROBLEM.plan.poisoned_NSB[:, step]
+        expected_NB = (group_N[:, None] + 1) * 10.0 * poisoned_NB
+        assert torch.equal(torch.where(poisoned_NB, x_NB.amax((2, 3, 4)), 0), expected_NB)
+        assert torch.equal(x_NB[~poisoned_NB], PROBLEM.x[PROBLEM.plan.index_NSB[:, step]][~poisoned_NB])
+        assert (labels_NB[poisoned_NB] == TARGET).all()
+
+
+def test_the_loop_names_the_client_and_step_that_failed():
+    def apply(parameters, x):
+        return MODEL.apply(parameters, x[:, :1])  # half of the features
+
+    broken = dataclasses.replace(MODEL, apply=apply)
+    with pytest.raises(RuntimeError, match=r"^client 0 of the round, step 0, batch \(5, 2, 5, 3\), parameters \{'weight': "):
+        loop.train(PROBLEM.params_ND.clone(), broken, PROBLEM.feed(), OPTIMIZERS[0])

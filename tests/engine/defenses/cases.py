@@ -1,0 +1,108 @@
+"""One case per defense: its oracle, the parameters of the comparison, and updates that suit it.
+
+Axes: N clients of the round, D parameters.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rflbat.aggregate import aggregate
+from rflbat.defenses.base import Decision
+from tests.oracles import defenses as oracles
+from tests.oracles.defenses import Answer
+
+Array = NDArray[np.float64]
+PARAMETERS = 101
+
+
+def as_float32(updates_ND: Array) -> Array:
+    """Round to numbers that float32 holds exactly, so that one oracle answer serves both types."""
+    return updates_ND.astype(np.float32).astype(np.float64)
+
+
+def scattered(clients: int, seed: int) -> Array:
+    """Noise; a third of the clients also pulls one way, so that neither distances nor cosines are all alike."""
+    rng = np.random.default_rng(seed)
+    updates_ND = rng.standard_normal((clients, PARAMETERS))
+    updates_ND[: clients // 3] += 0.6 * rng.standard_normal(PARAMETERS)
+    return as_float32(rng.permutation(updates_ND))
+
+
+def clustered(clients: int, seed: int) -> Array:
+    """Honest clients that hardly agree, two fifths of malicious ones that do, far away.
+
+    From 12 clients on there is one more kind: for even seeds an outlier that filter 1 must drop, for odd ones a stray
+    on the honest side that filter 2 must drop.
+    """
+    rng = np.random.default_rng(seed)
+    updates_ND = rng.standard_normal((clients, PARAMETERS)) + 0.4 * rng.standard_normal(PARAMETERS)
+    away_3D = np.linalg.qr(rng.standard_normal((PARAMETERS, 3)))[0].T
+    malicious = clients * 2 // 5
+    updates_ND[:malicious] = 150 * away_3D[0] + 0.5 * updates_ND[:malicious]
+    if clients >= 12:
+        updates_ND[-1] += 40 * away_3D[1] if seed % 2 else 50_000 * away_3D[2]
+    return as_float32(rng.permutation(updates_ND))
+
+
+@dataclass(frozen=True)
+class Case:
+    """How one defense is tested.
+
+    Args:
+        oracle: (updates, sizes or None) -> answer, with `parameters` as the oracle calls them.
+        make: (clients, seed) -> updates (N, D).
+        parameters: what the defense is made with.
+        uses_sizes: whether the samples of a client count.
+        identical_pass: identical updates give that update; False: nobody is kept.
+        scores: name of the defense's scores in the oracle's detail.
+        stages: names of the stages at which the cases above must let somebody fall.
+    """
+
+    oracle: Callable[[Any, Sequence[float] | None], Answer]
+    make: Callable[[int, int], Array] = scattered
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    uses_sizes: bool = False
+    identical_pass: bool = True
+    scores: str | None = None
+    stages: frozenset[str] = frozenset()
+
+
+CASES = {
+    "fedavg": Case(oracles.fedavg, uses_sizes=True),
+    "rflbat": Case(
+        oracles.rflbat,
+        clustered,
+        uses_sizes=True,
+        scores="similarities",
+        stages=frozenset({"filter1", "cluster", "filter2"}),
+    ),
+    # Whoever agrees perfectly is a sybil: identical updates all weigh 0.
+    "foolsgold": Case(oracles.foolsgold, identical_pass=False, scores="alphas"),
+    "krum": Case(oracles.krum, scores="scores", stages=frozenset({"distant"})),
+    "multikrum": Case(oracles.multikrum, scores="scores", stages=frozenset({"distant"})),
+    # Both iterate until nothing moves, since the tolerance bounds the last step and not the error.
+    "geomed": Case(partial(oracles.geomed, tolerance=1e-13), parameters={"tolerance": 0.0, "passes": 400}),
+    "rfa": Case(oracles.rfa, uses_sizes=True),
+}
+
+
+def decide(name: str, updates_ND: Any, dtype: torch.dtype = torch.float64, **more: Any) -> Decision:
+    """Aggregate under a defense with its case's parameters; `more` goes to `aggregate`."""
+    return aggregate(torch.as_tensor(updates_ND).to(dtype), name, **CASES[name].parameters, **more)
+
+
+def agree(decision: Decision, answer: Answer, tolerance: float = 1e-9, scale: float = 1e-300) -> None:
+    """Masks are the oracle's exactly; weights up to a tolerance; updates too, relative to the largest element.
+
+    `scale` stands in where the answer's elements are smaller, for answers that are differences of larger numbers.
+    """
+    np.testing.assert_array_equal(decision.kept.numpy(), answer.kept)
+    np.testing.assert_allclose(decision.weights.numpy(), answer.weights, rtol=tolerance, atol=tolerance)
+    scale = max(np.abs(answer.update).max(), scale)
+    np.testing.assert_allclose(decision.update.numpy(), answer.update, rtol=0, atol=tolerance * scale)

@@ -1,0 +1,270 @@
+"""What every defense owes, over every row of the registry. A new row needs a case in cases.py.
+
+Axes: N clients of the round, D parameters.
+"""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from rflbat.defenses.base import restore_state, state_tensors
+from rflbat.defenses.registry import DEFENSES, make_defense
+from rflbat.errors import UserError
+from rflbat.results import checkpoint
+from tests.engine.defenses.cases import CASES, PARAMETERS, agree, decide
+
+every_defense = pytest.mark.parametrize("name", DEFENSES)
+CLIENTS = (5, 12, 31)
+
+
+def stage_names(name, decision):
+    return [make_defense(name, CASES[name].parameters).stages[at] for at in decision.trace["stage"].tolist()]
+
+
+def consistent(name, decision):
+    """Weights, mask, stages and types say the same thing."""
+    weights_N = decision.weights
+    assert weights_N.dtype == torch.float64
+    assert bool((weights_N >= 0).all())
+    assert float(weights_N.sum()) == pytest.approx(1.0 if bool(decision.kept.any()) else 0.0, abs=1e-12)
+    assert torch.equal(decision.kept, weights_N > 0)
+    assert decision.trace["stage"].dtype == torch.int64
+    assert [stage == "kept" for stage in stage_names(name, decision)] == decision.kept.tolist()
+    assert bool(torch.isfinite(decision.update).all())
+
+
+def close(one, other, tolerance=1e-11):
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_every_registry_row_has_a_case():
+    assert set(CASES) == set(DEFENSES)
+    for name in DEFENSES:
+        assert make_defense(name, {}).stages[:2] == ("kept", "nonfinite")
+        assert make_defense(name, {}).name == name
+
+
+@every_defense
+@pytest.mark.parametrize("clients", CLIENTS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equals_its_oracle(name, clients, seed):
+    case = CASES[name]
+    updates_ND = case.make(clients, seed)
+    sizes_N = np.random.default_rng(seed).integers(1, 50, clients)
+    answer = case.oracle(updates_ND, sizes_N)
+    decision = decide(name, updates_ND, sizes=sizes_N, seed=seed)
+    agree(decision, answer)
+    consistent(name, decision)
+    if case.scores:
+        expected_N = answer.detail[case.scores]
+        known_N = ~np.isnan(expected_N)
+        assert known_N.any()
+        np.testing.assert_allclose(decision.scores.numpy()[known_N], expected_N[known_N], rtol=1e-9, atol=1e-12)
+    if "stage" in answer.detail:
+        assert stage_names(name, decision) == answer.detail["stage"]
+
+
+@every_defense
+def test_the_cases_reach_every_stage_of_the_defense(name):
+    """Otherwise the comparison above would be about nothing."""
+    seen = {stage for seed in (0, 1) for stage in stage_names(name, decide(name, CASES[name].make(12, seed)))}
+    assert CASES[name].stages | {"kept"} <= seen
+
+
+@every_defense
+@pytest.mark.parametrize("clients", [1, 2])
+def test_one_and_two_clients(name, clients):
+    updates_ND = CASES[name].make(clients, 7)
+    decision = decide(name, updates_ND)
+    agree(decision, CASES[name].oracle(updates_ND, None))
+    consistent(name, decision)
+    if clients == 1:
+        np.testing.assert_array_equal(decision.update.numpy(), updates_ND[0])
+
+
+@every_defense
+@pytest.mark.parametrize("clients", CLIENTS)
+def test_permuted_clients_permute_the_answer(name, clients):
+    updates_ND = CASES[name].make(clients, 1)
+    sizes_N = np.arange(1, clients + 1)
+    order_N = np.random.default_rng(5).permutation(clients)
+    straight = decide(name, updates_ND, sizes=sizes_N)
+    permuted = decide(name, updates_ND[order_N], sizes=sizes_N[order_N])
+    assert torch.equal(permuted.kept, straight.kept[order_N])
+    assert torch.equal(permuted.trace["stage"], straight.trace["stage"][order_N])
+    close(permuted.weights, straight.weights[order_N])
+    close(permuted.scores, straight.scores[order_N], 1e-9)
+    close(permuted.update, straight.update)
+
+
+@every_defense
+def test_a_common_translation_moves_the_result_where_the_registry_says_so(name):
+    updates_ND = CASES[name].make(12, 1)
+    straight = decide(name, updates_ND).update
+    moved = []
+    for shift_D in (-updates_ND[0], 3 * updates_ND[5], *(-updates_ND[6:])):
+        error_D = decide(name, updates_ND + shift_D).update - (straight + torch.as_tensor(shift_D))
+        moved.append(float(error_D.abs().max()) < 1e-9 * np.abs(updates_ND).max())
+    # Where the flag is False, some translation really changes who is trusted: the flag gives nothing away.
+    assert all(moved) is DEFENSES[name].translation
+
+
+@every_defense
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("clients", [3, 12])
+def test_identical_updates_give_that_update(name, clients, dtype):
+    updates_ND = np.tile(CASES[name].make(1, 3), (clients, 1))
+    decision = decide(name, updates_ND, dtype, sizes=np.arange(1, clients + 1))
+    agree(decision, CASES[name].oracle(updates_ND, np.arange(1, clients + 1)), 1e-7)
+    consistent(name, decision)
+    if CASES[name].identical_pass:
+        close(decision.update.double(), torch.as_tensor(updates_ND[0]), 1e-6 if dtype == torch.float32 else 1e-14)
+    else:
+        assert not decision.kept.any()
+        assert not decision.update.any()
+
+
+@every_defense
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("whole_row", [True, False])
+def test_a_nonfinite_row_is_dropped_before_anything_else(name, bad, whole_row):
+    clean_ND = CASES[name].make(12, 1)
+    sizes_N = np.arange(1, 13)
+    broken_2D = np.full((2, PARAMETERS), bad) if whole_row else 100 * CASES[name].make(2, 8)
+    broken_2D[:, 17] = bad
+    at = [0, 7]
+    decision = decide(name, np.insert(clean_ND, at, broken_2D, 0), sizes=np.insert(sizes_N, at, 1000))
+    alone = decide(name, clean_ND, sizes=sizes_N)
+    consistent(name, decision)
+    broken_N = np.insert(np.zeros(12, bool), at, True)
+    assert [stage == "nonfinite" for stage in stage_names(name, decision)] == broken_N.tolist()
+    assert torch.equal(decision.kept[~broken_N], alone.kept)
+    assert torch.equal(decision.trace["stage"][~broken_N], alone.trace["stage"])
+    close(decision.weights[~broken_N], alone.weights)
+    close(decision.scores[~broken_N], alone.scores, 1e-9)
+    close(decision.update, alone.update)
+    agree(decision, CASES[name].oracle(np.insert(clean_ND, at, broken_2D, 0), np.insert(sizes_N, at, 1000)))
+
+
+@every_defense
+@pytest.mark.parametrize("clients", [1, 5])
+def test_nothing_but_nonfinite_rows(name, clients):
+    decision = decide(name, np.full((clients, PARAMETERS), np.nan), torch.float32)
+    consistent(name, decision)
+    assert not decision.kept.any()
+    assert not decision.update.any()
+    assert set(stage_names(name, decision)) == {"nonfinite"}
+
+
+@every_defense
+@pytest.mark.parametrize("zeros", [1, 2, 5])
+def test_zero_rows(name, zeros):
+    """0/0 lurks in cosines and in distances to a median; with five of five there is nothing but zero."""
+    updates_ND = CASES[name].make(5, 2)
+    updates_ND[:zeros] = 0
+    decision = decide(name, updates_ND)
+    # A median that falls on an update is a distance of 0, known up to the root of the rounding of its square.
+    agree(decision, CASES[name].oracle(updates_ND, None), 1e-8 if name == "geomed" else 1e-9, scale=10.0)
+    consistent(name, decision)
+
+
+@every_defense
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_large_common_part_in_float32(name, seed):
+    """Updates of 1e3 + noise: what cancels must not take the noise with it."""
+    updates_ND = (1e3 + CASES[name].make(12, seed) / 50).astype(np.float32)
+    decision = decide(name, updates_ND, torch.float32)
+    answer = CASES[name].oracle(updates_ND, None)
+    agree(decision, answer, 1e-6)
+    # Numbers from 512 to 1023 are 2**-14 apart in float32: one rounding errs by half of that.
+    assert np.abs(answer.update).max() < 1024
+    error_D = decision.update.double().numpy() - answer.update
+    assert np.abs(error_D).max() <= 1.01 * 2**-15
+    assert np.sqrt(np.mean(error_D**2)) <= 1.3 * 2**-14 / np.sqrt(12)
+
+
+@every_defense
+def test_sizes_count_where_the_method_weighs_by_samples(name):
+    updates_ND = CASES[name].make(12, 1)
+    sizes_N = np.random.default_rng(3).integers(1, 50, 12)
+    equal, weighed = decide(name, updates_ND), decide(name, updates_ND, sizes=sizes_N)
+    assert torch.equal(equal.weights, weighed.weights) is not CASES[name].uses_sizes
+    close(decide(name, updates_ND, sizes=7 * sizes_N).update, weighed.update)
+    close(decide(name, updates_ND, sizes=[3] * 12).update, equal.update)
+    if name in ("fedavg", "rflbat"):
+        kept_N = weighed.kept.numpy()
+        np.testing.assert_allclose(weighed.weights.numpy(), sizes_N * kept_N / (sizes_N * kept_N).sum(), rtol=1e-14)
+
+
+@every_defense
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_update_keeps_the_type_of_the_input(name, dtype):
+    updates_ND = CASES[name].make(5, 0)
+    decision = decide(name, updates_ND, dtype)
+    assert decision.update.dtype == dtype
+    assert decision.update.shape == (PARAMETERS,)
+    assert decision.weights.dtype == decision.scores.dtype == torch.float64
+    rounded_ND = torch.as_tensor(updates_ND).to(dtype).double().numpy()
+    agree(decision, CASES[name].oracle(rounded_ND, None), 2 * torch.finfo(dtype).eps + 1e-9)
+
+
+@every_defense
+def test_the_same_seed_gives_the_same_bits_and_the_input_stays_as_it_was(name):
+    updates_ND = torch.as_tensor(CASES[name].make(12, 0))
+    updates_ND[3] = torch.nan
+    sizes_N = torch.arange(1, 13)
+    before_ND, sizes_before_N = updates_ND.clone(), sizes_N.clone()
+    one, two = (decide(name, updates_ND, sizes=sizes_N, seed=11) for _ in range(2))
+    for key in ("update", "kept", "weights", "scores"):
+        assert getattr(one, key).numpy().tobytes() == getattr(two, key).numpy().tobytes(), key
+    assert one.trace.keys() == two.trace.keys()
+    assert updates_ND.numpy().tobytes() == before_ND.numpy().tobytes()
+    assert torch.equal(sizes_N, sizes_before_N)
+
+
+@every_defense
+def test_two_rounds_through_a_checkpoint_equal_two_rounds_straight(name, tmp_path):
+    first_ND, second_ND = CASES[name].make(12, 0), CASES[name].make(12, 1)
+    first = decide(name, first_ND)
+    checkpoint.save(tmp_path / "state.safetensors", state_tensors(first.state), {"round": 1})
+    stored, _ = checkpoint.load(tmp_path / "state.safetensors")
+    fresh = make_defense(name, CASES[name].parameters).init(12, PARAMETERS, torch.device("cpu"))
+    state = restore_state(fresh, stored)
+    assert type(state) is type(first.state)
+    for key, value in state_tensors(first.state).items():
+        assert torch.equal(state_tensors(state)[key], value)
+    straight = decide(name, second_ND, state=first.state)
+    resumed = decide(name, second_ND, state=state)
+    for key in ("update", "kept", "weights", "scores"):
+        assert torch.equal(getattr(straight, key), getattr(resumed, key)), key
+
+
+@every_defense
+def test_a_stored_state_that_does_not_fit_is_refused(name):
+    fresh = make_defense(name, {}).init(3, PARAMETERS, torch.device("cpu"))
+    with pytest.raises(ValueError, match="state"):
+        restore_state(fresh, {**state_tensors(fresh), "stranger": torch.zeros(1)})
+
+
+@every_defense
+def test_the_largest_float32_numbers_stay_finite(name):
+    updates_ND = CASES[name].make(12, 1)
+    updates_ND = updates_ND / np.abs(updates_ND).max() * 3e38
+    consistent(name, decide(name, updates_ND, torch.float32))
+
+
+FLOATS = [
+    (name, key)
+    for name, row in DEFENSES.items()
+    for key, parameter in inspect.signature(row.make).parameters.items()
+    if parameter.annotation is float
+]
+
+
+@pytest.mark.parametrize(("name", "key"), FLOATS)
+def test_nan_is_no_value_of_a_parameter(name, key):
+    """Every comparison with NaN is false: a threshold of NaN would switch a filter off without a word."""
+    with pytest.raises(UserError, match=key):
+        make_defense(name, {key: float("nan")})

@@ -1,0 +1,302 @@
+"""One round: draws, training, tampering, defense, and what must not reach the global model.
+
+Legend of the suffixes: N clients of the round, D parameters.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import rflbat.round
+from rflbat.clients.backend import Backend
+from rflbat.config import Experiment
+from rflbat.defenses.base import Defense, decide
+from rflbat.defenses.registry import DEFENSES
+from rflbat.records import round_record
+from rflbat.round import draw_clients, draw_roles, run_round
+from rflbat.world import build, first_server
+from tests.oracles import training as oracle
+
+BACKENDS = [{"backend": "loop"}, *({"backend": "vmap", "chunk": chunk} for chunk in (1, 3, 7, 13))]
+
+
+def small(**settings):
+    return Experiment(**{"clients": 13, "rounds": 4, "local_steps": 3, "batch_size": 7, "defense": "fedavg", **settings})
+
+
+def play(world, rounds=1, start=None):
+    server, outcomes = first_server(world) if start is None else start, []
+    for _ in range(rounds):
+        server, outcome = run_round(world, server)
+        outcomes.append(outcome)
+    return server, outcomes
+
+
+@dataclasses.dataclass(frozen=True)
+class Patched:
+    """A back end after which a test may change the trained parameters."""
+
+    backend: Backend
+    change: Callable[[torch.Tensor], object]
+
+    def train(self):
+        inner = self.backend.train()
+
+        def train(params_ND, *rest):
+            inner(params_ND, *rest)
+            self.change(params_ND)
+
+        return train
+
+
+def patched(world, change):
+    return dataclasses.replace(world, backend=Patched(world.backend, change))
+
+
+def spying(world, seen):
+    """The same defense, which also notes what it is given."""
+
+    def apply(updates, state, draw):
+        seen.append(dataclasses.replace(updates, matrix_ND=updates.matrix_ND.clone()))
+        return world.defense.apply(updates, state, draw)
+
+    return dataclasses.replace(world, defense=dataclasses.replace(world.defense, apply=apply))
+
+
+def updates_of(world, rounds=1):
+    seen = []
+    play(spying(world, seen), rounds)
+    return seen
+
+
+# Draws depend on nothing but the key.
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The plans of batches of all rounds that a test plays."""
+    seen, draw = [], rflbat.round.draw_batches
+    monkeypatch.setattr(rflbat.round, "draw_batches", lambda *args, **named: seen.append(draw(*args, **named)) or seen[-1])
+    return seen
+
+
+@pytest.mark.parametrize("defense", ["rflbat", "foolsgold"])
+def test_back_end_and_chunk_change_no_draw_and_nobody_s_fate(plans, defense):
+    experiment = small(defense=defense, partition="dirichlet", alpha=0.5, participants=11, momentum=0.5)
+    played = []
+    for settings in BACKENDS:
+        server, outcomes = play(build(dataclasses.replace(experiment, **settings)), 3)
+        played.append((server, outcomes, plans[-3:]))
+    (server, outcomes, batches), *others = played
+    for other_server, other_outcomes, other_batches in others:
+        for one, other in zip(batches, other_batches, strict=True):
+            for item in dataclasses.fields(one):
+                assert torch.equal(getattr(one, item.name), getattr(other, item.name))
+        for one, other in zip(outcomes, other_outcomes, strict=True):
+            np.testing.assert_array_equal(one.clients_N, other.clients_N)
+            np.testing.assert_array_equal(one.malicious_N, other.malicious_N)
+            assert torch.equal(one.decision.kept, other.decision.kept)
+            assert torch.equal(one.decision.trace["stage"], other.decision.trace["stage"])
+            torch.testing.assert_close(one.decision.weights, other.decision.weights, rtol=0, atol=1e-4)
+        torch.testing.assert_close(server.params_D, other_server.params_D, rtol=0, atol=1e-5)
+
+
+def test_roles_change_no_batch(plans):
+    for settings in ({"malicious": 0.0}, {"malicious": 0.7}, {"malicious": 0.7, "roles": "fixed"}):
+        play(build(small(**settings)), 3)
+    for number in range(3):
+        for other in (number + 3, number + 6):
+            assert torch.equal(plans[number].index_NSB, plans[other].index_NSB)
+            assert torch.equal(plans[number].weight_NSB, plans[other].weight_NSB)
+        assert not plans[number].poisoned_NSB.any()
+
+
+def test_malicious_clients_alone_poison_their_batches(plans):
+    _, outcomes = play(build(small(malicious=0.4, attack_start=1)), 3)
+    for outcome, plan in zip(outcomes, plans, strict=True):
+        np.testing.assert_array_equal(plan.poisoned_NSB.any(-1).all(-1).numpy(), outcome.malicious_N)
+        np.testing.assert_array_equal(plan.poisoned_NSB.any(-1).any(-1).numpy(), outcome.malicious_N)
+    assert [int(outcome.malicious_N.sum()) for outcome in outcomes] == [0, 5, 5]
+
+
+def test_batches_differ_between_rounds_and_seeds(plans):
+    play(build(small()), 2)
+    play(build(small(seed=1)), 1)
+    for one, other in itertools.combinations(plans, 2):
+        assert not torch.equal(one.index_NSB, other.index_NSB)
+
+
+# What a round does.
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"momentum": 0.9, "weight_decay": 0.01}])
+def test_a_round_of_fedavg_equals_the_oracle(plans, optimizer):
+    experiment = small(clients=361, participants=3, local_steps=2, batch_size=3, malicious=0.3, scale=5.0, **optimizer)
+    world = build(experiment)
+    before = first_server(world)
+    after, (outcome,) = play(world)
+    start = world.model.layout.views(before.params_D.double())
+    weights = [start["weight"].numpy(), start["bias"].numpy()]
+    changes, sizes = [], []
+    for row, client in enumerate(outcome.clients_N):
+        batches = []
+        for step in range(2):
+            batch = []
+            for place in np.flatnonzero(plans[0].weight_NSB[row, step].numpy()):
+                position = plans[0].index_NSB[row, step, place]
+                assert position in world.samples[client]
+                sample = oracle.Sample(world.train_x[position].double().numpy(), int(world.train_y[position]))
+                poisoned = plans[0].poisoned_NSB[row, step, place]
+                batch.append(oracle.poison(sample, 3, 1.0, 0) if poisoned else sample)
+            batches.append(batch)
+        trained = oracle.train(*weights, batches, lr=0.1, **optimizer)
+        factor = 5.0 if outcome.malicious_N[row] else 1.0
+        changes.append(factor * np.concatenate([(t - w).reshape(-1) for t, w in zip(trained, weights, strict=True)]))
+        sizes.append(len(world.samples[client]))
+    expected_D = sum(size * change for size, change in zip(sizes, changes, strict=True)) / sum(sizes)
+    assert outcome.malicious_N.sum() == 1
+    assert abs(expected_D).max() > 0.01
+    np.testing.assert_allclose((after.params_D - before.params_D).numpy(), expected_D, rtol=0, atol=1e-6)
+
+
+def test_the_defense_is_told_sizes_ids_and_the_true_number():
+    world = build(small(participants=7, malicious=0.4, partition="dirichlet"))
+    for number, updates in enumerate(updates_of(world, 3)):
+        ids_N = draw_clients(world.experiment, number)
+        assert updates.client_ids_N.tolist() == ids_N.tolist()
+        assert updates.sizes_N.tolist() == [len(world.samples[client]) for client in ids_N]
+        assert updates.sizes_N.dtype == torch.float64
+        assert updates.valid_N.all()
+        assert updates.malicious_count == 3
+
+
+def test_scaling_touches_malicious_rows_alone():
+    (plain,), (scaled,) = (updates_of(build(small(malicious=0.4, scale=scale))) for scale in (1.0, 100.0))
+    malicious_N = torch.from_numpy(draw_roles(small(malicious=0.4), 0, np.arange(13)))
+    assert malicious_N.sum() == 5
+    assert torch.equal(scaled.matrix_ND[~malicious_N], plain.matrix_ND[~malicious_N])
+    assert torch.equal(scaled.matrix_ND[malicious_N], 100 * plain.matrix_ND[malicious_N])
+
+
+@pytest.mark.parametrize("server_lr", [1.0, 0.25, 3.0])
+def test_the_server_moves_by_its_learning_rate(server_lr):
+    world = build(small(server_lr=server_lr))
+    before = first_server(world)
+    after, (outcome,) = play(world)
+    assert after.round_number == 1
+    torch.testing.assert_close(after.params_D, before.params_D + server_lr * outcome.decision.update, rtol=0, atol=1e-6)
+    assert outcome.decision.update.abs().max() > 0.001
+
+
+def test_a_round_writes_into_nothing_it_was_given():
+    world = build(small(malicious=0.5, defense="foolsgold"))
+    start, _ = play(world)
+    tensors = [world.train_x, world.train_y, world.test_x, world.test_y, start.params_D, start.defense_state.history_CD]
+    kept = [tensor.clone() for tensor in tensors]
+    play(world, start=start)
+    for tensor, before in zip(tensors, kept, strict=True):
+        assert torch.equal(tensor, before)
+    assert start.round_number == 1
+
+
+def test_the_same_round_again_is_the_same_bit_for_bit():
+    world = build(small(defense="rflbat"))
+    (one, (first,)), (two, (second,)) = play(world), play(world)
+    assert torch.equal(one.params_D, two.params_D)
+    assert torch.equal(first.measures, second.measures)
+
+
+@pytest.mark.parametrize(("every", "measured"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (3, [2, 3]), (99, [3])])
+def test_rounds_are_measured_on_schedule_and_at_the_end(every, measured):
+    _, outcomes = play(build(small(eval_every=every)), 4)
+    assert [outcome.round_number for outcome in outcomes if outcome.measures is not None] == measured
+
+
+# What must not reach the global model.
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_a_client_that_is_not_finite_is_dropped_and_counted(defense, poison):
+    world = build(small(defense=defense, malicious=0.0))
+    broken = patched(world, lambda params_ND: params_ND[4, 101:].fill_(poison))
+    server, outcomes = play(broken, 2)
+    assert server.params_D.isfinite().all()
+    assert not torch.equal(server.params_D, first_server(world).params_D)
+    for outcome in outcomes:
+        assert not outcome.decision.kept[4]
+        assert outcome.decision.weights[4] == 0
+        assert world.defense.stages[outcome.decision.trace["stage"][4]] == "nonfinite"
+        assert outcome.measures.isfinite().all()
+        assert round_record(world, outcome)["nonfinite"] == 1
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_when_everybody_diverges_the_model_stays(defense):
+    world = build(small(defense=defense, lr=1e38))
+    before = first_server(world)
+    after, outcomes = play(world, 2)
+    assert torch.equal(after.params_D, before.params_D)
+    for outcome in outcomes:
+        record = round_record(world, outcome)
+        assert (record["nonfinite"], record["kept"], record["nobody_kept"]) == (13, 0, True)
+        assert not outcome.decision.weights.any()
+
+
+def test_an_overflow_of_the_move_itself_leaves_the_model_finite():
+    world = patched(build(small(server_lr=1e3)), lambda params_ND: params_ND.fill_(3e37))
+    after, (outcome,) = play(world)
+    assert outcome.decision.update.isfinite().all()
+    assert torch.equal(after.params_D, first_server(world).params_D)
+
+
+def test_a_defense_that_keeps_nobody_leaves_the_model_and_the_round_says_so():
+    world = build(small())
+
+    def apply(updates, state, draw):
+        nothing_N = torch.zeros_like(updates.sizes_N)
+        return decide(updates, nothing_N, nothing_N, stage_N=torch.full_like(updates.client_ids_N, 2))
+
+    nobody = dataclasses.replace(world, defense=Defense("nobody", ("kept", "nonfinite", "all"), apply))
+    after, (outcome,) = play(nobody)
+    assert torch.equal(after.params_D, first_server(world).params_D)
+    record = round_record(nobody, outcome)
+    assert record["nobody_kept"] is True
+    assert (record["kept"], record["dropped"], record["stages"]) == (0, 13, {"nonfinite": 0, "all": 13})
+    assert record["accuracy"] is not None
+
+
+@pytest.mark.parametrize("defense", [name for name in DEFENSES if name != "foolsgold"])  # sybils are what it silences
+@pytest.mark.parametrize("broken", [0, 1, 6])
+def test_dropped_clients_do_not_shrink_the_step(defense, broken):
+    world = build(small(defense=defense, malicious=0.0))
+    before = first_server(world)
+
+    def agree(params_ND):
+        params_ND.copy_(before.params_D + 0.125)
+        params_ND[:broken] = torch.nan
+
+    after, (outcome,) = play(patched(world, agree))
+    assert outcome.decision.kept.sum() <= 13 - broken
+    torch.testing.assert_close(after.params_D - before.params_D, torch.full_like(after.params_D, 0.125), rtol=0, atol=1e-6)
+
+
+def test_the_step_is_divided_by_the_kept_weight():
+    world = build(small(partition="dirichlet"))
+    chosen = torch.arange(13) % 3 == 0
+
+    def apply(updates, state, draw):
+        return decide(updates, torch.where(chosen, updates.sizes_N, 0), updates.sizes_N, stage_N=(~chosen) * 2)
+
+    seen = []
+    some = spying(dataclasses.replace(world, defense=Defense("some", ("kept", "nonfinite", "rest"), apply)), seen)
+    after, (outcome,) = play(some)
+    matrix, sizes = seen[0].matrix_ND.double()[chosen], seen[0].sizes_N[chosen]
+    expected_D = (sizes[:, None] * matrix).sum(0) / sizes.sum()
+    assert torch.equal(outcome.decision.kept, chosen)
+    moved_D = (after.params_D - first_server(world).params_D).double()
+    torch.testing.assert_close(moved_D, expected_D, rtol=0, atol=1e-6)

@@ -1,0 +1,102 @@
+"""Nothing in the kernels waits for the device: proved on fake CUDA tensors, which have no values to wait for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+import rflbat_kernels as kernels
+from tests.kernels.device_waits import WaitForDevice, waits_forbidden
+
+
+def matrix() -> torch.Tensor:
+    return torch.randn(63, 1001, device="cuda")
+
+
+def square() -> torch.Tensor:
+    return torch.randn(63, 63, dtype=torch.float64, device="cuda")
+
+
+def mask(*shape: int) -> torch.Tensor:
+    return torch.ones(*(shape or (63,)), dtype=torch.bool, device="cuda")
+
+
+def points(sets: int = 3) -> torch.Tensor:
+    return torch.randn(sets, 63, 2, device="cuda")
+
+
+def draws(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, device="cuda")
+
+
+def count() -> torch.Tensor:
+    return torch.full((), 63, device="cuda")
+
+
+OPERATIONS: dict[str, Callable[[], object]] = {
+    "gram": lambda: kernels.gram(matrix()),
+    "gram, masked, in blocks": lambda: kernels.gram(matrix(), mask(), block_bytes=2**16),
+    "weighted_sum": lambda: kernels.weighted_sum(draws(63), matrix(), block_bytes=2**16),
+    "finite_rows": lambda: kernels.finite_rows(matrix()),
+    "squared_distances": lambda: kernels.squared_distances(square(), square()),
+    "cosines": lambda: kernels.cosines(square()),
+    "distances": lambda: kernels.distances(points()),
+    "pca": lambda: kernels.pca(square()),
+    "pca, masked, squaring": lambda: kernels.pca(square(), mask(), components=3, solver="squaring"),
+    "kmeans": lambda: kernels.kmeans(points(1), (2,), draws(1, 1, 10, 2)),
+    "kmeans, masked": lambda: kernels.kmeans(points(), (1, 4, 2), draws(3, 3, 5, 4), mask(), iterations=3),
+    "kmeans, masked by set": lambda: kernels.kmeans(points(), (3,), draws(3, 1, 5, 3), mask(3, 63), iterations=3),
+    "gap_statistic": lambda: kernels.gap_statistic(draws(6, 4), (1, 2, 3, 4), count(), limit=count()),
+    "gap_statistic, n as a number": lambda: kernels.gap_statistic(draws(6, 4), (1, 2, 3, 4), 63),
+    "silhouette": lambda: kernels.silhouette(square(), mask(2, 63).long(), (2, 3), mask()),
+    "masked_median": lambda: kernels.masked_median(matrix(), mask(63, 1), dim=0),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_runs_without_a_wait(name: str) -> None:
+    with waits_forbidden():
+        results = OPERATIONS[name]()
+    for result in results if isinstance(results, tuple) else (results,):
+        assert isinstance(result, torch.Tensor)
+        assert result.device.type == "cuda"
+
+
+def test_every_operation_is_proved() -> None:
+    classes = {"Choice", "Gram", "KMeans"}
+    excused = {"choose", "pca_lowrank"}  # one takes no tensor, the other says that it waits
+    proved = {name.split(",")[0] for name in OPERATIONS}
+    assert proved == set(kernels.__all__) - classes - excused
+
+
+WAITS: dict[str, tuple[type[Exception], Callable[[torch.Tensor], object]]] = {
+    "item": (DataDependentOutputException, lambda x: x.sum().item()),
+    "float": (DataDependentOutputException, lambda x: float(x.sum())),
+    "tolist": (DataDependentOutputException, lambda x: x.tolist()),
+    "branch": (DataDependentOutputException, lambda x: 1 if x.sum() > 0 else 0),
+    "nonzero": (DynamicOutputShapeException, lambda x: x.nonzero()),
+    "boolean index": (DynamicOutputShapeException, lambda x: x[x > 0]),
+    "unique": (DynamicOutputShapeException, lambda x: x.unique()),
+    "numpy": (RuntimeError, lambda x: x.numpy()),
+    "cpu": (WaitForDevice, lambda x: x.cpu()),
+    "copy to the host": (WaitForDevice, lambda x: torch.zeros(5, 7).copy_(x)),
+    "list to the device": (WaitForDevice, lambda x: torch.tensor([1, 2], device=x.device)),
+    "list as index": (WaitForDevice, lambda x: x[[0, 2]]),
+    "eigh": (WaitForDevice, lambda x: torch.linalg.eigh(x @ x.T)),
+    "svd": (WaitForDevice, torch.linalg.svd),
+    "pca by eigh": (WaitForDevice, lambda x: kernels.pca(x @ x.T, solver="eigh")),
+    "pca_lowrank": (WaitForDevice, kernels.pca_lowrank),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_a_wait_is_caught(name: str) -> None:
+    error, function = WAITS[name]
+    with waits_forbidden(), pytest.raises(error):
+        function(torch.randn(5, 7, device="cuda"))
+
+
+def test_a_number_may_ride_along() -> None:
+    with waits_forbidden():
+        assert (torch.randn(5, 7, device="cuda") * torch.tensor(2.0)).device.type == "cuda"
