@@ -5,10 +5,11 @@ Axes: N clients, D parameters.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rflbat.defenses.base import Decision, Updates
+from rflbat.defenses.base import Decision, Defense, Updates, state_tensors
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from rflbat.randomness import uniforms
@@ -16,13 +17,55 @@ from rflbat_kernels import finite_rows
 
 
 def _matrix(updates: Any) -> Tensor:
-    """Take torch, numpy or DLPack without a copy where the library allows it."""
-    matrix_ND = updates.detach() if isinstance(updates, Tensor) else torch.utils.dlpack.from_dlpack(updates)
+    """Take torch, numpy or DLPack, without a copy where torch can hold the array as it lies."""
+    if isinstance(updates, np.ndarray):
+        if updates.dtype.kind not in "biufc" or not updates.dtype.isnative:
+            raise UserError(
+                f"updates are numpy numbers of type {updates.dtype}; wanted is a native floating-point type"
+            )
+        backwards = any(stride < 0 for stride in updates.strides)
+        matrix_ND = torch.from_numpy(updates.copy() if backwards or not updates.flags.writeable else updates)
+    elif isinstance(updates, Tensor):
+        matrix_ND = updates.detach()
+    elif hasattr(updates, "__dlpack__"):
+        matrix_ND = torch.utils.dlpack.from_dlpack(updates)
+    else:
+        raise UserError(
+            f"updates are a {type(updates).__name__}; wanted is a torch tensor, numpy array or DLPack array"
+        )
     if matrix_ND.ndim != 2 or 0 in matrix_ND.shape:
         raise UserError(f"updates have the shape {tuple(matrix_ND.shape)}; wanted is (clients, parameters)")
     if not matrix_ND.is_floating_point():
         raise UserError(f"updates are of type {matrix_ND.dtype}; wanted is a floating-point type")
     return matrix_ND
+
+
+def _sizes(sizes: Any, clients: int) -> Tensor:
+    """Read the numbers of samples on the host, where a mistake can be told."""
+    if sizes is None:
+        return torch.ones(clients, dtype=torch.float64)
+    try:
+        on_host = sizes.detach().cpu().numpy() if isinstance(sizes, Tensor) else sizes
+        sizes_N = np.array(on_host, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"sizes are {sizes!r}; wanted are {clients} numbers of samples") from None
+    if sizes_N.shape != (clients,):
+        raise UserError(f"sizes have the shape {sizes_N.shape}; wanted is ({clients},), one per client")
+    wrong_N = ~((sizes_N > 0) & np.isfinite(sizes_N))
+    if wrong_N.any():
+        raise UserError(f"sizes[{wrong_N.argmax()}] is {sizes_N[wrong_N][0]:g}; wanted are finite numbers above 0")
+    return torch.from_numpy(sizes_N)
+
+
+def _check_state(chosen: Defense, state: Any, clients: int, parameters: int) -> None:
+    """Refuse the state of another defense, of fewer clients or of other parameters."""
+    fresh = chosen.init(clients, parameters, torch.device("meta"))
+    if type(state) is not type(fresh):
+        raise UserError(f"the state is a {type(state).__name__}; {chosen.name} goes on from a {type(fresh).__name__}")
+    for name, wanted in state_tensors(fresh).items():
+        shape = getattr(state, name).shape
+        if len(shape) != wanted.ndim or shape[0] < clients or shape[1:] != wanted.shape[1:]:
+            raise UserError(f"the state's {name} has the shape {tuple(shape)}; wanted is {tuple(wanted.shape)}")
 
 
 @torch.no_grad()
@@ -32,7 +75,7 @@ def aggregate(
     """Aggregate client updates under a defense.
 
     Rows with NaN or Inf are dropped before anything else (stage "nonfinite"); if nobody is kept the update is 0.
-    Everything runs where the updates lie and waits for nothing.
+    Everything runs where the updates lie; only ``sizes`` are looked at on the host.
 
     Args:
         updates: ``(N, D)`` updates, local minus global: a torch tensor, a numpy array or anything with DLPack.
@@ -56,15 +99,13 @@ def aggregate(
     matrix_ND = _matrix(updates)
     clients, parameters = matrix_ND.shape
     device = matrix_ND.device
-    sizes_N = torch.ones(clients) if sizes is None else torch.as_tensor(sizes)
-    if sizes_N.shape != (clients,):
-        raise UserError(f"sizes have the shape {tuple(sizes_N.shape)}; wanted is ({clients},), one per client")
     chosen = make_defense(defense, params)
     seen = Updates(
         matrix_ND=matrix_ND,
-        sizes_N=sizes_N.to(device, torch.float64),
+        sizes_N=_sizes(sizes, clients).to(device),
         client_ids_N=torch.arange(clients, device=device),
         valid_N=finite_rows(matrix_ND),
     )
     before = chosen.init(clients, parameters, device) if state is None else state
+    _check_state(chosen, before, clients, parameters)
     return chosen.apply(seen, before, uniforms(seed, "defense", 0, device))

@@ -3,14 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import BACKENDS
 from rflbat.data.partition import KINDS
 from rflbat.data.registry import DATASETS
-from rflbat.defenses.registry import make_defense
+from rflbat.defenses.registry import DEFENSES
 from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
 from rflbat.registry import check_arguments, lookup
@@ -21,10 +21,6 @@ DEVICES = ("auto", "cpu", "cuda")
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
-
-
-def _arguments(text: str) -> Any:
-    return field(default_factory=dict, metadata={"help": text})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +43,18 @@ class Experiment:
     alpha: float = _option(1.0, "Dirichlet concentration; small is skewed")
     model: str | None = _option(None, f"model: {', '.join(MODELS)}; default the data set's")
     attack: str = _option("pixel", f"attack: {', '.join(ATTACKS)}")
-    attack_args: dict[str, Any] = _arguments("a parameter of the attack, name=value; repeatable")
+    attack_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the attack, name=value; repeatable"}
+    )
     malicious: float = _option(0.5, "share of malicious clients, 0 to 1")
     roles: str = _option("redrawn", "who is malicious: redrawn in each round, or fixed")
     attack_start: int = _option(0, "first attacked round, counted from 0")
     scale: float = _option(1.0, "factor lambda of the malicious updates")
     target: int = _option(0, "label that the backdoor wants")
     defense: str = _option("rflbat", "defense; see `rflbat list defenses`")
-    defense_args: dict[str, Any] = _arguments("a parameter of the defense, name=value; repeatable")
+    defense_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the defense, name=value; repeatable"}
+    )
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     batch_size: int = _option(60, "mini-batch size")
@@ -70,11 +70,21 @@ class Experiment:
     checkpoint_every: int = _option(10, "checkpoint after every this many rounds, and after the last")
 
     def __post_init__(self) -> None:
+        self._store(
+            check_arguments("the configuration", Experiment, {f.name: getattr(self, f.name) for f in fields(self)})
+        )
         _check_names(self)
         _check_ranges(self)
-        make_defense(self.defense, self.defense_args)
-        make = lookup("attack", ATTACKS, self.attack)
-        check_arguments(f"attack '{self.attack}'", make, self.attack_args)
+        defense, attack = lookup("defense", DEFENSES, self.defense).make, lookup("attack", ATTACKS, self.attack)
+        arguments = check_arguments(f"defense '{self.defense}'", defense, self.defense_args)
+        defense(**arguments)
+        self._store({"defense_args": arguments})
+        self._store({"attack_args": check_arguments(f"attack '{self.attack}'", attack, self.attack_args)})
+
+    def _store(self, values: Mapping[str, Any]) -> None:
+        """Replace what was given, which may be text, by values of the declared types."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Give every setting by name, as run.json stores it.
@@ -123,7 +133,6 @@ def _check_ranges(experiment: Experiment) -> None:
         ("malicious", 0, 1),
         ("attack_start", 0, math.inf),
         ("target", 0, math.inf),
-        ("weight_decay", 0, math.inf),
     ]
     for key, low, high in bounds:
         value = getattr(experiment, key)
@@ -134,6 +143,8 @@ def _check_ranges(experiment: Experiment) -> None:
         value = getattr(experiment, key)
         if not 0 < value < math.inf:
             raise UserError(f"{key}={value} is out of range; allowed: above 0")
+    if not 0 <= experiment.weight_decay < math.inf:
+        raise UserError(f"weight_decay={experiment.weight_decay} is out of range; allowed: a number from 0 on")
     if not 0 <= experiment.momentum < 1:
         raise UserError(f"momentum={experiment.momentum} is out of range; allowed: 0 to below 1")
     if not math.isfinite(experiment.scale):

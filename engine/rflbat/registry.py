@@ -30,7 +30,7 @@ def lookup(kind: str, table: Mapping[str, Member], name: str) -> Member:
         1
     """
     if name not in table:
-        raise UserError(f"unknown {kind} '{name}'{nearest(name, table)}; known: {', '.join(table)}")
+        raise UserError(f"unknown {kind} {name!r}{nearest(name, table)}; known: {', '.join(table)}")
     return table[name]
 
 
@@ -84,7 +84,7 @@ def check_arguments(owner: str, make: Callable[..., Any], given: Mapping[str, ob
     for key, value in given.items():
         if key not in allowed:
             known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            raise UserError(f"{owner} has no parameter '{key}'{nearest(key, allowed)}; {known}")
+            raise UserError(f"{owner} has no parameter {key!r}{nearest(key, allowed)}; {known}")
         annotation = allowed[key].annotation
         try:
             checked[key] = _convert(value, annotation)

@@ -73,4 +73,3 @@ def test_global_generators_are_left_alone():
     uniforms(0, "defense", 0, "cpu")(101)
     assert torch.equal(torch.get_rng_state(), torch_before)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
-

@@ -48,7 +48,16 @@ def test_participants_depend_on_no_role(other):
 @pytest.mark.parametrize("roles", ["redrawn", "fixed"])
 @pytest.mark.parametrize(
     ("clients", "share", "count"),
-    [(13, 0.5, 7), (13, 0.1, 1), (13, 0.03, 0), (13, 1.0, 13), (13, 0.0, 0), (100, 0.29, 29), (101, 0.5, 51), (1, 0.5, 1)],
+    [
+        (13, 0.5, 7),
+        (13, 0.1, 1),
+        (13, 0.03, 0),
+        (13, 1.0, 13),
+        (13, 0.0, 0),
+        (100, 0.29, 29),
+        (101, 0.5, 51),
+        (1, 0.5, 1),
+    ],
 )
 def test_the_nearest_number_to_the_share_attacks(roles, clients, share, count):
     experiment = small(clients=clients, malicious=share, roles=roles)

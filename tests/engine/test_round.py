@@ -1,76 +1,23 @@
-"""One round: draws, training, tampering, defense, and what must not reach the global model.
+"""One round: draws, training, tampering, defense, the move of the server, measures.
 
 Legend of the suffixes: N clients of the round, D parameters.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
 import rflbat.round
-from rflbat.clients.backend import Backend
-from rflbat.config import Experiment
-from rflbat.defenses.base import Defense, decide
-from rflbat.defenses.registry import DEFENSES
-from rflbat.records import round_record
-from rflbat.round import draw_clients, draw_roles, run_round
+from rflbat.randomness import uniforms
+from rflbat.round import draw_clients, draw_roles
 from rflbat.world import build, first_server
+from tests.engine.rounds import play, small, updates_of
 from tests.oracles import training as oracle
 
 BACKENDS = [{"backend": "loop"}, *({"backend": "vmap", "chunk": chunk} for chunk in (1, 3, 7, 13))]
-
-
-def small(**settings):
-    return Experiment(**{"clients": 13, "rounds": 4, "local_steps": 3, "batch_size": 7, "defense": "fedavg", **settings})
-
-
-def play(world, rounds=1, start=None):
-    server, outcomes = first_server(world) if start is None else start, []
-    for _ in range(rounds):
-        server, outcome = run_round(world, server)
-        outcomes.append(outcome)
-    return server, outcomes
-
-
-@dataclasses.dataclass(frozen=True)
-class Patched:
-    """A back end after which a test may change the trained parameters."""
-
-    backend: Backend
-    change: Callable[[torch.Tensor], object]
-
-    def train(self):
-        inner = self.backend.train()
-
-        def train(params_ND, *rest):
-            inner(params_ND, *rest)
-            self.change(params_ND)
-
-        return train
-
-
-def patched(world, change):
-    return dataclasses.replace(world, backend=Patched(world.backend, change))
-
-
-def spying(world, seen):
-    """The same defense, which also notes what it is given."""
-
-    def apply(updates, state, draw):
-        seen.append(dataclasses.replace(updates, matrix_ND=updates.matrix_ND.clone()))
-        return world.defense.apply(updates, state, draw)
-
-    return dataclasses.replace(world, defense=dataclasses.replace(world.defense, apply=apply))
-
-
-def updates_of(world, rounds=1):
-    seen = []
-    play(spying(world, seen), rounds)
-    return seen
 
 
 # Draws depend on nothing but the key.
@@ -80,7 +27,9 @@ def updates_of(world, rounds=1):
 def plans(monkeypatch):
     """The plans of batches of all rounds that a test plays."""
     seen, draw = [], rflbat.round.draw_batches
-    monkeypatch.setattr(rflbat.round, "draw_batches", lambda *args, **named: seen.append(draw(*args, **named)) or seen[-1])
+    monkeypatch.setattr(
+        rflbat.round, "draw_batches", lambda *args, **named: seen.append(draw(*args, **named)) or seen[-1]
+    )
     return seen
 
 
@@ -128,6 +77,20 @@ def test_batches_differ_between_rounds_and_seeds(plans):
     play(build(small(seed=1)), 1)
     for one, other in itertools.combinations(plans, 2):
         assert not torch.equal(one.index_NSB, other.index_NSB)
+
+
+def test_the_defense_draws_from_the_stream_of_its_round():
+    world, seen = build(small(seed=5)), []
+
+    def apply(updates, state, draw):
+        seen.append((draw(3, 7), draw(1)))
+        return world.defense.apply(updates, state, draw)
+
+    play(dataclasses.replace(world, defense=dataclasses.replace(world.defense, apply=apply)), 3)
+    for number, drawn in enumerate(seen):
+        stream = uniforms(5, "defense", number, "cpu")
+        assert torch.equal(drawn[0], stream(3, 7))
+        assert torch.equal(drawn[1], stream(1))
 
 
 # What a round does.
@@ -214,89 +177,3 @@ def test_the_same_round_again_is_the_same_bit_for_bit():
 def test_rounds_are_measured_on_schedule_and_at_the_end(every, measured):
     _, outcomes = play(build(small(eval_every=every)), 4)
     assert [outcome.round_number for outcome in outcomes if outcome.measures is not None] == measured
-
-
-# What must not reach the global model.
-
-
-@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("defense", DEFENSES)
-def test_a_client_that_is_not_finite_is_dropped_and_counted(defense, poison):
-    world = build(small(defense=defense, malicious=0.0))
-    broken = patched(world, lambda params_ND: params_ND[4, 101:].fill_(poison))
-    server, outcomes = play(broken, 2)
-    assert server.params_D.isfinite().all()
-    assert not torch.equal(server.params_D, first_server(world).params_D)
-    for outcome in outcomes:
-        assert not outcome.decision.kept[4]
-        assert outcome.decision.weights[4] == 0
-        assert world.defense.stages[outcome.decision.trace["stage"][4]] == "nonfinite"
-        assert outcome.measures.isfinite().all()
-        assert round_record(world, outcome)["nonfinite"] == 1
-
-
-@pytest.mark.parametrize("defense", DEFENSES)
-def test_when_everybody_diverges_the_model_stays(defense):
-    world = build(small(defense=defense, lr=1e38))
-    before = first_server(world)
-    after, outcomes = play(world, 2)
-    assert torch.equal(after.params_D, before.params_D)
-    for outcome in outcomes:
-        record = round_record(world, outcome)
-        assert (record["nonfinite"], record["kept"], record["nobody_kept"]) == (13, 0, True)
-        assert not outcome.decision.weights.any()
-
-
-def test_an_overflow_of_the_move_itself_leaves_the_model_finite():
-    world = patched(build(small(server_lr=1e3)), lambda params_ND: params_ND.fill_(3e37))
-    after, (outcome,) = play(world)
-    assert outcome.decision.update.isfinite().all()
-    assert torch.equal(after.params_D, first_server(world).params_D)
-
-
-def test_a_defense_that_keeps_nobody_leaves_the_model_and_the_round_says_so():
-    world = build(small())
-
-    def apply(updates, state, draw):
-        nothing_N = torch.zeros_like(updates.sizes_N)
-        return decide(updates, nothing_N, nothing_N, stage_N=torch.full_like(updates.client_ids_N, 2))
-
-    nobody = dataclasses.replace(world, defense=Defense("nobody", ("kept", "nonfinite", "all"), apply))
-    after, (outcome,) = play(nobody)
-    assert torch.equal(after.params_D, first_server(world).params_D)
-    record = round_record(nobody, outcome)
-    assert record["nobody_kept"] is True
-    assert (record["kept"], record["dropped"], record["stages"]) == (0, 13, {"nonfinite": 0, "all": 13})
-    assert record["accuracy"] is not None
-
-
-@pytest.mark.parametrize("defense", [name for name in DEFENSES if name != "foolsgold"])  # sybils are what it silences
-@pytest.mark.parametrize("broken", [0, 1, 6])
-def test_dropped_clients_do_not_shrink_the_step(defense, broken):
-    world = build(small(defense=defense, malicious=0.0))
-    before = first_server(world)
-
-    def agree(params_ND):
-        params_ND.copy_(before.params_D + 0.125)
-        params_ND[:broken] = torch.nan
-
-    after, (outcome,) = play(patched(world, agree))
-    assert outcome.decision.kept.sum() <= 13 - broken
-    torch.testing.assert_close(after.params_D - before.params_D, torch.full_like(after.params_D, 0.125), rtol=0, atol=1e-6)
-
-
-def test_the_step_is_divided_by_the_kept_weight():
-    world = build(small(partition="dirichlet"))
-    chosen = torch.arange(13) % 3 == 0
-
-    def apply(updates, state, draw):
-        return decide(updates, torch.where(chosen, updates.sizes_N, 0), updates.sizes_N, stage_N=(~chosen) * 2)
-
-    seen = []
-    some = spying(dataclasses.replace(world, defense=Defense("some", ("kept", "nonfinite", "rest"), apply)), seen)
-    after, (outcome,) = play(some)
-    matrix, sizes = seen[0].matrix_ND.double()[chosen], seen[0].sizes_N[chosen]
-    expected_D = (sizes[:, None] * matrix).sum(0) / sizes.sum()
-    assert torch.equal(outcome.decision.kept, chosen)
-    moved_D = (after.params_D - first_server(world).params_D).double()
-    torch.testing.assert_close(moved_D, expected_D, rtol=0, atol=1e-6)

@@ -183,6 +183,11 @@ def test_interrupted_survives_the_way_back_from_a_process(tmp_path):
     assert (copy.folder, copy.rounds, str(copy)) == (tmp_path, 3, "interrupted after 3 rounds")
 
 
+def test_a_mistake_survives_the_way_back_from_a_process():
+    copy = pickle.loads(pickle.dumps(UserError("lr=0 is out of range")))
+    assert (type(copy), str(copy)) == (UserError, "lr=0 is out of range")
+
+
 def test_an_error_of_a_callback_is_not_swallowed(tmp_path):
     class Broken(Notes):
         def on_round(self, record):

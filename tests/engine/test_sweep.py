@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 import rflbat.sweep
 from rflbat import Experiment, Interrupted, UserError, run
@@ -12,11 +13,15 @@ GRID = {"defense": ["fedavg", "rflbat"], "malicious": ["0.3", "0.5"]}
 
 
 def small(**settings):
-    return Experiment(**{"clients": 9, "rounds": 3, "local_steps": 2, "batch_size": 7, "checkpoint_every": 2, **settings})
+    return Experiment(
+        **{"clients": 9, "rounds": 3, "local_steps": 2, "batch_size": 7, "checkpoint_every": 2, **settings}
+    )
 
 
 def without_seconds(summaries):
-    return {name: {key: value for key, value in summary.items() if key != "seconds"} for name, summary in summaries.items()}
+    return {
+        name: {key: value for key, value in summary.items() if key != "seconds"} for name, summary in summaries.items()
+    }
 
 
 def marks(path):
@@ -112,7 +117,9 @@ def test_mistakes_show_before_any_work(grid, seeds, message):
 
 def test_each_cell_is_the_run_of_its_settings(tmp_path):
     told = []
-    summaries = sweep(make_cells(small(), GRID, 2), tmp_path, on_cell=lambda cell, summary: told.append((cell, summary)))
+    summaries = sweep(
+        make_cells(small(), GRID, 2), tmp_path, on_cell=lambda cell, summary: told.append((cell, summary))
+    )
     cells = make_cells(small(), GRID, 2)
     assert told == [(cell, summaries[cell.name]) for cell in cells]
     assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == sorted(cell.name for cell in cells)
@@ -192,6 +199,16 @@ def test_a_folder_of_other_settings_is_refused(tmp_path, finished, other, named)
     assert marks(tmp_path) == before
 
 
+@pytest.fixture
+def one_thread():
+    """As in the processes of a sweep: sums in another order may differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_several_processes_give_the_same_summaries(tmp_path):
     cells = make_cells(small(), {"defense": ["rflbat", "foolsgold"]}, 2)
     told = {}
@@ -202,14 +219,7 @@ def test_several_processes_give_the_same_summaries(tmp_path):
     for cell in cells:
         folder = RunFolder.open(tmp_path / "two" / "cells" / cell.name)
         assert folder.rounds() == RunFolder.open(tmp_path / "one" / "cells" / cell.name).rounds()
-        assert folder.run()["machine"]["threads"] == 1 or cell is cells[3]
-
-
-def test_a_mistake_in_another_process_is_told_as_such(tmp_path):
-    cells = make_cells(small(), {"defense": ["fedavg"]}, 1)
-    sweep(cells, tmp_path)
-    with pytest.raises(UserError, match="holds a run with another lr"):
-        sweep(make_cells(small(lr=0.2), {"defense": ["fedavg"]}, 1), tmp_path, jobs=2)
+        assert folder.run()["machine"]["threads"] == 1
 
 
 @pytest.mark.parametrize("jobs", [0, -1])

@@ -39,7 +39,7 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     "gram, masked, in blocks": lambda: kernels.gram(matrix(), mask(), block_bytes=2**16),
     "weighted_sum": lambda: kernels.weighted_sum(draws(63), matrix(), block_bytes=2**16),
     "finite_rows": lambda: kernels.finite_rows(matrix()),
-    "squared_distances": lambda: kernels.squared_distances(square(), square()),
+    "squared_distances": lambda: kernels.squared_distances(square()),
     "cosines": lambda: kernels.cosines(square()),
     "distances": lambda: kernels.distances(points()),
     "pca": lambda: kernels.pca(square()),
@@ -86,7 +86,6 @@ WAITS: dict[str, tuple[type[Exception], Callable[[torch.Tensor], object]]] = {
     "eigh": (WaitForDevice, lambda x: torch.linalg.eigh(x @ x.T)),
     "svd": (WaitForDevice, torch.linalg.svd),
     "pca by eigh": (WaitForDevice, lambda x: kernels.pca(x @ x.T, solver="eigh")),
-    "pca_lowrank": (WaitForDevice, kernels.pca_lowrank),
 }
 
 

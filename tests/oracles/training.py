@@ -60,7 +60,7 @@ def train(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
 ) -> tuple[Array, Array]:
-    """One client's local training, one step a batch: g += decay p; v = momentum v + g; p -= lr v, with v = 0 at first."""
+    """Train one client, one step a batch: g += decay p; v = momentum v + g; p -= lr v, with v = 0 at first."""
     parameters = [np.array(weight_CF, dtype=np.float64), np.array(bias_C, dtype=np.float64)]
     velocities = [np.zeros_like(parameter) for parameter in parameters]
     for batch in batches:

@@ -31,8 +31,7 @@ def train(params_ND: Tensor, model: Model, feed: Feed, sgd: SGD) -> None:
                 computed = gradients(named, x_1B[0], labels_1B[0], weight_1B[0])
             except RuntimeError as error:
                 shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
-                raise RuntimeError(
-                    f"client {client} of the round, step {step}, batch {tuple(x_1B.shape[1:])}, parameters {shapes}: {error}"
-                ) from error
+                where = f"client {client} of the round, step {step}, batch {tuple(x_1B.shape[1:])}, parameters {shapes}"
+                raise RuntimeError(f"{where}: {error}") from error
             for name, gradient in computed.items():
                 sgd.apply(named[name], gradient, velocity[name])

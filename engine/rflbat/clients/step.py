@@ -14,7 +14,7 @@ from rflbat.models.base import Model
 from rflbat.parameters import Layout
 
 Feed = Callable[[slice, int], tuple[Tensor, Tensor, Tensor]]
-"""``feed(rows, step)`` gives ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of those clients."""
+"""``feed(rows, step)`` gives ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the clients."""
 
 Stamp = Callable[[Tensor, Tensor], Tensor]
 """``stamp(x_B..., on_B)`` puts the trigger on the samples where ``on`` is true; may write into ``x``."""

@@ -41,13 +41,13 @@ class Updates:
 
     @cached_property
     def gram(self) -> Gram:
-        """Centred and raw Gram matrix of the valid rows, float64."""
+        """Gram matrix of the valid rows about three origins, float64."""
         return gram(self.matrix_ND, self.valid_N)
 
     @cached_property
     def squared_distances_NN(self) -> Tensor:
-        """``||d_i - d_j||^2``, from the centred Gram."""
-        return squared_distances(self.gram.centred_NN)
+        """``||d_i - d_j||^2``, right for each pair however far away other rows lie."""
+        return squared_distances(self.gram.anchored_NN)
 
     @cached_property
     def cosines_NN(self) -> Tensor:

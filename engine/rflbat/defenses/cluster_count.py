@@ -25,7 +25,7 @@ def candidates(clusters: int | str) -> tuple[int, ...]:
         clusters: a number, at least 1, or one of ``RULES``.
 
     Returns:
-        the numbers, ascending. ``gap`` starts at 1, ``gap2`` and ``silhouette`` at 2.
+        the numbers, consecutive. ``gap`` starts at 1, ``gap2`` and ``silhouette`` at 2.
 
     Raises:
         UserError: neither.
@@ -77,7 +77,7 @@ def cluster(points_NH: Tensor, valid_N: Tensor, clusters: int | str, draw: Draw)
         sets_MNH = torch.cat([sets_MNH, _reference_sets(points_NH, valid_N, draw)])
     starts_MLRK = draw(len(sets_MNH), len(counts), RESTARTS, counts[-1])
     found = kmeans(sets_MNH, counts, starts_MLRK, valid_N)
-    counts_L = torch.tensor(counts, device=points_NH.device)
+    counts_L = torch.arange(counts[0], counts[-1] + 1, device=points_NH.device)
     if len(counts) == 1:
         return found.labels_MLN[0, 0], counts_L[0]
     distances_NN = distances(points_NH)

@@ -3,7 +3,8 @@
 Axes: N clients of the round, C clients of the whole federation, D parameters.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import cosines, gram, weighted_sum
+
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,11 @@ class History:
 
 
 def _remember(history: History, updates: Updates) -> History:
-    """Add this round's valid updates to their clients' rows."""
-    finite_ND = torch.where(updates.valid_N[:, None], updates.matrix_ND, 0).to(history.history_CD.dtype)
-    return History(history.history_CD.index_add(0, updates.client_ids_N, finite_ND))
+    """Add this round's valid updates to their clients' rows, which stay finite whatever is sent."""
+    most = torch.finfo(history.history_CD.dtype).max
+    sent_ND = torch.where(updates.valid_N[:, None], updates.matrix_ND, 0).to(history.history_CD.dtype)
+    sent_CD = history.history_CD.index_add(0, updates.client_ids_N, sent_ND.clamp(-most, most))
+    return History(sent_CD.clamp_(-most, most))
 
 
 def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:
@@ -36,7 +41,8 @@ def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:
 
     With cs = cosines, 0 on the diagonal: ``m_i = max_j cs_ij`` (so at least 0); pardon: where ``m_i < m_j``,
     ``cs_ij <- cs_ij m_i / m_j``; ``w_i = clip(1 - max_j cs_ij, 0, 1)``; ``w <- w / max w``; a weight of 1 becomes
-    0.99; ``w <- clip(kappa (ln(w / (1 - w)) + 1/2), 0, 1)``. Every 0/0 gives 0.
+    0.99; ``w <- clip(kappa (ln(w / (1 - w)) + 1/2), 0, 1)``. Every 0/0 gives 0, and so does a w of at most 1e-12:
+    that is what rounding leaves of parallel updates.
 
     Args:
         cosines_NN: cosines of the histories.
@@ -54,6 +60,7 @@ def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:
     ratio_NN = closest_N[:, None] / torch.where(pardoned_NN, closest_N[None, :], 1)
     alike_NN = torch.where(pardoned_NN, alike_NN * ratio_NN, alike_NN)
     weight_N = torch.where(valid_N, (1 - alike_NN.amax(1)).clamp(0, 1), 0)
+    weight_N = torch.where(weight_N > ROUNDING, weight_N, 0)
     largest = weight_N.amax()
     weight_N = weight_N / torch.where(largest > 0, largest, 1)
     weight_N = torch.where(weight_N >= 1, 0.99, weight_N)
@@ -89,8 +96,8 @@ def foolsgold(*, memory: bool = True, kappa: float = 1.0, normalise: bool = True
 
     Source: Fung, Yoon and Beschastnikh 2018, algorithm 1.
     """
-    if kappa <= 0:
-        raise UserError(f"foolsgold: kappa={kappa} is not above 0")
+    if not 0 < kappa < math.inf:
+        raise UserError(f"foolsgold: kappa={kappa} is not a number above 0")
 
     def init(clients: int, parameters: int, device: torch.device) -> History | NoState:
         return History(torch.zeros(clients, parameters, device=device)) if memory else NoState()
@@ -106,6 +113,7 @@ def foolsgold(*, memory: bool = True, kappa: float = 1.0, normalise: bool = True
         decision = decide(updates, weight_N, weight_N, stage_N=torch.where(weight_N > 0, 0, 2), state=state)
         if normalise:
             return decision
-        return Decision(**{**vars(decision), "update": weighted_sum(weight_N, updates.matrix_ND)})
+        most = torch.finfo(updates.matrix_ND.dtype).max
+        return replace(decision, update=weighted_sum(weight_N, updates.matrix_ND).clamp(-most, most))
 
     return Defense("foolsgold", ("kept", "nonfinite", "alike"), apply, init)

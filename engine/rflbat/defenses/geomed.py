@@ -1,5 +1,7 @@
 """GeoMed: the geometric median."""
 
+import math
+
 import torch
 
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
@@ -15,9 +17,9 @@ SMALLEST = 1e-150
 def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
     """The point with the smallest sum of distances to all updates: ``argmin_v sum ||v - d_i||``.
 
-    Weiszfeld's algorithm from the mean, in Gram space; every client counts the same, whatever its samples.
-    A distance below 1e-6 of the median distance from the mean counts as that much: so a pass that falls on an update
-    is no 0/0, and can leave it again if it is not the median (distances from a Gram matrix resolve 1e-8).
+    Weiszfeld's algorithm from the mean, on pairwise distances; every client counts the same, whatever its samples.
+    A distance below 1e-6 of the median distance between two different updates counts as that much: so a pass that
+    falls on an update is no 0/0, and can leave it again if it is not the median.
 
     Args:
         tolerance: converged when no coefficient changes by more than this, at least 0 (1e-9).
@@ -37,15 +39,16 @@ def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
 
     Source: Chen, Su and Xu 2017, "Distributed statistical machine learning in adversarial settings".
     """
-    if passes < 1 or tolerance < 0:
-        raise UserError(f"geomed: passes={passes} must be at least 1 and tolerance={tolerance} at least 0")
+    if passes < 1 or not 0 <= tolerance < math.inf:
+        raise UserError(f"geomed: passes={passes} must be at least 1 and tolerance={tolerance} a number from 0 on")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
-        centred_NN = updates.gram.centred_NN
-        typical = masked_median(centred_NN.diagonal().clamp_min(0).sqrt(), updates.valid_N)
+        squared_NN = updates.squared_distances_NN
+        apart_NN = updates.valid_N[:, None] & updates.valid_N[None, :] & (squared_NN > 0)
+        typical = masked_median(squared_NN.sqrt().flatten(), apart_NN.flatten())
         floor = torch.where(typical > 0, RESOLUTION * typical, SMALLEST)
         everybody_N = updates.valid_N.to(torch.float64)
-        mix_N, converged = weiszfeld(centred_NN, everybody_N, floor=floor, passes=passes, tolerance=tolerance)
-        return decide(updates, mix_N, distances_to_mix(centred_NN, mix_N), converged=converged)
+        mix_N, converged = weiszfeld(squared_NN, everybody_N, floor=floor, passes=passes, tolerance=tolerance)
+        return decide(updates, mix_N, distances_to_mix(squared_NN, mix_N), converged=converged)
 
     return Defense("geomed", ("kept", "nonfinite"), apply)

@@ -1,5 +1,7 @@
 """RFA: the smoothed geometric median in a few passes."""
 
+import math
+
 import torch
 
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
@@ -23,19 +25,19 @@ def rfa(*, nu: float = 1e-6, passes: int = 4) -> Defense:
 
     Example:
         >>> import rflbat, numpy
-        >>> bool(rflbat.aggregate(numpy.array([[0.0], [0.1], [9.0]]), "rfa").update < 0.3)
+        >>> bool(rflbat.aggregate(numpy.array([[0.0], [0.1], [9.0]]), "rfa").update < 0.4)
         True
 
     Source: Pillutla, Kakade and Harchaoui 2019, algorithm 2.
     """
-    if passes < 1 or nu <= 0:
-        raise UserError(f"rfa: passes={passes} must be at least 1 and nu={nu} above 0")
+    if passes < 1 or not 0 < nu < math.inf:
+        raise UserError(f"rfa: passes={passes} must be at least 1 and nu={nu} a number above 0")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
-        centred_NN = updates.gram.centred_NN
+        squared_NN = updates.squared_distances_NN
         importance_N = torch.where(updates.valid_N, updates.sizes_N, 0)
-        floor = torch.full_like(centred_NN[0, 0], nu)
-        mix_N, _ = weiszfeld(centred_NN, importance_N, floor=floor, passes=passes, tolerance=0.0)
-        return decide(updates, mix_N, distances_to_mix(centred_NN, mix_N))
+        floor = torch.full_like(squared_NN[0, 0], nu)
+        mix_N, _ = weiszfeld(squared_NN, importance_N, floor=floor, passes=passes, tolerance=0.0)
+        return decide(updates, mix_N, distances_to_mix(squared_NN, mix_N))
 
     return Defense("rfa", ("kept", "nonfinite"), apply)

@@ -30,7 +30,7 @@ def coordinates(updates: Updates, back_end: str) -> Tensor:
     """
     if back_end == "lowrank":
         return pca_lowrank(updates.matrix_ND, updates.valid_N, components=COMPONENTS)
-    return pca(updates.gram.centred_NN, updates.valid_N, components=COMPONENTS)
+    return pca(updates.gram.anchored_NN, updates.valid_N, components=COMPONENTS)
 
 
 def passes_filter(distances_NN: Tensor, present_N: Tensor, eps: float) -> Tensor:
@@ -93,7 +93,7 @@ def rflbat(
         eps1: threshold of filter 1, above 0 (10, as the paper).
         eps2: threshold of filter 2, above 0 (4, as the paper).
         weighting: ``samples`` (n_i over the kept, as FedAvg) or ``uniform``.
-        pca: ``gram`` (eigenvectors of the centred Gram) or ``lowrank`` (torch.pca_lowrank, which waits for CUDA).
+        pca: ``gram`` (from the cached Gram) or ``lowrank`` (torch.pca_lowrank, which waits for CUDA).
 
     Returns:
         the defense; its score is v_j. The trace holds ``coordinates`` (N, 2), ``cluster`` (N,) (-1 for clients that
@@ -111,36 +111,43 @@ def rflbat(
 
     Source: Wang et al. 2022, "RFLBAT: A robust federated learning algorithm against backdoor attack", algorithm 1.
     """
-    most = candidates(clusters)[-1]
-    if eps1 <= 0 or eps2 <= 0:
+    candidates(clusters)
+    if not (eps1 > 0 and eps2 > 0):
         raise UserError(f"rflbat: eps1={eps1} and eps2={eps2} must be above 0")
     for key, value, allowed in (("weighting", weighting, ("samples", "uniform")), ("pca", pca, ("gram", "lowrank"))):
         if value not in allowed:
             raise UserError(f"rflbat: {key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
-        points_NH = coordinates(updates, pca)
-        distances_NN = distances(points_NH)
-        survivor_N = passes_filter(distances_NN, updates.valid_N, eps1)
-
-        label_N, count = cluster(points_NH, survivor_N, clusters, draw)
-        few = survivor_N.sum() < 3
-        label_N = torch.where(few, 0, label_N)
-        member_KN = (label_N == torch.arange(most, device=label_N.device)[:, None]) & survivor_N
-        score_K, similarity_N = cluster_scores(updates.cosines_NN, member_KN)
-        chosen_N = survivor_N & (label_N == score_K.argmin())
-        kept_N = passes_filter(distances_NN, chosen_N, eps2)
-
-        stage_N = torch.where(chosen_N, 4, torch.where(survivor_N, 3, 2))
-        return decide(
-            updates,
-            torch.where(kept_N, updates.sizes_N if weighting == "samples" else 1.0, 0.0),
-            similarity_N,
-            stage_N=torch.where(kept_N, 0, stage_N),
-            coordinates=points_NH,
-            cluster=torch.where(survivor_N, label_N, -1),
-            cluster_scores=score_K,
-            clusters=torch.where(few, 1, count),
-        )
+        return _steps(updates, draw, clusters, (eps1, eps2), weighting, pca)
 
     return Defense("rflbat", STAGES, apply)
+
+
+def _steps(
+    updates: Updates, draw: Draw, clusters: int | str, eps: tuple[float, float], weighting: str, back_end: str
+) -> Decision:
+    """Take algorithm 1's server steps in order."""
+    points_NH = coordinates(updates, back_end)
+    distances_NN = distances(points_NH)
+    survivor_N = passes_filter(distances_NN, updates.valid_N, eps[0])
+
+    label_N, count = cluster(points_NH, survivor_N, clusters, draw)
+    few = survivor_N.sum() < 3
+    label_N = torch.where(few, 0, label_N)
+    member_KN = (label_N == torch.arange(candidates(clusters)[-1], device=label_N.device)[:, None]) & survivor_N
+    score_K, similarity_N = cluster_scores(updates.cosines_NN, member_KN)
+    chosen_N = survivor_N & (label_N == score_K.argmin())
+    kept_N = passes_filter(distances_NN, chosen_N, eps[1])
+
+    stage_N = torch.where(chosen_N, 4, torch.where(survivor_N, 3, 2))
+    return decide(
+        updates,
+        torch.where(kept_N, updates.sizes_N if weighting == "samples" else 1.0, 0.0),
+        similarity_N,
+        stage_N=torch.where(kept_N, 0, stage_N),
+        coordinates=points_NH,
+        cluster=torch.where(survivor_N, label_N, -1),
+        cluster_scores=score_K,
+        clusters=torch.where(few, 1, count),
+    )

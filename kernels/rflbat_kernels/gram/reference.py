@@ -15,10 +15,14 @@ _SLAB = 64
 
 
 class Gram(NamedTuple):
-    """Inner products of the rows of a matrix, about their mean and about the origin; both (N, N) float64."""
+    """Inner products of the rows of a matrix about three origins; (N, N) float64, exactly symmetric."""
 
     centred_NN: Tensor
+    """About the mean of the valid rows."""
     raw_NN: Tensor
+    """About 0: for norms and cosines."""
+    anchored_NN: Tensor
+    """About the anchor of the columns: for distances, which it gives to rounding of the two rows' own lengths."""
 
 
 def _check(matrix_ND: Tensor, block_bytes: int = BLOCK_BYTES) -> None:
@@ -121,13 +125,14 @@ def column_anchors(block_NB: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Gram:
-    """Compute the inner products of all pairs of rows, about the rows' mean and about the origin, in one pass.
+    """Compute the inner products of all pairs of rows in one pass over the matrix.
 
     `centred_ij = <d_i - m, d_j - m>` with m the mean of the valid rows, `raw_ij = <d_i, d_j>`. Each column is first
     measured from its anchor r, its value nearest to 0 (0 where the signs differ). With c = d - r, S_ij = <c_i, c_j>:
-    `centred = H S H` and `raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>`. In every coordinate |r| <= |d_i| and
-    |c_i| <= |d_i|, so raw_ij is right to rounding of ||d_i|| ||d_j|| for EVERY pair, however large other rows are; and
-    a large common part is gone before anything is squared. Float64 throughout; entries up to 1e150 are safe.
+    `anchored = S`, `centred = H S H`, `raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>`. In every coordinate |r| <= |d_i|
+    and |c_i| <= |d_i|, so S_ij and raw_ij are right to rounding of ||d_i|| ||d_j|| for EVERY pair, however large other
+    rows are (centred_ij to rounding of the longest); and a large common part is gone before anything is squared.
+    Float64 throughout; entries up to 1e150 are safe.
 
     Args:
         matrix_ND: any float type, any strides. No gradient is recorded.
@@ -135,7 +140,7 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1.
 
     Returns:
-        the two matrices, exactly symmetric, with zeros in rows and columns of invalid rows.
+        the three matrices, with zeros in rows and columns of invalid rows.
 
     Raises:
         ValueError: wrong shape or type.
@@ -149,7 +154,7 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     check_mask(valid_N, rows)
     upper_NN = torch.zeros(rows, rows, dtype=torch.float64, device=device)
     if rows == 0:
-        return Gram(upper_NN, upper_NN.clone())
+        return Gram(upper_NN, upper_NN.clone(), upper_NN.clone())
     along_N = torch.zeros(rows, dtype=torch.float64, device=device)
     anchor_square = torch.zeros((), dtype=torch.float64, device=device)
     row_N = None if valid_N is None else stand_ins(valid_N)
@@ -163,11 +168,12 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
             upper_NN[top : top + _SLAB, top:].addmm_(block_NB[top : top + _SLAB], block_NB[top:].T)
         along_N.addmv_(block_NB, anchor_B)
         anchor_square.add_(anchor_B.dot(anchor_B))
-    products_NN = upper_NN.triu() + upper_NN.triu(1).T
-    raw_NN = products_NN + (along_N[:, None] + along_N[None, :]) + anchor_square
+    anchored_NN = upper_NN.triu() + upper_NN.triu(1).T
+    raw_NN = anchored_NN + (along_N[:, None] + along_N[None, :]) + anchor_square
     if valid_N is not None:
-        raw_NN = torch.where(valid_N[:, None] & valid_N[None, :], raw_NN, 0.0)
-    return Gram(double_centre(products_NN, valid_N), raw_NN)
+        both_NN = valid_N[:, None] & valid_N[None, :]
+        anchored_NN, raw_NN = torch.where(both_NN, anchored_NN, 0.0), torch.where(both_NN, raw_NN, 0.0)
+    return Gram(double_centre(anchored_NN, valid_N), raw_NN, anchored_NN)
 
 
 @torch.no_grad()

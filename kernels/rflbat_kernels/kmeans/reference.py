@@ -1,6 +1,7 @@
 """K-means of many point sets, numbers of clusters and restarts at once, and the rules that choose a number.
 
-Axes: M point sets, L numbers of clusters, R restarts, Q = L * R, N points, K clusters, H coordinates.
+Axes: M point sets, L numbers of clusters, R restarts, Q = all runs of a set, N points,
+K clusters, H coordinates, J = H + 1 (the coordinates and 1).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from torch.nn.functional import pad
 
 from rflbat_kernels.gram.reference import check_mask
 
-CACHED, RESIDENT = 2**15, 2**25
+CACHED, RESIDENT = 2**16, 2**25
 """Most distances computed at once: on the CPU so many as its cache holds, elsewhere as many as memory is spared."""
 
 FAR, TINY = 1e100, 1e-290
@@ -142,29 +143,31 @@ def _cluster(
     """Labels (M, L, N), centres (M, L, K, H) and inertia (M, L) of the best restarts."""
     weights_MN = valid_MN.to(torch.float64)
     columns = [column[:, None, None, None, :] for column in points_MNH.unbind(2)]
-    summands_MNJ = torch.cat([points_MNH, weights_MN[..., None]], 2)
-    centres_MKLR1H = _plus_plus(points_MNH, weights_MN, uniforms_MLRK)[..., None, :]
+    summands_MJN = torch.cat([points_MNH.mT, weights_MN[:, None]], 1)
+    centres_MKLRH = _plus_plus(points_MNH, weights_MN, uniforms_MLRK)
     for at, size in enumerate(clusters):
-        centres_MKLR1H[:, size:, at] = FAR
-    numbers_K111 = torch.arange(max(clusters), device=points_MNH.device)[:, None, None, None]
+        centres_MKLRH[:, size:, at] = FAR
+    sets, *shape_KLR = centres_MKLRH.shape[:4]
+    centres_MJQ = pad(centres_MKLRH, (0, 1), value=1.0).flatten(1, 3).mT.contiguous()
+    numbers_K = torch.arange(max(clusters), dtype=torch.float64, device=points_MNH.device)
+    numbers_K111 = numbers_K[:, None, None, None]
     # Ranked by (d + tiny) (1 + k 2^-50), no two of a point's distances are equal, so that "is the smallest" is true of
     # one cluster only: the first of equals. An argmin would cost more than all the rest of an iteration.
     shade_K111 = 1.0 + numbers_K111 * 2.0**-50
     tiny_K111 = shade_K111 * TINY
     for left in range(iterations, -1, -1):
-        squared_MKLRN = _squared(columns, centres_MKLR1H)
+        squared_MKLRN = _squared(columns, centres_MJQ.view(sets, -1, *shape_KLR, 1))
         nearest_MKLRN = torch.addcmul(tiny_K111, squared_MKLRN, shade_K111)
         nearest_MKLRN.eq_(nearest_MKLRN.amin(1, keepdim=True))
         if left > 0:
-            sums_MQJ = torch.bmm(nearest_MKLRN.flatten(1, 3), summands_MNJ)
-            sums_MKLR1J = sums_MQJ.view(*centres_MKLR1H.shape[:5], -1)
-            count_MKLR11 = sums_MKLR1J[..., -1:]
-            centres_MKLR1H = torch.where(count_MKLR11 > 0, sums_MKLR1J[..., :-1] / count_MKLR11, centres_MKLR1H)
+            # The centre so far counts as 2^-900 of a point: nothing beside a member, everything without one.
+            sums_MJQ = torch.baddbmm(centres_MJQ, summands_MJN, nearest_MKLRN.flatten(1, 3).mT, beta=2.0**-900)
+            centres_MJQ = sums_MJQ / sums_MJQ[:, -1:]
     inertia_MLR = (squared_MKLRN.mul_(nearest_MKLRN).sum(1) * weights_MN[:, None, None]).sum(3)
     # Restarts that found the same clusters differ by rounding; that must not decide which numbering wins.
     best_ML1 = (inertia_MLR <= inertia_MLR.amin(2, keepdim=True) * (1 + 1e-12)).to(torch.uint8).argmax(2, keepdim=True)
     labels_MLRN = nearest_MKLRN.mul_(numbers_K111).sum(1).to(torch.int64)
-    centres_MLRKH = centres_MKLR1H[..., 0, :].permute(0, 2, 3, 1, 4)
+    centres_MLRKH = centres_MJQ[:, :-1].view(sets, -1, *shape_KLR).permute(0, 3, 4, 2, 1)
     return (
         labels_MLRN.take_along_dim(best_ML1[..., None], 2)[:, :, 0].masked_fill_(~valid_MN[:, None], 0),
         centres_MLRKH.take_along_dim(best_ML1[..., None, None], 2)[:, :, 0],
@@ -172,12 +175,12 @@ def _cluster(
     )
 
 
-def _squared(columns: list[Tensor], centres_MKLR1H: Tensor) -> Tensor:
+def _squared(columns: list[Tensor], centres_MJKLR1: Tensor) -> Tensor:
     """Squared distances (M, K, L, R, N) of all points to all centres, from explicit differences, axis by axis."""
-    total = columns[0] - centres_MKLR1H.select(5, 0)
+    total = columns[0] - centres_MJKLR1.select(1, 0)
     total.mul_(total)
     for h, column in enumerate(columns[1:], 1):
-        difference = column - centres_MKLR1H.select(5, h)
+        difference = column - centres_MJKLR1.select(1, h)
         total.addcmul_(difference, difference)
     return total
 

@@ -13,38 +13,29 @@ def _check_square(gram_NN: Tensor) -> None:
 
 
 @torch.no_grad()
-def squared_distances(*grams_NN: Tensor) -> Tensor:
-    """Compute `||d_i - d_j||^2 = G_ii + G_jj - 2 G_ij` from one or more Gram matrices of the same rows.
+def squared_distances(gram_NN: Tensor) -> Tensor:
+    """Compute `||d_i - d_j||^2 = G_ii + G_jj - 2 G_ij`.
 
-    The rounding error of a pair is a few eps of `G_ii + G_jj`, so the origin matters: about the mean, a large common
-    part does not hurt; about 0, a far outlier hurts no pair but its own. Given several Gram matrices, each pair is read
-    from the one where `G_ii + G_jj` is smallest.
+    The rounding error of a pair is a few eps of `G_ii + G_jj`, so the origin matters: about 0 a large common part
+    hurts, about the mean a far row does, about the anchor neither.
 
     Args:
-        grams_NN: inner products about any origins, e.g. `gram(x).centred_NN` alone, or both as `*gram(x)`.
+        gram_NN: inner products about any origin; best is `gram(x).anchored_NN`.
 
     Returns:
-        (N, N) float64, at least 0, 0 on the diagonal. A row that the Gram masked counts as the origin.
+        (N, N) float64, at least 0, 0 on the diagonal. A row that the Gram matrix masked counts as its origin.
 
     Raises:
-        ValueError: none given, or not square.
+        ValueError: not square.
 
     Example:
         >>> squared_distances(torch.tensor([[1.0, 0.0], [0.0, 4.0]])).tolist()
         [[0.0, 5.0], [5.0, 0.0]]
     """
-    if not grams_NN:
-        raise ValueError("no Gram matrix was given, allowed: one or more")
-    result_NN = torch.full_like(grams_NN[0], torch.inf, dtype=torch.float64)
-    smallest_NN = result_NN
-    for gram_NN in grams_NN:
-        _check_square(gram_NN)
-        gram_NN = gram_NN.to(torch.float64)
-        squares_N = gram_NN.diagonal()
-        size_NN = squares_N[:, None] + squares_N[None, :]
-        result_NN = torch.where(size_NN >= smallest_NN, result_NN, (size_NN - 2 * gram_NN).clamp_min(0.0))
-        smallest_NN = torch.minimum(smallest_NN, size_NN)
-    return result_NN.fill_diagonal_(0.0)
+    _check_square(gram_NN)
+    gram_NN = gram_NN.to(torch.float64)
+    squares_N = gram_NN.diagonal()
+    return (squares_N[:, None] + squares_N[None, :] - 2 * gram_NN).clamp_min(0.0).fill_diagonal_(0.0)
 
 
 @torch.no_grad()

@@ -3,10 +3,13 @@
 Axes: N rows (clients), D columns (parameters), H components.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from rflbat_kernels.gram.reference import check_mask, column_anchors, double_centre, stand_ins
+from rflbat_kernels.median.reference import masked_median
 
 SOLVERS = ("auto", "eigh", "squaring")
 SQUARINGS = 24
@@ -37,24 +40,26 @@ def solver_for(device: torch.device) -> str:
 
 
 @torch.no_grad()
-def pca(centred_gram_NN: Tensor, valid_N: Tensor | None = None, *, components: int = 2, solver: str = "auto") -> Tensor:
+def pca(gram_NN: Tensor, valid_N: Tensor | None = None, *, components: int = 2, solver: str = "auto") -> Tensor:
     """Compute the scores of the rows on their first principal components, from their Gram matrix.
 
-    With `K = H G H` (H centres over the valid rows; done here, whatever the origin of G) and its top eigenpairs
-    `(lambda_k, u_k)`, the scores are `x_k = u_k sqrt(lambda_k)`: the projections of the centred rows on the principal
-    axes. Eigenvalues below `N eps trace(K)` are rounding and count as 0. Rows nearer to each other than rounding
-    (squared distance at most `64 eps (K_ii + K_jj + 2 trace(K) / N)`) share one score: equal rows are equal points.
+    One component at a time. With `K = H G H` (H centres over the valid rows; done here, whatever the origin of G) and
+    its top eigenvector u, the axis is `v = sum u_i d_i / sigma` with `sigma^2 = u' G u`, the scores are
+    `s = G u / sigma`, and `G <- G - s s'` takes the axis out. Scores and remainder are right to rounding of each row's
+    OWN length, so one row of 1e12 does not blur the plane of the others. A row whose rounding exceeds the typical
+    length that is left (the median) can no longer be placed: it leaves the computation and scores the mean.
+    Rows nearer to each other than their rounding share one score: equal rows are equal points.
 
     Args:
-        centred_gram_NN: inner products; the centred ones (`gram(x).centred_NN`) for accuracy.
+        gram_NN: inner products about any origin; best is `gram(x).anchored_NN`.
         valid_N: bool, rows that count. None: all.
         components: number of columns wanted, at least 1; the missing ones are 0 where it exceeds the rank.
-        solver: "eigh" (torch.linalg.eigh: on CUDA it waits, reading its status back), "squaring" (matrix products
-            alone, no wait; the distances between the scores are right to 3e-8 of the largest at any gap between
-            eigenvalues), or "auto": eigh on the CPU, squaring elsewhere.
+        solver: how u is found: "eigh" (torch.linalg.eigh: on CUDA it waits, reading its status back), "squaring"
+            (matrix products alone, no wait; the distances between the scores are right to 3e-8 of the largest at any
+            gap between eigenvalues), or "auto": eigh on the CPU, squaring elsewhere.
 
     Returns:
-        (N, components) float64. The largest entry of a column by magnitude (the first of nearly equal ones) is
+        (N, components) float64, centred. The largest entry of a column by magnitude (the first of nearly equal ones) is
         positive; invalid rows score 0.
 
     Raises:
@@ -66,28 +71,48 @@ def pca(centred_gram_NN: Tensor, valid_N: Tensor | None = None, *, components: i
 
     Source: Gower 1966 (principal coordinates).
     """
-    rows = len(centred_gram_NN)
-    if centred_gram_NN.shape != (rows, rows):
-        raise ValueError(f"the Gram matrix has shape {tuple(centred_gram_NN.shape)}, allowed: (N, N)")
+    rows = len(gram_NN)
+    if gram_NN.shape != (rows, rows):
+        raise ValueError(f"the Gram matrix has shape {tuple(gram_NN.shape)}, allowed: (N, N)")
     check_mask(valid_N, rows)
     _check_components(components)
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}, allowed: {', '.join(SOLVERS)}")
     if rows == 0:
-        return centred_gram_NN.new_zeros(0, components, dtype=torch.float64)
-    gram_NN = centred_gram_NN.to(torch.float64)
-    if valid_N is not None:
-        gram_NN = torch.where(valid_N[:, None] & valid_N[None, :], gram_NN, 0.0)
-    centred_NN = double_centre(gram_NN, valid_N)
+        return gram_NN.new_zeros(0, components, dtype=torch.float64)
+    if valid_N is None:
+        valid_N = torch.ones(rows, dtype=torch.bool, device=gram_NN.device)
+    left_NN = torch.where(valid_N[:, None] & valid_N[None, :], gram_NN.to(torch.float64), 0.0)
+    find = _eigh if (solver_for(left_NN.device) if solver == "auto" else solver) == "eigh" else _squaring
+    equal_N, squares_N = _first_equal(left_NN), left_NN.diagonal()
+    rounding_N = (64 + 4 * rows) * _EPS * squares_N
+    placed_N, columns = valid_N, []
+    for _ in range(min(components, rows)):
+        score_N = _axis_scores(left_NN, placed_N, squares_N, find)
+        columns.append(_centre_scores(score_N, placed_N, valid_N).index_select(0, equal_N))
+        left_NN = left_NN - torch.outer(score_N, score_N)
+        placed_N = placed_N & (rounding_N <= masked_median(left_NN.diagonal(), valid_N))
+    return _finish(torch.stack(columns, 1), valid_N, components)
+
+
+def _axis_scores(left_NN: Tensor, placed_N: Tensor, squares_N: Tensor, find: Callable[[Tensor], Tensor]) -> Tensor:
+    """Scores `G u / sigma` on the first axis of the placed rows, from the origin of G; 0 if nothing is left."""
+    centred_NN = double_centre(left_NN, placed_N)
     trace = centred_NN.diagonal().sum()
     # What centring leaves of equal rows is rounding: it must not be blown up to a plane.
-    trace = torch.where(trace > rows * _EPS * gram_NN.diagonal().sum(), trace, 0.0)
-    unit_NN = torch.where(trace > 0, centred_NN / torch.where(trace > 0, trace, 1.0), 0.0)
-    solve = _eigh if (solver_for(unit_NN.device) if solver == "auto" else solver) == "eigh" else _squaring
-    values_H, vectors_NH = solve(unit_NN, min(components, rows))
-    values_H = torch.where(values_H > rows * _EPS, values_H, 0.0)
-    scores_NH = (vectors_NH * (values_H * trace).sqrt()).index_select(0, _first_equal(unit_NN))
-    return _finish(scores_NH, valid_N, components)
+    trace = torch.where(trace > len(left_NN) * _EPS * torch.where(placed_N, squares_N, 0.0).sum(), trace, 0.0)
+    vector_N = torch.where(placed_N, find(_over(centred_NN, trace)), 0.0)
+    # Exactly orthogonal to the origin, or a far origin would leak into the scores.
+    vector_N = torch.where(placed_N, vector_N - vector_N.sum() / placed_N.sum().clamp_min(1), 0.0)
+    image_N = left_NN @ vector_N
+    return torch.where(trace > 0, _over(image_N, vector_N.dot(image_N).clamp_min(0.0).sqrt()), 0.0)
+
+
+def _centre_scores(score_N: Tensor, placed_N: Tensor, valid_N: Tensor) -> Tensor:
+    """Put the rows that cannot be placed on the mean of the others, and the mean of all on 0."""
+    score_N = torch.where(placed_N, score_N, torch.where(placed_N, score_N, 0.0).sum() / placed_N.sum().clamp_min(1))
+    mean = torch.where(valid_N, score_N, 0.0).sum() / valid_N.sum().clamp_min(1)
+    return torch.where(valid_N, score_N - mean, 0.0)
 
 
 def _check_components(components: int) -> None:
@@ -99,35 +124,25 @@ def _first_equal(gram_NN: Tensor) -> Tensor:
     """Position of the first row that equals each row up to rounding."""
     squares_N = gram_NN.diagonal()
     size_NN = squares_N[:, None] + squares_N[None, :]
-    return (size_NN - 2 * gram_NN <= _SAME * (size_NN + 2 * squares_N.mean())).to(torch.uint8).argmax(1)
+    return (size_NN - 2 * gram_NN <= _SAME * size_NN).to(torch.uint8).argmax(1)
 
 
-def _eigh(gram_NN: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    values_N, vectors_NN = torch.linalg.eigh(gram_NN)
-    return values_N.flip(0)[:components], vectors_NN.flip(1)[:, :components]
+def _eigh(unit_NN: Tensor) -> Tensor:
+    """Top eigenvector of a matrix of trace 1, or of 0."""
+    vectors_NN: Tensor = torch.linalg.eigh(unit_NN)[1]
+    return vectors_NN[:, -1]
 
 
-def _squaring(gram_NN: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """Top eigenpairs by repeated squaring and deflation; the gram has trace 1, or is 0."""
-    values, vectors = [], []
-    for _ in range(components):
-        power_NN = _over(gram_NN, gram_NN.diagonal().sum())
-        for _ in range(SQUARINGS):
-            power_NN = power_NN @ power_NN
-            power_NN = _over(power_NN + power_NN.T, 2 * power_NN.diagonal().sum())
-        column = power_NN.diagonal().argmax()
-        vector_N = _over(power_NN.index_select(1, column[None])[:, 0])
-        # One step with the matrix itself removes the rounding that the squarings piled up.
-        vector_N = _over(gram_NN @ vector_N)
-        image_N = gram_NN @ vector_N
-        value = vector_N.dot(image_N)
-        values.append(value)
-        vectors.append(vector_N)
-        # (I - uu') K (I - uu') = K - u w' - w u' with w = Ku - (u'Ku / 2) u
-        half_N = image_N - vector_N * (value / 2)
-        outer_NN = torch.outer(vector_N, half_N)
-        gram_NN = gram_NN - (outer_NN + outer_NN.T)
-    return torch.stack(values), torch.stack(vectors, 1)
+def _squaring(unit_NN: Tensor) -> Tensor:
+    """Top eigenvector by repeated squaring, of a matrix of trace 1, or of 0."""
+    power_NN = unit_NN
+    for _ in range(SQUARINGS):
+        power_NN = power_NN @ power_NN
+        power_NN = _over(power_NN + power_NN.T, 2 * power_NN.diagonal().sum())
+    column = power_NN.diagonal().argmax()
+    vector_N = _over(power_NN.index_select(1, column[None])[:, 0])
+    # One step with the matrix itself removes the rounding that the squarings piled up.
+    return _over(unit_NN @ vector_N)
 
 
 def _over(tensor: Tensor, scale: Tensor | None = None) -> Tensor:

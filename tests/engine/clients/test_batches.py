@@ -1,6 +1,7 @@
 """Legend of the suffixes: N clients, S local steps, B batch."""
 
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_an_epoch_uses_every_sample_exactly_once(sizes, steps, batch, seed):
         per_epoch = math.ceil(len(own) / batch)
         for first in range(0, steps, per_epoch):
             epoch = batches[first : first + per_epoch]
-            seen = sorted(sum(epoch, []))
+            seen = sorted(chain.from_iterable(epoch))
             if len(epoch) == per_epoch:
                 assert seen == own.tolist()
             else:
@@ -72,14 +73,14 @@ def test_the_plan_is_padded_at_the_end_with_weight_0():
 def test_every_epoch_is_shuffled_anew():
     samples, plan = draw([101], steps=3 * 21, batch=5)
     batches = used(plan, 0)
-    orders = [sum(batches[epoch * 21 : (epoch + 1) * 21], []) for epoch in range(3)]
+    orders = [list(chain.from_iterable(batches[epoch * 21 : (epoch + 1) * 21])) for epoch in range(3)]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert samples[0].tolist() not in orders
 
 
 def test_clients_of_equal_size_draw_different_orders():
     samples, plan = draw([21, 21], steps=5, batch=5)
-    order_NB = [np.array(sum(used(plan, client), [])) - samples[client][0] for client in range(2)]
+    order_NB = [np.concatenate(used(plan, client)) - samples[client][0] for client in range(2)]
     assert order_NB[0].tolist() != order_NB[1].tolist()
 
 

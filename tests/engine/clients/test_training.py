@@ -5,6 +5,7 @@ Legend of the suffixes: n samples, N clients, D parameters, S local steps, B bat
 
 import dataclasses
 import functools
+from itertools import product
 
 import numpy as np
 import pytest
@@ -207,12 +208,12 @@ def test_each_group_stamps_its_own_trigger():
 
     group_N = torch.tensor([0, 0, 1, 1, 2, 0, 1])
     feed = PROBLEM.feed(stamps=(mark(10.0), mark(20.0), mark(30.0)), group_N=group_N)
-    for step in range(STEPS):
-        x_NB, labels_NB, _ = feed(slice(0, N), step)
-        poisoned_NB = PROBLEM.plan.poisoned_NSB[:, step]
-        expected_NB = (group_N[:, None] + 1) * 10.0 * poisoned_NB
+    for rows, step in product((slice(0, N), slice(3, 6), slice(6, 9)), range(STEPS)):
+        x_NB, labels_NB, _ = feed(rows, step)
+        poisoned_NB = PROBLEM.plan.poisoned_NSB[rows, step]
+        expected_NB = (group_N[rows, None] + 1) * 10.0 * poisoned_NB
         assert torch.equal(torch.where(poisoned_NB, x_NB.amax((2, 3, 4)), 0), expected_NB)
-        assert torch.equal(x_NB[~poisoned_NB], PROBLEM.x[PROBLEM.plan.index_NSB[:, step]][~poisoned_NB])
+        assert torch.equal(x_NB[~poisoned_NB], PROBLEM.x[PROBLEM.plan.index_NSB[rows, step]][~poisoned_NB])
         assert (labels_NB[poisoned_NB] == TARGET).all()
 
 
@@ -221,5 +222,7 @@ def test_the_loop_names_the_client_and_step_that_failed():
         return MODEL.apply(parameters, x[:, :1])  # half of the features
 
     broken = dataclasses.replace(MODEL, apply=apply)
-    with pytest.raises(RuntimeError, match=r"^client 0 of the round, step 0, batch \(5, 2, 5, 3\), parameters \{'weight': "):
+    with pytest.raises(
+        RuntimeError, match=r"^client 0 of the round, step 0, batch \(5, 2, 5, 3\), parameters \{'weight': "
+    ):
         loop.train(PROBLEM.params_ND.clone(), broken, PROBLEM.feed(), OPTIMIZERS[0])

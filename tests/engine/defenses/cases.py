@@ -87,7 +87,7 @@ CASES = {
     "krum": Case(oracles.krum, scores="scores", stages=frozenset({"distant"})),
     "multikrum": Case(oracles.multikrum, scores="scores", stages=frozenset({"distant"})),
     # Both iterate until nothing moves, since the tolerance bounds the last step and not the error.
-    "geomed": Case(partial(oracles.geomed, tolerance=1e-13), parameters={"tolerance": 0.0, "passes": 400}),
+    "geomed": Case(partial(oracles.geomed, tolerance=1e-13), parameters={"tolerance": 0.0, "passes": 100}),
     "rfa": Case(oracles.rfa, uses_sizes=True),
 }
 

@@ -165,8 +165,8 @@ def test_zero_rows(name, zeros):
     updates_ND = CASES[name].make(5, 2)
     updates_ND[:zeros] = 0
     decision = decide(name, updates_ND)
-    # A median that falls on an update is a distance of 0, known up to the root of the rounding of its square.
-    agree(decision, CASES[name].oracle(updates_ND, None), 1e-8 if name == "geomed" else 1e-9, scale=10.0)
+    # GeoMed's median may fall on an update here, where it promises six digits of the spread.
+    agree(decision, CASES[name].oracle(updates_ND, None), 1e-6 if name == "geomed" else 1e-9, scale=10.0)
     consistent(name, decision)
 
 

@@ -1,4 +1,4 @@
-"""One test for each mistake that published copies of RFLBAT make; each computes the mistaken answer and differs from it.
+"""One test for each mistake that published copies of RFLBAT make; each shows that the mistaken answer differs.
 
 Axes: N clients of the round, D parameters, K clusters.
 """
@@ -183,7 +183,7 @@ def test_the_gap_statistic_uses_the_error_of_the_next_number():
 
 @pytest.mark.parametrize(("points", "largest"), [(5, 4), (13, 10)])
 def test_the_gap_statistic_takes_the_largest_number_where_no_smaller_one_will_do(points, largest):
-    """Each further cluster takes most of what is left of the spread: the rule never holds, and there is no Gap(k + 1) to ask."""
+    """Each further cluster takes most of the spread that is left: the rule never holds, and Gap(k + 1) runs out."""
 
     def mistaken(gaps, errors):
         k = 0

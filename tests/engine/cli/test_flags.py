@@ -1,0 +1,80 @@
+"""The flags of every command, frozen: whoever changes one changes this list too."""
+
+import re
+from dataclasses import fields
+
+import pytest
+
+from rflbat.cli import COMMANDS, main
+from rflbat.config import Experiment
+from tests.engine.cli.conftest import Call
+
+SETTINGS = {
+    *("--dataset", "--data-dir", "--clients", "--participants", "--partition", "--alpha", "--model"),
+    *("--attack", "--attack-arg", "--malicious", "--roles", "--attack-start", "--scale", "--target"),
+    *("--defense", "--defense-arg", "--rounds", "--local-steps", "--batch-size", "--lr", "--momentum"),
+    *("--weight-decay", "--server-lr", "--seed", "--device", "--backend", "--chunk"),
+    *("--eval-every", "--checkpoint-every"),
+}
+FLAGS = {
+    "run": {*SETTINGS, "--out", "--config", "--quiet", "--help"},
+    "sweep": {*SETTINGS, "--grid", "--seeds", "--jobs", "--out", "--config", "--quiet", "--help"},
+    "resume": {"--quiet", "--help"},
+    "report": {"--quiet", "--help"},
+    "doctor": {"--data-dir", "--help"},
+}
+PROMISED = {
+    *("--dataset", "--data-dir", "--clients", "--participants", "--partition", "--alpha", "--model", "--attack"),
+    *("--malicious", "--roles", "--attack-start", "--scale", "--target", "--defense", "--defense-arg", "--rounds"),
+    *("--local-steps", "--batch-size", "--lr", "--seed", "--device", "--eval-every", "--out", "--config", "--quiet"),
+}
+REPEATED = {"defense_args": "--defense-arg", "attack_args": "--attack-arg"}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_flags_are_frozen(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, err) == (0, "")
+    assert set(re.findall(r"^\W{1,3}(?:-h, )?(--[a-z][a-z-]*)", out, re.MULTILINE)) == FLAGS[command]
+    assert ("positional arguments" in out) == (command in {"resume", "report"})
+
+
+def test_flags_hold_all_that_was_promised_and_every_setting() -> None:
+    assert FLAGS["run"] >= PROMISED
+    assert {REPEATED.get(item.name, f"--{item.name.replace('_', '-')}") for item in fields(Experiment)} == SETTINGS
+    assert set(COMMANDS) == {"run", "resume", "sweep", "report", "list", "show", "doctor"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status: object = main([command, "--help"])
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) > 2
+
+
+def test_help_shows_the_recipe_s_values(capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe, dataset, rounds in (("smoke", "digits", 30), ("mnist", "mnist", 50)):
+        with pytest.raises(SystemExit):
+            main(["run", recipe, "--help"])
+        out = capsys.readouterr().out
+        assert f"(default: {dataset})" in out
+        assert f"(default: {rounds})" in out
+
+
+@pytest.mark.parametrize("line", ["", "-h", "--help"])
+def test_usage_names_every_command(line: str, call: Call) -> None:
+    status, out, err = call(line)
+    assert (status, err) == (0, "")
+    assert [command for command in COMMANDS if f"\n  {command} " not in out] == []
+
+
+def test_version(call: Call) -> None:
+    status, out, err = call("--version")
+    assert (status, err) == (0, "")
+    assert re.fullmatch(r"rflbat \d+\.\d+\.\d+\n", out)

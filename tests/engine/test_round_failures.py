@@ -1,0 +1,100 @@
+"""What must not reach the global model: updates that are not finite, overflow, and rounds in which nobody is kept.
+
+Legend of the suffixes: N clients of the round, D parameters.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from rflbat.defenses.base import Defense, decide
+from rflbat.defenses.registry import DEFENSES
+from rflbat.records import round_record
+from rflbat.world import build, first_server
+from tests.engine.rounds import patched, play, small, spying
+
+
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_a_client_that_is_not_finite_is_dropped_and_counted(defense, poison):
+    world = build(small(defense=defense, malicious=0.0))
+    broken = patched(world, lambda params_ND: params_ND[4, 101:].fill_(poison))
+    server, outcomes = play(broken, 2)
+    assert server.params_D.isfinite().all()
+    assert not torch.equal(server.params_D, first_server(world).params_D)
+    for outcome in outcomes:
+        assert not outcome.decision.kept[4]
+        assert outcome.decision.weights[4] == 0
+        assert world.defense.stages[outcome.decision.trace["stage"][4]] == "nonfinite"
+        assert outcome.measures.isfinite().all()
+        assert round_record(world, outcome)["nonfinite"] == 1
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_when_everybody_diverges_the_model_stays(defense):
+    world = build(small(defense=defense, lr=1e38))
+    before = first_server(world)
+    after, outcomes = play(world, 2)
+    assert torch.equal(after.params_D, before.params_D)
+    for outcome in outcomes:
+        record = round_record(world, outcome)
+        assert (record["nonfinite"], record["kept"], record["nobody_kept"]) == (13, 0, True)
+        assert not outcome.decision.weights.any()
+
+
+def test_an_overflow_of_the_move_itself_leaves_the_model_finite():
+    world = patched(build(small(server_lr=1e3)), lambda params_ND: params_ND.fill_(3e37))
+    after, (outcome,) = play(world)
+    assert outcome.decision.update.isfinite().all()
+    assert torch.equal(after.params_D, first_server(world).params_D)
+
+
+def test_a_defense_that_keeps_nobody_leaves_the_model_and_the_round_says_so():
+    world = build(small())
+
+    def apply(updates, state, draw):
+        nothing_N = torch.zeros_like(updates.sizes_N)
+        return decide(updates, nothing_N, nothing_N, stage_N=torch.full_like(updates.client_ids_N, 2))
+
+    nobody = dataclasses.replace(world, defense=Defense("nobody", ("kept", "nonfinite", "all"), apply))
+    after, (outcome,) = play(nobody)
+    assert torch.equal(after.params_D, first_server(world).params_D)
+    record = round_record(nobody, outcome)
+    assert record["nobody_kept"] is True
+    assert (record["kept"], record["dropped"], record["stages"]) == (0, 13, {"nonfinite": 0, "all": 13})
+    assert record["accuracy"] is not None
+
+
+@pytest.mark.parametrize("defense", [name for name in DEFENSES if name != "foolsgold"])  # sybils are what it silences
+@pytest.mark.parametrize("broken", [0, 1, 6])
+def test_dropped_clients_do_not_shrink_the_step(defense, broken):
+    world = build(small(defense=defense, malicious=0.0))
+    before = first_server(world)
+
+    def agree(params_ND):
+        params_ND.copy_(before.params_D + 0.125)
+        params_ND[:broken] = torch.nan
+
+    after, (outcome,) = play(patched(world, agree))
+    assert outcome.decision.kept.sum() <= 13 - broken
+    torch.testing.assert_close(
+        after.params_D - before.params_D, torch.full_like(after.params_D, 0.125), rtol=0, atol=1e-6
+    )
+
+
+def test_the_step_is_divided_by_the_kept_weight():
+    world = build(small(partition="dirichlet"))
+    chosen = torch.arange(13) % 3 == 0
+
+    def apply(updates, state, draw):
+        return decide(updates, torch.where(chosen, updates.sizes_N, 0), updates.sizes_N, stage_N=(~chosen) * 2)
+
+    seen = []
+    some = spying(dataclasses.replace(world, defense=Defense("some", ("kept", "nonfinite", "rest"), apply)), seen)
+    after, (outcome,) = play(some)
+    matrix, sizes = seen[0].matrix_ND.double()[chosen], seen[0].sizes_N[chosen]
+    expected_D = (sizes[:, None] * matrix).sum(0) / sizes.sum()
+    assert torch.equal(outcome.decision.kept, chosen)
+    moved_D = (after.params_D - first_server(world).params_D).double()
+    torch.testing.assert_close(moved_D, expected_D, rtol=0, atol=1e-6)

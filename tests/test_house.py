@@ -1,0 +1,189 @@
+"""The rules of the house, read off the syntax trees, so that words in a docstring do not count."""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENGINE, KERNELS = ROOT / "engine/rflbat", ROOT / "kernels/rflbat_kernels"
+CLI = ENGINE / "cli.py"
+OBJECTS = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
+WAITS = {"item", "cpu", "numpy", "tolist", "nonzero"}
+NAMELESS = {"utils", "helpers", "common", "misc"}
+TOP = (
+    *("engine", "kernels", "benchmarks", "tests", "docker", ".ci", "setup.cfg", "pyproject.toml", "Makefile"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".gitignore", ".dockerignore"),
+)
+MACHINE = re.compile(r"(?<![\w.~$})>/-])/(?:work|root|tmp|home|Users)(?![\w-])")
+
+
+def files() -> list[Path]:
+    """Every file of the project that is no cache; the top level is fixed."""
+    found = [path for name in TOP for path in ((ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name])]
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+
+
+def python(*folders: Path) -> list[Path]:
+    return [path for path in files() if path.suffix == ".py" and any(folder in path.parents for folder in folders)]
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(module: ast.Module) -> set[str]:
+    """Top-level names of all imports, also of those inside functions."""
+    found = {alias.name for node in ast.walk(module) if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module or "." for node in ast.walk(module) if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in found}
+
+
+def calls(module: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    """Every call by its written name: "print", "sys.exit", ".item" for a method of an expression."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Name):
+                yield node.func.id, node
+            elif isinstance(node.func, ast.Attribute):
+                owner = node.func.value
+                yield f"{owner.id if isinstance(owner, ast.Name) else ''}.{node.func.attr}", node
+
+
+def untrusted(module: ast.Module) -> set[str]:
+    """What runs or unpacks code from data."""
+    found = imports(module) & OBJECTS
+    for name, call in calls(module):
+        keywords = {word.arg: word.value for word in call.keywords}
+        if name in {"eval", "exec", "builtins.eval", "builtins.exec", "__import__"}:
+            found.add(name)
+        if name == "torch.load" and getattr(keywords.get("weights_only"), "value", None) is not True:
+            found.add("torch.load")
+        if "allow_pickle" in keywords and getattr(keywords["allow_pickle"], "value", None) is not False:
+            found.add("allow_pickle")
+    return found
+
+
+def noise(module: ast.Module) -> set[str]:
+    """What prints or ends the process."""
+    said = {name for name, _ in calls(module)} & {"print", "exit", "quit", "sys.exit", "os._exit", "SystemExit"}
+    raised = [node.exc for node in ast.walk(module) if isinstance(node, ast.Raise)]
+    return said | ({error.id for error in raised if isinstance(error, ast.Name)} & {"SystemExit"})
+
+
+def waits(module: ast.Module) -> set[str]:
+    """What waits for the device: also as an attribute that is not called on the spot."""
+    return {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute)} & WAITS
+
+
+def long_functions(module: ast.Module) -> set[str]:
+    """Functions above 60 lines, docstring not counted: the house wants it long."""
+    found = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            text = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(node) is not None else 0
+            if (node.end_lineno or 0) - node.lineno + 1 - text > 60:
+                found.add(node.name)
+    return found
+
+
+def offenders(rule: Callable[[ast.Module], set[str]], paths: list[Path]) -> dict[str, set[str]]:
+    assert len(paths) > 2
+    return {str(path.relative_to(ROOT)): found for path in paths if (found := rule(tree(path)))}
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "found"),
+    [
+        (untrusted, "import pickle", {"pickle"}),
+        (untrusted, "def f():\n    from marshal import loads", {"marshal"}),
+        (untrusted, "import shelve as s; eval('1'); exec('')", {"shelve", "eval", "exec"}),
+        (untrusted, "torch.load('x'); torch.load('x', weights_only=False)", {"torch.load"}),
+        (untrusted, "numpy.load('x', allow_pickle=True)", {"allow_pickle"}),
+        (untrusted, "'''eval(x)'''\nmodel.eval(); torch.load('x', weights_only=True); json.load(x)", set()),
+        (noise, "print(1); sys.exit(2)", {"print", "sys.exit"}),
+        (noise, "raise SystemExit", {"SystemExit"}),
+        (noise, "console.print(1); '''print(2)'''", set()),
+        (waits, "x.sum().item(); y = x.nonzero; torch.nonzero(x)", {"item", "nonzero"}),
+        (waits, "def f():\n    '''x.tolist()'''\n    return cpu(numpy)", set()),
+        (imports, "import tyro.conf\ndef f():\n    from rflbat.errors import UserError", {"tyro", "rflbat"}),
+        (long_functions, "def f():\n    '''" + "\n" * 99 + "'''\n" + "    x\n" * 58, set()),
+        (long_functions, "def f():\n    '''one'''\n" + "    x\n" * 60, {"f"}),
+    ],
+)
+def test_rules_see_what_they_look_for(rule: Callable[[ast.Module], Any], text: str, found: set[str]) -> None:
+    assert rule(ast.parse(text)) == found
+
+
+def test_nothing_runs_code_from_data() -> None:
+    assert offenders(untrusted, python(ENGINE, KERNELS, ROOT / "benchmarks")) == {}
+
+
+def test_library_code_neither_prints_nor_exits() -> None:
+    assert offenders(noise, [path for path in python(ENGINE, KERNELS) if path != CLI]) == {}
+
+
+def test_kernels_know_nothing_of_the_engine() -> None:
+    assert offenders(lambda module: imports(module) & {"rflbat", "engine"}, python(KERNELS)) == {}
+
+
+def test_defenses_and_attacks_know_nothing_of_the_loop() -> None:
+    rooms = ("config", "round", "simulation", "world", "cli", "models", "clients", "results", "evaluation")
+    loop = {f"rflbat.{room}" for room in rooms}
+
+    def rule(module: ast.Module) -> set[str]:
+        named = {node.module or "" for node in ast.walk(module) if isinstance(node, ast.ImportFrom)}
+        named |= {alias.name for node in ast.walk(module) if isinstance(node, ast.Import) for alias in node.names}
+        return {name for name in named if any(name == part or name.startswith(f"{part}.") for part in loop)}
+
+    assert offenders(rule, python(ENGINE / "defenses", ENGINE / "attacks")) == {}
+
+
+def test_only_the_command_knows_tyro() -> None:
+    knowing = offenders(lambda module: imports(module) & {"tyro"}, python(ENGINE, KERNELS, ROOT / "benchmarks"))
+    assert knowing == {"engine/rflbat/cli.py": {"tyro"}}
+
+
+def test_defenses_attacks_and_kernels_wait_for_nothing() -> None:
+    assert offenders(waits, python(ENGINE / "defenses", ENGINE / "attacks", KERNELS)) == {}
+
+
+def test_things_are_named() -> None:
+    assert [str(path) for path in files() if NAMELESS & {*path.relative_to(ROOT).parts[:-1], path.stem}] == []
+
+
+def test_files_are_short() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in python(ROOT)}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_functions_are_short() -> None:
+    assert offenders(long_functions, python(ENGINE, KERNELS, ROOT / "benchmarks")) == {}
+
+
+def machine_paths(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if MACHINE.search(line)]
+
+
+def test_machine_paths_are_seen() -> None:
+    bad = [f"cd {folder}" for folder in ("/" + "work", "/" + "root/x", "'/" + "tmp'", "=/" + "home/me")]
+    good = ["engine/work", "~/work", "$X/tmp", "https://host.org/work", "a / work", "tmp/root"]
+    assert machine_paths("\n".join([*bad, *good])) == bad
+
+
+def test_no_file_names_a_path_of_a_machine() -> None:
+    found = {}
+    for path in files():
+        try:
+            lines = machine_paths(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            continue  # no text
+        if lines:
+            found[str(path.relative_to(ROOT))] = lines
+    assert found == {}
