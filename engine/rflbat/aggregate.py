@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rflbat.defenses.base import Decision, Defense, Updates, state_tensors
+from rflbat.defenses.base import Decision, Defense, Updates, check_clients, state_tensors
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from rflbat.randomness import uniforms
@@ -100,6 +100,7 @@ def aggregate(
     clients, parameters = matrix_ND.shape
     device = matrix_ND.device
     chosen = make_defense(defense, params)
+    check_clients(chosen, params, clients)
     seen = Updates(
         matrix_ND=matrix_ND,
         sizes_N=_sizes(sizes, clients).to(device),

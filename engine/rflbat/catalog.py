@@ -38,7 +38,7 @@ def _documented(make: Callable[..., Any]) -> str:
 
 
 def show(name: str) -> str:
-    """Give the whole page of a data set, model, attack, defense or recipe: its docstring.
+    """Give the whole page of a data set, model, attack, defense, recipe or kernel: its docstring.
 
     Args:
         name: a name of any registry.
@@ -59,10 +59,17 @@ def show(name: str) -> str:
         **{key: _documented(make) for key, make in MODELS.items()},
         **{key: _documented(make) for key, make in ATTACKS.items()},
         **{key: _documented(row.make) for key, row in DEFENSES.items()},
+        **{key: _implementations(row) for key, row in dispatch.IMPLEMENTATIONS.items()},
     }
     # A recipe may bear the name of its data set: both pages are shown then.
     merged = {key: "\n\n".join(filter(None, (pages.get(key), recipes.get(key)))) for key in {**pages, **recipes}}
     return lookup("name", merged, name)
+
+
+def _implementations(row: Mapping[str, Callable[..., Any]]) -> str:
+    functions = {getattr(function, "func", function) for function in row.values()}
+    pages = sorted(_documented(function) for function in functions)
+    return "\n\n".join([f"implementations: {', '.join(row)}", *pages])
 
 
 def _settings(config: Mapping[str, object]) -> str:

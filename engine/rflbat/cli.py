@@ -5,6 +5,8 @@ Every mistake of a user ends in one line on standard error and exit status 2, be
 
 import contextlib
 import io
+import re
+import shlex
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +23,7 @@ from rflbat.catalog import catalog, show
 from rflbat.config import Experiment
 from rflbat.doctor import examine
 from rflbat.errors import UserError, nearest
-from rflbat.progress import choose
+from rflbat.progress import Silence, choose
 from rflbat.recipes import RECIPES
 from rflbat.registry import lookup
 from rflbat.results.folder import RunFolder
@@ -65,6 +67,13 @@ def _flags(name: str, base: Experiment, extra: Sequence[tuple[str, Any, Any]]) -
     return make_dataclass(name, [*wanted, *((key, kind, field(default=value)) for key, kind, value in extra)])
 
 
+def _said(box: str) -> str:
+    """Give what tyro's box says in one line: no frame, no title, no help; it may be drawn in ASCII and wrapped."""
+    lines = (line.strip("│|+╭╮╰╯─- ") for line in box.splitlines()[1:])
+    text = " ".join(line for line in lines if line)
+    return re.split(r" ?(?:Argument helptext|For full helptext|Got errors)", text)[0]
+
+
 def _parse(kind: Any, arguments: Sequence[str], command: str) -> Any:
     """Parse flags; what tyro says of a mistake in a box becomes one line."""
     captured = io.StringIO()
@@ -80,8 +89,7 @@ def _parse(kind: Any, arguments: Sequence[str], command: str) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = (line.strip("│╭╮╰╯─ ") for line in captured.getvalue().splitlines())
-        raise UserError(next(line for line in list(lines)[1:] if line)) from None
+        raise UserError(_said(captured.getvalue())) from None
     if unknown:
         known = [f"--{item.name.replace('_', '-')}" for item in fields(kind)]
         word = unknown[0].partition("=")[0]
@@ -96,6 +104,8 @@ def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not (key and equals and value):
             raise UserError(f"--{flag} {text!r} is not of the form name=value")
+        if key in pairs:
+            raise UserError(f"--{flag} names {key!r} twice")
         pairs[key] = value
     return pairs
 
@@ -118,18 +128,15 @@ def _base(arguments: Sequence[str]) -> tuple[Experiment, list[str]]:
     paths = [rest[at + 1] for at, word in enumerate(rest[:-1]) if word == "--config"]
     paths += [word.removeprefix("--config=") for word in rest if word.startswith("--config=")]
     for path in paths:
-        base = Experiment.from_dict({**base.to_dict(), **_read_toml(path)})
+        base = base.changed(_read_toml(path))
     return base, rest
 
 
 def _experiment(flags: Any, base: Experiment) -> Experiment:
     settings = {item.name: getattr(flags, item.name) for item in fields(Experiment) if item.name not in REPEATED}
-    for name, flag in REPEATED.items():
-        # Parameters belong to one method: a recipe's are not handed to another one.
-        method = flag.removesuffix("_arg")
-        inherited = getattr(base, name) if settings[method] == getattr(base, method) else {}
-        settings[name] = {**inherited, **_pairs(getattr(flags, flag), flag.replace("_", "-"))}
-    return Experiment.from_dict(settings)
+    chosen = base.changed(settings)
+    single = {name: _pairs(getattr(flags, flag), flag.replace("_", "-")) for name, flag in REPEATED.items()}
+    return chosen.changed({name: {**getattr(chosen, name), **given} for name, given in single.items()})
 
 
 DIRECTORY = ("directory", tyro.conf.Positional[str])
@@ -146,6 +153,18 @@ def _finish(console: Console, folder: RunFolder, quiet: bool) -> None:
             console.print(f"  {figure}", highlight=False, soft_wrap=True, markup=False)
 
 
+class Settings(Silence):
+    """Callback that shows the resolved settings before the first round."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def on_start(self, run: Mapping[str, Any]) -> None:
+        """Write one line of them."""
+        chosen = ", ".join(f"{name}={value}" for name, value in run["config"].items() if value not in (None, {}))
+        self.console.print(chosen, highlight=False, soft_wrap=True, markup=False)
+
+
 def _new_folder(experiment: Experiment) -> Path:
     name = f"{experiment.dataset}-{experiment.defense}-{experiment.seed}"
     numbers = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
@@ -159,7 +178,7 @@ def _run(arguments: list[str], console: Console) -> None:
     experiment = _experiment(flags, base)
     path = Path(flags.out) if flags.out else _new_folder(experiment)
     with choose(console, flags.quiet) as display:
-        run(experiment, path, [display])
+        run(experiment, path, [display] if flags.quiet else [Settings(console), display])
     _finish(console, RunFolder.open(path), flags.quiet)
 
 
@@ -196,7 +215,10 @@ def _sweep(arguments: list[str], console: Console) -> None:
                 f"cell {done}/{len(cells)}  {cell.name}  {rate}", highlight=False, soft_wrap=True, markup=False
             )
 
-    sweep(cells, flags.out, flags.jobs, on_cell)
+    try:
+        sweep(cells, flags.out, flags.jobs, on_cell)
+    except (Interrupted, KeyboardInterrupt):
+        raise KeyboardInterrupt("the same command goes on: finished cells are not run again") from None
     _report([flags.out, *(["--quiet"] if flags.quiet else [])], console)
 
 
@@ -215,6 +237,8 @@ def _report(arguments: list[str], console: Console) -> None:
 
 def _list(arguments: list[str], console: Console) -> None:
     kinds = catalog()
+    if len(arguments) > 1:
+        raise UserError(f"`rflbat list [KIND]` takes one kind, not {' '.join(arguments)!r}")
     if arguments and arguments[0] not in {"-h", "--help"}:
         kinds = {arguments[0]: lookup("kind", kinds, arguments[0])}
     for kind, members in kinds.items():
@@ -225,6 +249,9 @@ def _list(arguments: list[str], console: Console) -> None:
 
 
 def _show(arguments: list[str], console: Console) -> None:
+    if arguments in (["-h"], ["--help"]):
+        console.print(USAGE, markup=False, highlight=False)
+        return
     if len(arguments) != 1:
         raise UserError("`rflbat show NAME` takes one name; `rflbat list` gives them")
     console.print(show(arguments[0]), markup=False, highlight=False, soft_wrap=True)
@@ -272,7 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rflbat: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        go_on = f"; go on with `rflbat resume {stop.folder}`" if stop.folder else ""
+        go_on = f"; go on with `rflbat resume {shlex.quote(str(stop.folder))}`" if stop.folder else ""
         print(f"rflbat: {stop}{go_on}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt as stop:
+        print("; ".join(["rflbat: interrupted", *stop.args]), file=sys.stderr)
         return 130
     return 0

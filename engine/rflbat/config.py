@@ -94,6 +94,28 @@ class Experiment:
         """
         return dataclasses.asdict(self)
 
+    def changed(self, settings: Mapping[str, object]) -> "Experiment":
+        """Give a copy with other settings; the parameters of a method that is replaced go with it.
+
+        Args:
+            settings: name -> value.
+
+        Returns:
+            the other experiment.
+
+        Raises:
+            UserError: as ``from_dict``.
+
+        Example:
+            >>> Experiment(defense="krum", defense_args={"f": 3}).changed({"defense": "fedavg"}).defense_args
+            {}
+        """
+        kept = self.to_dict()
+        for method in ("defense", "attack"):
+            if settings.get(method, kept[method]) != kept[method]:
+                kept[f"{method}_args"] = {}
+        return Experiment.from_dict({**kept, **settings})
+
     @classmethod
     def from_dict(cls, settings: Mapping[str, object]) -> "Experiment":
         """Build an experiment from a mapping (a TOML file, run.json).
@@ -144,7 +166,7 @@ def _check_ranges(experiment: Experiment) -> None:
         if not 0 < value < math.inf:
             raise UserError(f"{key}={value} is out of range; allowed: above 0")
     if not 0 <= experiment.weight_decay < math.inf:
-        raise UserError(f"weight_decay={experiment.weight_decay} is out of range; allowed: a number from 0 on")
+        raise UserError(f"weight_decay={experiment.weight_decay} is out of range; allowed: a number, at least 0")
     if not 0 <= experiment.momentum < 1:
         raise UserError(f"momentum={experiment.momentum} is out of range; allowed: 0 to below 1")
     if not math.isfinite(experiment.scale):

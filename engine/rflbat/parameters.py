@@ -50,7 +50,7 @@ class Layout:
         named, start = {}, 0
         for name, shape in self.shapes.items():
             length = math.prod(shape)
-            named[name] = flat[..., start : start + length].view(*flat.shape[:-1], *shape)
+            named[name] = flat[..., start : start + length].view((*flat.shape[:-1], *shape))
             start += length
         return named
 

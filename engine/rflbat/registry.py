@@ -1,5 +1,6 @@
 """Looking names up in a registry, and checking the parameters that a user gives to a member of one."""
 
+import contextlib
 import inspect
 import types
 import typing
@@ -50,10 +51,8 @@ def _convert(value: object, annotation: object) -> object:
         return value.lower() == "true"
     for kind in (int, float):
         if kind in kinds:
-            try:
-                return kind(value)
-            except ValueError:
-                continue
+            with contextlib.suppress(ValueError):
+                return _convert(kind(value), annotation)
     if str in kinds:
         return value
     raise ValueError

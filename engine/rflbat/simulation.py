@@ -13,7 +13,7 @@ from rflbat.defenses.base import restore_state, state_tensors
 from rflbat.errors import UserError
 from rflbat.records import client_records, round_record, summarise
 from rflbat.results import checkpoint
-from rflbat.results.folder import RunFolder
+from rflbat.results.folder import RUN, RunFolder
 from rflbat.round import Server, World, run_round
 from rflbat.world import build, describe, first_server
 
@@ -40,9 +40,12 @@ class Interrupted(Exception):
     """
 
     def __init__(self, folder: Path | None, rounds: int) -> None:
-        super().__init__(f"interrupted after {rounds} rounds")
+        super().__init__(folder, rounds)
         self.folder = folder
         self.rounds = rounds
+
+    def __str__(self) -> str:
+        return f"interrupted after {self.rounds} rounds"
 
 
 @dataclass(frozen=True)
@@ -106,16 +109,21 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
     """
     folder = RunFolder.open(Path(path))
     description = folder.run()
+    if not isinstance(description.get("config"), dict):
+        raise UserError(f"{folder.path / RUN}: damaged: it holds no configuration")
     world = build(Experiment.from_dict(description["config"]))
     server, seconds = first_server(world), 0.0
     if folder.checkpoint.exists():
         server, seconds = _restore(world, server, folder)
+    finished = folder.summary()
+    if finished is not None:
+        return Result(finished, folder.rounds(), server.params_D, folder.path)
     folder.truncate(server.round_number)
     rounds = folder.rounds()
-    if len(rounds) != server.round_number:
-        raise UserError(
-            f"{folder.path}: the checkpoint is of round {server.round_number}, but {len(rounds)} are recorded"
-        )
+    listed = {record["round"] for record in folder.clients()}
+    if not len(rounds) == len(listed) == server.round_number:
+        known = f"{len(rounds)} rounds and the clients of {len(listed)} are recorded"
+        raise UserError(f"{folder.path}: the checkpoint is of round {server.round_number}, but {known}")
     return _loop(world, server, description, folder, callbacks, rounds, seconds)
 
 
@@ -150,9 +158,9 @@ def _loop(
 ) -> Result:
     """Run the rounds that are left. A round's lines are written before the server moves on, so nothing is lost."""
     experiment, config = world.experiment, description["config"]
-    for callback in callbacks:
-        callback.on_start(description)
     try:
+        for callback in callbacks:
+            callback.on_start(description)
         while server.round_number < experiment.rounds:
             started = time.perf_counter()
             after, outcome = run_round(world, server)

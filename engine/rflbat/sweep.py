@@ -16,7 +16,7 @@ from rflbat.errors import UserError
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.results.report import CELLS
 from rflbat.simulation import resume, run
-from rflbat.world import resolve
+from rflbat.world import prepare, resolve
 
 ARGUMENTS = {"defense_arg.": "defense_args", "attack_arg.": "attack_args"}
 
@@ -34,12 +34,14 @@ class Cell:
     experiment: Experiment
 
 
-def _set(settings: dict[str, Any], key: str, value: object) -> None:
+def _experiment(base: Experiment, chosen: Mapping[str, object]) -> Experiment:
+    """Apply one combination: settings first, then single parameters on top of what is left of the base's."""
+    single = {key: value for key, value in chosen.items() if key.startswith(tuple(ARGUMENTS))}
+    changed = base.changed({key: value for key, value in chosen.items() if key not in single})
     for prefix, field in ARGUMENTS.items():
-        if key.startswith(prefix):
-            settings[field] = {**settings[field], key.removeprefix(prefix): value}
-            return
-    settings[key] = value
+        given = {key.removeprefix(prefix): value for key, value in single.items() if key.startswith(prefix)}
+        changed = changed.changed({field: {**getattr(changed, field), **given}})
+    return changed
 
 
 def make_cells(base: Experiment, grid: Mapping[str, Sequence[object]], seeds: int) -> list[Cell]:
@@ -62,17 +64,19 @@ def make_cells(base: Experiment, grid: Mapping[str, Sequence[object]], seeds: in
     """
     if seeds < 1:
         raise UserError(f"seeds={seeds} is out of range; allowed: at least 1")
-    cells = []
+    if "seed" in grid:
+        raise UserError("the grid names the seed; give a first seed and a number of seeds instead")
+    cells: list[Cell] = []
     for values in itertools.product(*grid.values()):
         for seed in range(base.seed, base.seed + seeds):
-            settings = base.to_dict()
             chosen = {**dict(zip(grid, values, strict=True)), "seed": seed}
-            for key, value in chosen.items():
-                _set(settings, key, value)
             name = ",".join(f"{key}={value}" for key, value in chosen.items())
-            cells.append(Cell(re.sub(r"[^\w.,=+-]", "_", name), Experiment.from_dict(settings)))
-    if len({cell.name for cell in cells}) < len(cells):
-        raise UserError("the grid names the same cell twice; every value may stand there once")
+            cells.append(Cell(re.sub(r"[^\w.,=+-]", "_", name), _experiment(base, chosen)))
+    for field, key in (("name", "name"), ("experiment", "settings")):
+        values_seen = [repr(getattr(cell, field)) for cell in cells]
+        if len(set(values_seen)) < len(cells):
+            twice = next(cell.name for at, cell in enumerate(cells) if values_seen[at] in values_seen[:at])
+            raise UserError(f"the grid has a cell of the same {key} twice: {twice}; every value may stand there once")
     return cells
 
 
@@ -137,10 +141,13 @@ def sweep(
         cell name -> summary.
 
     Raises:
-        UserError: a folder holds a run with other settings, or ``jobs`` is below 1.
+        UserError: settings do not fit the data (told before any cell runs), a folder holds a run with other settings,
+            or ``jobs`` is below 1.
     """
     if jobs < 1:
         raise UserError(f"jobs={jobs} is out of range; allowed: at least 1")
+    for cell in cells:
+        prepare(cell.experiment)
     summaries = {}
     for cell, summary in _results(cells, Path(out), jobs):
         summaries[cell.name] = summary

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import Attack, Samples
 from rflbat.attacks.registry import make_attack
 from rflbat.clients.backend import choose_backend
 from rflbat.config import Experiment
 from rflbat.data.base import Dataset, as_float
 from rflbat.data.partition import partition
 from rflbat.data.registry import load
+from rflbat.defenses.base import Defense, check_clients
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from rflbat.models.registry import MODELS
@@ -83,14 +84,14 @@ def divide(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     )
 
 
-def build(experiment: Experiment) -> World:
-    """Load and divide the data, put it on the device as floats, and make model, attack, defense and back end.
+def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defense]:
+    """Resolve a configuration, load its data, and check all that depends on the data but the partition.
 
     Args:
-        experiment: configuration; resolved here, so that ``world.experiment`` is what really runs.
+        experiment: as the user gave it.
 
     Returns:
-        what no round changes.
+        what really runs, its data, attack and defense.
 
     Raises:
         UserError: files are missing or damaged, or settings do not fit the data.
@@ -105,6 +106,24 @@ def build(experiment: Experiment) -> World:
     attack = make_attack(
         experiment.attack, Samples(dataset.shape, dataset.high), experiment.scale, experiment.attack_args
     )
+    defense = make_defense(experiment.defense, experiment.defense_args)
+    check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)
+    return experiment, dataset, attack, defense
+
+
+def build(experiment: Experiment) -> World:
+    """Load and divide the data, put it on the device as floats, and make model, attack, defense and back end.
+
+    Args:
+        experiment: configuration; resolved here, so that ``world.experiment`` is what really runs.
+
+    Returns:
+        what no round changes.
+
+    Raises:
+        UserError: files are missing or damaged, or settings do not fit the data.
+    """
+    experiment, dataset, attack, defense = prepare(experiment)
     samples = divide(experiment, dataset)
     device = torch.device(experiment.device)
     model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes)
@@ -126,7 +145,7 @@ def build(experiment: Experiment) -> World:
         samples=samples,
         model=model,
         attack=attack,
-        defense=make_defense(experiment.defense, experiment.defense_args),
+        defense=defense,
         backend=backend,
         device=device,
     )

@@ -27,7 +27,7 @@ def test_views_name_the_parts_in_order(lead):
     expected, start = {}, 0
     for name, shape in LAYOUT.shapes.items():
         length = math.prod(shape)
-        expected[name] = flat.numpy()[..., start : start + length].reshape(*lead, *shape)
+        expected[name] = flat.numpy()[..., start : start + length].reshape((*lead, *shape))
         start += length
     views = LAYOUT.views(flat)
     assert list(views) == list(expected)

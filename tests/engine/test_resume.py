@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import pytest
@@ -15,7 +16,7 @@ from rflbat.results.folder import RunFolder
 ROUNDS = 5
 DEFENSES = {
     "fedavg": {"defense": "fedavg"},
-    "rflbat": {"defense": "rflbat", "defense_args": {"clusters": "gap"}},  # draws its reference sets anew in each round
+    "rflbat": {"defense": "rflbat", "defense_args": {"clusters": 3}},
     "foolsgold": {"defense": "foolsgold", "defense_args": {"memory": True}},
 }
 
@@ -170,6 +171,12 @@ def test_killed_before_the_summary_equals_straight(straight, killed):
     result = resume(folder.path)
     assert_same(result, straight["foolsgold"])
     assert result.summary["seconds"] == pytest.approx(sum(line["seconds"] for line in folder.timings()))
+
+
+def test_settings_that_json_cannot_hold_are_refused():
+    """Stored as null they could not be read back, and the run not be resumed."""
+    with pytest.raises(UserError, match="eps1=inf"):
+        experiment("rflbat", defense_args={"clusters": 2, "eps1": math.inf})
 
 
 def test_seconds_of_all_sessions_are_summed(tmp_path):

@@ -81,17 +81,16 @@ def test_parameters_of_defense_and_attack_join_those_of_the_base():
     assert (base.defense_args, base.attack_args) == ({"eps1": 7.0}, {"share": 0.4})
 
 
+def test_another_defense_leaves_the_base_s_parameters_behind():
+    base = small(defense="rflbat", defense_args={"clusters": 3}, attack_args={"size": 5})
+    cells = make_cells(base, {"defense": ["rflbat", "fedavg"]}, 1)
+    assert [cell.experiment.defense_args for cell in cells] == [{"clusters": 3}, {}]
+    assert [cell.experiment.attack_args for cell in cells] == [{"size": 5}] * 2
+
+
 def test_names_are_fit_for_folders():
     (cell,) = make_cells(small(), {"data_dir": ["/some where/../else:*?"]}, 1)
     assert cell.name == "data_dir=_some_where_.._else___,seed=0"
-
-
-def test_a_grid_s_own_seed_is_not_overruled_in_silence():
-    try:
-        cells = make_cells(small(), {"seed": [5]}, 1)
-    except UserError:
-        return
-    assert [cell.experiment.seed for cell in cells] == [5]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,9 @@ def test_a_grid_s_own_seed_is_not_overruled_in_silence():
         ({"malicious": ["much"]}, 1, "the configuration: malicious='much' is not of type float"),
         ({"malicious": ["1.5"]}, 1, "malicious=1.5 is out of range; allowed: 0 to 1"),
         ({"defense_arg.clusters": ["2"], "defense": ["fedavg"]}, 1, "defense 'fedavg' has no parameter 'clusters'"),
-        ({"malicious": ["0.1", "0.1"]}, 1, "the grid names the same cell twice"),
+        ({"malicious": ["0.1", "0.1"]}, 1, "the grid has two cells of the same name: malicious=0.1,seed=0;"),
+        ({"malicious": ["0.1", "0.10"]}, 1, "the grid has two cells of the same settings: malicious=0.10,seed=0;"),
+        ({"seed": [5]}, 1, "the grid names the seed"),
         ({}, 0, "seeds=0 is out of range; allowed: at least 1"),
     ],
 )
@@ -220,6 +221,12 @@ def test_several_processes_give_the_same_summaries(tmp_path):
         folder = RunFolder.open(tmp_path / "two" / "cells" / cell.name)
         assert folder.rounds() == RunFolder.open(tmp_path / "one" / "cells" / cell.name).rounds()
         assert folder.run()["machine"]["threads"] == 1
+
+
+def test_a_cell_that_does_not_fit_the_data_is_told_before_any_runs(tmp_path):
+    with pytest.raises(UserError, match="target=10 is no label of digits"):
+        sweep(make_cells(small(), {"target": ["0", "10"]}, 1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("jobs", [0, -1])

@@ -94,9 +94,12 @@ def test_one_two_and_no_rows(solver: str) -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_rounding_does_not_choose_the_sign_of_two_rows(solver: str) -> None:
+def test_rounding_does_not_choose_the_sign(solver: str) -> None:
+    """Rows in pairs of opposite ones: of the two largest entries the first is positive."""
     for seed in range(20):
-        assert pca(gram(normal(2, 63, seed=seed)).centred_NN, solver=solver)[0, 0] > 0
+        half = normal(4, 63, seed=seed)
+        got = pca(gram(torch.cat([half, -half])).centred_NN, solver=solver)
+        assert (got[:4].gather(0, got[:4].abs().argmax(0, keepdim=True)) > 0).all()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -110,10 +113,11 @@ def test_identical_rows_score_exactly_zero(dtype: torch.dtype, solver: str) -> N
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_rounding_is_not_blown_up_to_a_plane(solver: str) -> None:
-    noise = 1e-16 * normal(7, 7)
-    equal_but_for_rounding = 1 / 3 + noise + noise.T
-    assert len(equal_but_for_rounding.unique()) > 1
-    assert (pca(equal_but_for_rounding, solver=solver) == 0).all()
+    for seed in range(20):
+        noise = 1e-16 * normal(7, 7, seed=seed)
+        equal_but_for_rounding = 1 / 3 + noise + noise.T
+        assert len(equal_but_for_rounding.unique()) > 1
+        assert (pca(equal_but_for_rounding, solver=solver) == 0).all()
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -160,6 +164,23 @@ def test_huge_and_tiny_rows(back_end: str, scale: float) -> None:
     scaled = matrix * scale
     got = pca_lowrank(scaled) if back_end == "lowrank" else pca(gram(scaled).centred_NN, solver=back_end)
     assert_near(got / scale, signed(torch.from_numpy(wanted)), 1e-11)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("length", [1e5, 1e6, 1e12, 1e30])
+def test_a_far_row_does_not_blur_the_others(length: float, solver: str) -> None:
+    """It takes the first axis; too far to be placed on the second one, it scores the mean of the others there."""
+    matrix = torch.cat([clusters(63), torch.zeros(63, 1, dtype=torch.float64)], 1)
+    matrix[62] = 0
+    matrix[62, -1] = length
+    got = pca(gram(matrix).anchored_NN, solver=solver)
+    if length <= 1e6:
+        assert_near(got, signed(torch.from_numpy(oracle.pca(matrix, 2))), 1e-11)
+        assert_near(got[:, 1], signed(torch.from_numpy(oracle.pca(matrix, 2)))[:, 1], 1e-11)
+        return
+    assert got[62, 0] == pytest.approx(length * 62 / 63, rel=1e-9)
+    assert_near(got[:62, 1:], signed(torch.from_numpy(oracle.pca(matrix[:62], 1))), 1e-9)
+    assert got[62, 1].abs() <= 1e-12
 
 
 @pytest.mark.parametrize("back_end", [*SOLVERS, "lowrank"])

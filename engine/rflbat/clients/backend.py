@@ -91,11 +91,13 @@ def choose_backend(
         the resolved choice.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or a chunk for the loop.
     """
     if name not in BACKENDS:
         raise UserError(f"unknown back end '{name}'{nearest(name, BACKENDS)}; known: {', '.join(BACKENDS)}")
     if name == "loop":
+        if chunk is not None:
+            raise UserError(f"chunk={chunk} has no meaning for back end 'loop', which trains one client at a time")
         return Backend("loop", 1, "asked for")
     reason = "asked for" if name == "vmap" else "fastest measured for this model: benchmarks/speed/local_training.py"
     return Backend("vmap", chunk or chunk_size(model, sample, batch, clients, device), reason)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import Gram, cosines, gram, squared_distances, weighted_sum
 
@@ -101,12 +102,32 @@ class Defense:
         stages: names of the stages at which a client can fall; "kept" and "nonfinite" come first.
         apply: (updates, state, draw) -> decision.
         init: (clients, parameters, device) -> state, a frozen dataclass of tensors.
+        least_clients: fewest clients of a round that its parameters admit.
     """
 
     name: str
     stages: tuple[str, ...]
     apply: Apply
     init: Init = no_state
+    least_clients: int = 1
+
+
+def check_clients(defense: Defense, arguments: Mapping[str, object], clients: int) -> None:
+    """Refuse a round that is too small for a defense's parameters.
+
+    Args:
+        defense: the defense.
+        arguments: the parameters it was made with, for the message.
+        clients: clients of a round.
+
+    Raises:
+        UserError: they are too few.
+    """
+    if clients < defense.least_clients:
+        given = " ".join([defense.name, *(f"{name}={value}" for name, value in arguments.items())])
+        raise UserError(
+            f"{given} needs a round of at least {defense.least_clients} clients; here are {clients} clients"
+        )
 
 
 def decide(

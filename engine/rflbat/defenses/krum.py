@@ -24,17 +24,14 @@ def assumed_malicious(updates: Updates, f: int | str | None) -> Tensor:
         0-dim int64 tensor.
 
     Raises:
-        UserError: f leaves nobody to compare with, or "true" was asked for where the real number is not known.
+        UserError: "true" was asked for where the real number is not known.
     """
-    clients = len(updates.matrix_ND)
     if f is None:
         return ((updates.valid_N.sum() - 3) // 2).clamp_min(0)
     if f == "true":
         if updates.malicious_count is None:
             raise UserError('f="true" needs the real number of malicious clients, which only a simulation knows')
         return updates.malicious_count
-    if int(f) > clients - 3:
-        raise UserError(f"f={f} leaves no neighbour to compare with: {clients} clients admit f up to {clients - 3}")
     return torch.full_like(updates.client_ids_N[0], int(f))
 
 
@@ -89,7 +86,8 @@ def _choose(name: str, f: int | str | None, count: int | None) -> Defense:
         chosen_N = _lowest(scores_N, wanted) & updates.valid_N
         return decide(updates, chosen_N.to(torch.float64), scores_N, stage_N=torch.where(chosen_N, 0, 2))
 
-    return Defense(name, STAGES, apply)
+    # n - f - 2 neighbours: at least one.
+    return Defense(name, STAGES, apply, least_clients=f + 3 if isinstance(f, int) else 1)
 
 
 def krum(*, f: int | str | None = None) -> Defense:

@@ -3,6 +3,8 @@
 Axes: N clients of the round, H principal components, K clusters.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -112,8 +114,8 @@ def rflbat(
     Source: Wang et al. 2022, "RFLBAT: A robust federated learning algorithm against backdoor attack", algorithm 1.
     """
     candidates(clusters)
-    if not (eps1 > 0 and eps2 > 0):
-        raise UserError(f"rflbat: eps1={eps1} and eps2={eps2} must be above 0")
+    if not (0 < eps1 < math.inf and 0 < eps2 < math.inf):
+        raise UserError(f"rflbat: eps1={eps1} and eps2={eps2} must be finite numbers above 0")
     for key, value, allowed in (("weighting", weighting, ("samples", "uniform")), ("pca", pca, ("gram", "lowrank"))):
         if value not in allowed:
             raise UserError(f"rflbat: {key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")

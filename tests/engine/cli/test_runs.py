@@ -148,7 +148,7 @@ def test_the_command_shown_after_ctrl_c_finishes_the_run(
         status, out, err = call(f"run {SMALL} --out '{folder}'")
     path = Path(folder)
     assert status == 130
-    assert [line.split()[1] for line in out.splitlines()] == ["1/3", "2/3"]
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("round ")] == ["1/3", "2/3"]
     assert (path / "checkpoint.safetensors").is_file()
     assert not (path / "summary.json").exists()
     shown = re.fullmatch(r"rflbat: interrupted after 2 rounds; go on with `rflbat (resume .*)`\n", err)
@@ -187,9 +187,10 @@ def test_exit_status_of_ctrl_c() -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
-        first = process.stdout.readline()
+        settings, first = process.stdout.readline(), process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
+    assert settings.startswith("dataset=digits, ")
     assert first.startswith("round 1/1000000 ")
     assert (process.returncode, err.count("\n")) == (130, 1)
     assert "`rflbat resume long`" in err
