@@ -1,4 +1,4 @@
-"""What every test relies on: memory that shows when nobody wrote it, few threads, a reason for skipped tests."""
+"""What every test relies on: memory that shows when nobody wrote it, one thread, a reason for skipped tests."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 def nan_in_uninitialised_memory() -> Iterator[None]:
     """In deterministic mode torch fills new memory itself: NaN in floats, the largest value in integers."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(2, threads))
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     assert torch.empty(3).isnan().all()

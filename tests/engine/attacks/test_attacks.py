@@ -131,7 +131,7 @@ def test_the_paper_s_pixel_attack_is_the_default():
         ({"size": 10}, "attack 'pixel': size=10 is not in 1..9"),
         ({"share": -0.1}, "attack 'pixel': share=-0.1 is not in 0..1"),
         ({"share": "1.5"}, "attack 'pixel': share=1.5 is not in 0..1"),
-        ({"share": "nan"}, "attack 'pixel': share='nan' is not of type float"),
+        ({"share": "nan"}, "attack 'pixel': share=nan is not in 0..1"),
         ({"size": "big"}, "attack 'pixel': size='big' is not of type int"),
     ],
 )

@@ -102,8 +102,8 @@ def test_a_given_f_does_not_look_at_the_true_number(name):
 
 
 @both
-def test_too_large_an_f_is_refused_with_the_largest_allowed(name):
-    with pytest.raises(UserError, match=r"f=11 .*13 clients admit f up to 10"):
+def test_too_large_an_f_is_refused_with_the_clients_it_needs(name):
+    with pytest.raises(UserError, match=r"f=11 needs .* at least 14 clients; here are 13"):
         aggregate(scattered(13, 0), name, f=11)
     for clients in (1, 2):
         with pytest.raises(UserError, match="f=5"):
