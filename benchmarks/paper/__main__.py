@@ -67,6 +67,7 @@ def page(seeds: int) -> str:
             Table("", ("alpha", "smallest", "median", "largest", "standard deviation"), size_rows)
         ),
         "{{clusters}}": to_markdown(clusters_table(read_csv(RESULTS / "clusters.csv"))),
+        "{{clusters_longer}}": to_markdown(clusters_table(read_csv(RESULTS / "clusters_longer.csv"))),
         "{{floor}}": to_markdown(floor_table(by_share)),
         "{{alpha}}": f"{FIGURE_7_ALPHA:g}",
         "{{rounds}}": str(MNIST.rounds),

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 DEFENDS, FAILS, NEAR = 5.0, 90.0, 10.0
+FOOLSGOLD = ("foolsgold", "foolsgold, no memory", "foolsgold, fixed roles")
+RFLBAT = ("rflbat", "rflbat, 2 clusters")
 
 Measured = dict[tuple[str, float, str, str], tuple[float, float]]
 """(partition, malicious share or alpha, defense label, metric) -> mean and standard deviation over seeds, percent."""
@@ -55,27 +57,25 @@ def _near(figure: int, partition: str, setting: float, defense: str, number: flo
 
 def figure_6() -> list[Claim]:
     """MNIST, IID."""
-    foolsgold = ("foolsgold", "foolsgold, no memory", "foolsgold, fixed roles")
-    low = [_defends(6, "iid", 0.1, name) for name in (*foolsgold, "multikrum", "rflbat")]
+    low = [_defends(6, "iid", 0.1, name) for name in (*FOOLSGOLD, "multikrum", *RFLBAT)]
     low += [_near(6, "iid", 0.1, name, 26.0) for name in ("geomed", "rfa")]
-    half = [_near(6, "iid", 0.5, name, 9.5) for name in foolsgold]
+    half = [_near(6, "iid", 0.5, name, 9.5) for name in FOOLSGOLD]
     half += [_fails(6, "iid", 0.5, name) for name in ("multikrum", "geomed", "rfa")]
-    half.append(_defends(6, "iid", 0.5, "rflbat"))
-    high = [_fails(6, "iid", 0.9, name) for name in (*foolsgold, "multikrum", "geomed", "rfa")]
-    high.append(_defends(6, "iid", 0.9, "rflbat", 0.5))
+    half += [_defends(6, "iid", 0.5, name) for name in RFLBAT]
+    high = [_fails(6, "iid", 0.9, name) for name in (*FOOLSGOLD, "multikrum", "geomed", "rfa")]
+    high += [_defends(6, "iid", 0.9, name, 0.5) for name in RFLBAT]
     return low + half + high
 
 
 def figure_7() -> list[Claim]:
     """MNIST, non-IID."""
-    foolsgold = ("foolsgold", "foolsgold, no memory", "foolsgold, fixed roles")
-    low = [_defends(7, "dirichlet", 0.1, name) for name in ("multikrum", "rflbat")]
-    low += [_near(7, "dirichlet", 0.1, name, 27.5) for name in foolsgold]
+    low = [_defends(7, "dirichlet", 0.1, name) for name in ("multikrum", *RFLBAT)]
+    low += [_near(7, "dirichlet", 0.1, name, 27.5) for name in FOOLSGOLD]
     low += [_near(7, "dirichlet", 0.1, "geomed", 68.9), _near(7, "dirichlet", 0.1, "rfa", 71.4)]
     rest = []
     for share in (0.5, 0.9):
-        rest += [_fails(7, "dirichlet", share, name) for name in (*foolsgold, "multikrum", "geomed", "rfa")]
-        rest.append(_defends(7, "dirichlet", share, "rflbat"))
+        rest += [_fails(7, "dirichlet", share, name) for name in (*FOOLSGOLD, "multikrum", "geomed", "rfa")]
+        rest += [_defends(7, "dirichlet", share, name) for name in RFLBAT]
     return low + rest
 
 

@@ -3,11 +3,13 @@
 import csv
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.claims import Claim, Measured
 from benchmarks.paper.studies import defense_label
+from rflbat.defenses.rflbat import rflbat
 from rflbat.results.tables import Table
 from rflbat.sweep import Cell
 
@@ -22,6 +24,7 @@ METRICS = (
 )
 SETTINGS = ("study", "dataset", "partition", "alpha", "malicious", "defense", "clusters", "seed", "rounds")
 COLUMNS = (*SETTINGS, *METRICS)
+CLUSTERS = signature(rflbat).parameters["clusters"].default
 
 
 def row_of(study: str, cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def row_of(study: str, cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]
         "study": study,
         **{key: config[key] for key in ("dataset", "partition", "alpha", "malicious", "seed", "rounds")},
         "defense": defense_label(config),
-        "clusters": config["defense_args"].get("clusters", 2) if config["defense"] == "rflbat" else "",
+        "clusters": config["defense_args"].get("clusters", CLUSTERS) if config["defense"] == "rflbat" else "",
     }
     return {**settings, **{key: "" if summary[key] is None else f"{summary[key]:.6f}" for key in METRICS}}
 

@@ -27,12 +27,14 @@ def attackers(seeds: int) -> list[Cell]:
     """Figures 6 and 7: defenses against 10, 50 and 90 % malicious clients, IID and non-IID.
 
     FoolsGold stands three times: with its memory and roles redrawn (the original method in the paper's scenario),
-    without memory, and with memory and fixed roles. Multi-Krum is told the real number of malicious clients.
+    without memory, and with memory and fixed roles. RFLBAT stands twice: with the default rule for the number of
+    clusters and with two. Multi-Krum is told the real number of malicious clients.
     """
     cells = []
     for base in PARTITIONS:
         common = {"partition": [base.partition], "alpha": [base.alpha], "malicious": FRACTIONS}
         cells += make_cells(base, {**common, "defense": ["fedavg", "geomed", "rfa", "rflbat", "foolsgold"]}, seeds)
+        cells += make_cells(base, {**common, "defense": ["rflbat"], "defense_arg.clusters": ["2"]}, seeds)
         cells += make_cells(base, {**common, "defense": ["foolsgold"], "defense_arg.memory": ["false"]}, seeds)
         cells += make_cells(base, {**common, "defense": ["foolsgold"], "roles": ["fixed"]}, seeds)
         cells += make_cells(base, {**common, "defense": ["multikrum"], "defense_arg.f": ["true"]}, seeds)
@@ -61,20 +63,27 @@ def clusters(seeds: int) -> list[Cell]:
     return cells
 
 
+def clusters_longer(seeds: int) -> list[Cell]:
+    """The rules that stand after ``clusters``, on the cases that tell them apart: 50 rounds, twice the seeds."""
+    base = replace(MNIST, partition="dirichlet", alpha=FIGURE_7_ALPHA, eval_every=50)
+    grid = {"malicious": (0.1, 0.9), "defense_arg.clusters": ("silhouette", 2, 3, "gap2")}
+    return make_cells(base, grid, 2 * seeds)
+
+
 STUDIES: dict[str, Callable[[int], list[Cell]]] = {
     "attackers": attackers,
     "non_iid": non_iid,
     "clusters": clusters,
+    "clusters_longer": clusters_longer,
 }
 
 
 def defense_label(config: dict[str, object]) -> str:
-    """Name the defense of a run as the tables do, FoolsGold's variants apart."""
-    name = str(config["defense"])
-    if name != "foolsgold":
-        return name
-    arguments = config["defense_args"]
-    memoryless = isinstance(arguments, dict) and arguments.get("memory") in (False, "false")
-    if memoryless:
+    """Name the defense of a run as the tables do, the variants of FoolsGold and RFLBAT apart."""
+    name, arguments = str(config["defense"]), config["defense_args"]
+    assert isinstance(arguments, dict)
+    if name == "rflbat" and "clusters" in arguments:
+        return f"rflbat, {arguments['clusters']} clusters"
+    if name == "foolsgold" and arguments.get("memory") in (False, "false"):
         return "foolsgold, no memory"
-    return "foolsgold, fixed roles" if config["roles"] == "fixed" else "foolsgold"
+    return "foolsgold, fixed roles" if name == "foolsgold" and config["roles"] == "fixed" else name

@@ -137,7 +137,7 @@ def measure(world: World, repeats: int) -> list[Row]:
 def main() -> None:
     """Measure with one thread and with two, print, and write the CSV."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.local_training", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
     world = build(Experiment(dataset="mnist", malicious=0.0, local_steps=STEPS, batch_size=BATCH, lr=LR))

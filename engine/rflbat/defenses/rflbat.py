@@ -80,7 +80,12 @@ def cluster_scores(cosines_NN: Tensor, member_KN: Tensor) -> tuple[Tensor, Tenso
 
 
 def rflbat(
-    *, clusters: int | str = 2, eps1: float = 10.0, eps2: float = 4.0, weighting: str = "samples", pca: str = "gram"
+    *,
+    clusters: int | str = "silhouette",
+    eps1: float = 10.0,
+    eps2: float = 4.0,
+    weighting: str = "samples",
+    pca: str = "gram",
 ) -> Defense:
     """Cluster the updates in the plane of their principal components and trust the least uniform cluster.
 
@@ -91,7 +96,8 @@ def rflbat(
     With fewer than 3 survivors of filter 1 there is one cluster.
 
     Args:
-        clusters: number of clusters, or a rule: ``gap``, ``gap2``, ``silhouette`` (2; the paper does not say).
+        clusters: number of clusters, or a rule: ``gap``, ``gap2``, ``silhouette`` (the default; the paper does not
+            say, and ``benchmarks/paper`` compares them).
         eps1: threshold of filter 1, above 0 (10, as the paper).
         eps2: threshold of filter 2, above 0 (4, as the paper).
         weighting: ``samples`` (n_i over the kept, as FedAvg) or ``uniform``.

@@ -220,8 +220,8 @@ def test_a_lone_client_is_chosen_only_if_nothing_else_is_left(seed):
 def test_trace():
     updates_ND, _ = all_stages()
     updates_ND[5] = np.nan
-    decision = aggregate(updates_ND, "rflbat")
-    trace, detail = decision.trace, oracles.rflbat(updates_ND).detail
+    decision = aggregate(updates_ND, "rflbat", clusters=2)
+    trace, detail = decision.trace, oracles.rflbat(updates_ND, clusters=2).detail
     assert set(trace) == {"stage", "coordinates", "cluster", "cluster_scores", "clusters"}
     assert trace["coordinates"].shape == (20, 2)
     assert trace["cluster_scores"].shape == (2,)
@@ -239,6 +239,14 @@ def test_trace():
         assert float(trace["cluster_scores"][mine.pop()]) == pytest.approx(score, rel=1e-9)
     members_N = ~fell_N
     np.testing.assert_allclose(decision.scores.numpy()[members_N], detail["similarities"][members_N], rtol=1e-9)
+
+
+def test_a_rule_scores_as_many_clusters_as_it_may_choose():
+    updates_ND, _ = all_stages()
+    trace = aggregate(updates_ND, "rflbat", clusters="silhouette").trace
+    assert int(trace["clusters"]) == 2
+    assert trace["cluster_scores"].shape == (10,)
+    assert trace["cluster_scores"].isinf().tolist() == [False] * 2 + [True] * 8
 
 
 @pytest.mark.parametrize("pca", ["gram", "lowrank"])
