@@ -16,7 +16,7 @@ from rflbat.attacks.base import Attack, Samples
 from rflbat.attacks.registry import make_attack
 from rflbat.clients.backend import choose_backend
 from rflbat.config import Experiment
-from rflbat.data.base import Dataset, as_float
+from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.partition import partition
 from rflbat.data.registry import load
 from rflbat.defenses.base import Defense, check_clients
@@ -138,9 +138,9 @@ def build(experiment: Experiment) -> World:
     )
     return World(
         experiment=experiment,
-        train_x=as_float(dataset.train_x, dataset).to(device),
+        train_x=as_inputs(dataset.train_x, dataset).to(device),
         train_y=dataset.train_y.to(device),
-        test_x=as_float(dataset.test_x, dataset).to(device),
+        test_x=as_inputs(dataset.test_x, dataset).to(device),
         test_y=dataset.test_y.to(device),
         samples=samples,
         model=model,

@@ -1,5 +1,6 @@
 """What a data set is to the rest of the engine: six tensors and the facts needed to read them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,11 +11,12 @@ from torch import Tensor
 class Dataset:
     """A data set that lies whole on one device, in its storage type (47 MB for MNIST as uint8).
 
-    Samples become floats only after a batch was gathered, by `as_float`: float value = stored value * scale.
+    What models and triggers see is given by `as_inputs`: float value = stored value * scale for images, token ids for
+    texts.
 
     Attributes:
         name: name in the registry.
-        train_x: (n, *shape) uint8 or float32, as stored.
+        train_x: (n, *shape) uint8 or float32, as stored; for texts (n, tokens) int32 positions in `words`.
         train_y: (n,) int64 in 0..classes-1.
         test_x: (m, *shape), as `train_x`.
         test_y: (m,), as `train_y`.
@@ -26,11 +28,14 @@ class Dataset:
         train_writers: (n,) int64, who produced each training sample (any integers), or None where unknown.
         model: name of the model used when none is asked for.
         source: where the samples were read from.
+        words: for texts the vocabulary, position = token id; None for images.
+        encode: for texts, from a text to its token ids by the same tokens and vocabulary, neither cut nor padded.
+        attack: name of the attack used when none is asked for.
 
     Example:
         >>> pixels, labels = torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([1])
         >>> toy = Dataset("toy", pixels, labels, pixels, labels, 2, (2,), 0.0, 1.0, 1 / 255, None, "logistic", "here")
-        >>> as_float(toy.train_x, toy)
+        >>> as_inputs(toy.train_x, toy)
         tensor([[0., 1.]])
     """
 
@@ -47,6 +52,9 @@ class Dataset:
     train_writers: Tensor | None
     model: str
     source: str
+    words: tuple[str, ...] | None = None
+    encode: Callable[[str], list[int]] | None = None
+    attack: str = "pixel"
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Give the same data set on `device`; tensors that lie there already are shared, not copied."""
@@ -60,22 +68,25 @@ class Dataset:
         )
 
 
-def as_float(x: Tensor, dataset: Dataset) -> Tensor:
-    """Convert gathered samples to the floats that models and triggers see: x * scale.
+def as_inputs(x: Tensor, dataset: Dataset) -> Tensor:
+    """Convert stored samples to what models and triggers see: x * scale as floats, or token ids.
 
     Args:
         x: samples of `dataset` as stored, of any leading shape.
-        dataset: says the scale.
+        dataset: says the scale, or that it holds texts.
 
     Returns:
-        float32 of x's shape on x's device; always new memory, so stamping a trigger into it leaves the data set alone.
+        float32 (images) or int64 (texts) of x's shape on x's device; always new memory, so stamping a trigger into it
+        leaves the data set alone.
 
     Example:
         >>> from rflbat.data.digits import load
         >>> digits = load()
-        >>> batch = as_float(digits.train_x[:3], digits)
+        >>> batch = as_inputs(digits.train_x[:3], digits)
         >>> batch.dtype, float(batch.max()) <= digits.high
         (torch.float32, True)
     """
+    if dataset.words is not None:
+        return x.to(torch.int64, copy=True)
     # Out of place on purpose: for float32 storage `.to` alone would hand out the data set's own memory.
     return torch.mul(x, dataset.scale).to(torch.float32)

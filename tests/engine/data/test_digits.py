@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from rflbat.data.base import as_float
+from rflbat.data.base import as_inputs
 from rflbat.data.digits import load
 
 
@@ -53,7 +53,7 @@ def test_same_bytes_each_time() -> None:
 
 def test_as_float_reaches_low_and_high_exactly() -> None:
     digits = load()
-    x = as_float(digits.train_x, digits)
+    x = as_inputs(digits.train_x, digits)
     assert x.dtype == torch.float32
     assert float(x.min()) == digits.low == 0.0
     assert float(x.max()) == digits.high == 1.0
@@ -64,7 +64,7 @@ def test_as_float_never_shares_memory_with_float_storage() -> None:
     digits = load()
     stored = digits.test_x[:3] / 255
     floats = replace(digits, test_x=stored, scale=1.0)
-    as_float(floats.test_x, floats).fill_(9.0)
+    as_inputs(floats.test_x, floats).fill_(9.0)
     assert float(stored.max()) <= 1.0
 
 
