@@ -10,7 +10,15 @@ import statistics
 from pathlib import Path
 
 from benchmarks.paper.claims import comparisons, figure_6, figure_7, figure_11
-from benchmarks.paper.measured import claims_table, clusters_table, over_seeds, read_csv, row_of, write_csv
+from benchmarks.paper.measured import (
+    claims_table,
+    clusters_table,
+    noise_table,
+    over_seeds,
+    read_csv,
+    row_of,
+    write_csv,
+)
 from benchmarks.paper.pictures import bars, client_sizes, over_alpha, sizes_by_alpha
 from benchmarks.paper.studies import ALPHAS, FIGURE_7_ALPHA, MNIST, STUDIES
 from rflbat.results.tables import Table, to_markdown
@@ -68,6 +76,7 @@ def page(seeds: int) -> str:
         ),
         "{{clusters}}": to_markdown(clusters_table(read_csv(RESULTS / "clusters.csv"))),
         "{{clusters_longer}}": to_markdown(clusters_table(read_csv(RESULTS / "clusters_longer.csv"))),
+        "{{noise}}": to_markdown(noise_table(read_csv(RESULTS / "noise.csv"))),
         "{{floor}}": to_markdown(floor_table(by_share)),
         "{{alpha}}": f"{FIGURE_7_ALPHA:g}",
         "{{rounds}}": str(MNIST.rounds),

@@ -22,7 +22,8 @@ METRICS = (
     "false_positive_rate",
     "malicious_weight",
 )
-SETTINGS = ("study", "dataset", "partition", "alpha", "malicious", "defense", "clusters", "seed", "rounds")
+FIELDS = ("dataset", "partition", "alpha", "malicious", "batch_size", "seed", "rounds")
+SETTINGS = ("study", *FIELDS, "defense", "clusters")
 COLUMNS = (*SETTINGS, *METRICS)
 CLUSTERS = signature(rflbat).parameters["clusters"].default
 
@@ -32,7 +33,7 @@ def row_of(study: str, cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]
     config = cell.experiment.to_dict()
     settings = {
         "study": study,
-        **{key: config[key] for key in ("dataset", "partition", "alpha", "malicious", "seed", "rounds")},
+        **{key: config[key] for key in FIELDS},
         "defense": defense_label(config),
         "clusters": config["defense_args"].get("clusters", CLUSTERS) if config["defense"] == "rflbat" else "",
     }
@@ -92,6 +93,22 @@ def claims_table(claims: Sequence[Claim], measured: Measured, setting: str) -> T
         )
     columns = ("defense", setting, "paper: attack success, %", "here, %", "difference", "claim", "accuracy here, %")
     return Table("", columns, body)
+
+
+def noise_table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """Attack success of GeoMed and RFA by batch size, mean and standard deviation over seeds."""
+    sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
+    cells: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        case = (row["defense"], "IID" if row["partition"] == "iid" else f"alpha {row['alpha']}")
+        cells.setdefault(case, {}).setdefault(row["batch_size"], []).append(100 * float(row["attack_success_rate"]))
+    body = [(*case, *(mean_and_spread(by_size[size]) for size in sizes)) for case, by_size in cells.items()]
+    return Table("", ("defense", "partition", *(f"batch of {size}" for size in sizes)), body)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Give mean ± sample standard deviation as text."""
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.1f}"
 
 
 def clusters_table(rows: Sequence[Mapping[str, str]]) -> Table:

@@ -32,7 +32,7 @@ def bars(rows: Sequence[Mapping[str, str]], path: Path) -> None:
 
 
 def over_alpha(measured: Measured, path: Path) -> None:
-    """Figure 11: RFLBAT's accuracy and attack success over alpha."""
+    """Figure 11: RFLBAT's (default rule) accuracy and attack success over alpha."""
     with rc_context(STYLE):
         figure = blank(4.2, 2.8)
         axes = figure.subplots()
@@ -40,7 +40,7 @@ def over_alpha(measured: Measured, path: Path) -> None:
             ("accuracy", "Accuracy", ACCURACY, "o"),
             ("attack_success_rate", "Attack success rate", ATTACK, "s"),
         ):
-            points = sorted((key[1], *value) for key, value in measured.items() if key[3] == metric)
+            points = sorted((key[1], *value) for key, value in measured.items() if key[2:] == ("rflbat", metric))
             alpha, mean, spread = zip(*points, strict=True)
             axes.errorbar(alpha, mean, spread, label=label, color=colour, marker=marker, capsize=2)
         percent_axis(axes, "Percent of test samples")

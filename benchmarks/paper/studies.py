@@ -42,8 +42,10 @@ def attackers(seeds: int) -> list[Cell]:
 
 
 def non_iid(seeds: int) -> list[Cell]:
-    """Figures 11 and 12: RFLBAT against half malicious clients, Dirichlet alpha from 0.1 to 2."""
-    return make_cells(replace(MNIST, partition="dirichlet"), {"alpha": ALPHAS}, seeds)
+    """Figures 11 and 12: RFLBAT, by the default rule and with two clusters, half malicious, alpha from 0.1 to 2."""
+    base = replace(MNIST, partition="dirichlet")
+    two = {"alpha": ALPHAS, "defense_arg.clusters": ["2"]}
+    return make_cells(base, {"alpha": ALPHAS}, seeds) + make_cells(base, two, seeds)
 
 
 def clusters(seeds: int) -> list[Cell]:
@@ -70,11 +72,27 @@ def clusters_longer(seeds: int) -> list[Cell]:
     return make_cells(base, grid, 2 * seeds)
 
 
+def noise(seeds: int) -> list[Cell]:
+    """GeoMed and RFA against 10 % malicious clients: how much the noise of the updates decides, by batch size."""
+    cells = []
+    for base in PARTITIONS:
+        grid = {
+            "partition": [base.partition],
+            "alpha": [base.alpha],
+            "malicious": [0.1],
+            "defense": ["geomed", "rfa"],
+            "batch_size": [1, 5, 20, 60],
+        }
+        cells += make_cells(replace(base, eval_every=50), grid, seeds)
+    return cells
+
+
 STUDIES: dict[str, Callable[[int], list[Cell]]] = {
     "attackers": attackers,
     "non_iid": non_iid,
     "clusters": clusters,
     "clusters_longer": clusters_longer,
+    "noise": noise,
 }
 
 
