@@ -69,7 +69,7 @@ def test_real_mnist_is_what_it_is_known_to_be(data_dir: Path) -> None:
     pixels = mnist.train_x.double() / 255
     assert float(pixels.mean()) == pytest.approx(0.1307, abs=5e-5)
     assert float(pixels.std()) == pytest.approx(0.3081, abs=5e-5)
-    assert mnist.source == str(data_dir.resolve() / "mnist")
+    assert Path(mnist.source).resolve() == (data_dir / "mnist").resolve()
 
 
 def test_real_writers_make_a_natural_partition(data_dir: Path) -> None:
