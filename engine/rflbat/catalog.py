@@ -8,7 +8,7 @@ from rflbat.attacks.registry import ATTACKS
 from rflbat.data.registry import DATASETS
 from rflbat.defenses.registry import DEFENSES
 from rflbat.models.registry import MODELS
-from rflbat.recipes import RECIPES
+from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
 from rflbat_kernels import dispatch
 
@@ -53,16 +53,19 @@ def show(name: str) -> str:
         >>> show("krum").splitlines()[0]
         'krum(*, f: int | str | None = None) -> rflbat.defenses.base.Defense'
     """
-    recipes = {key: f"{_documented(make)}\n\n{_settings(make().to_dict())}" for key, make in RECIPES.items()}
+    kernels = {key: _implementations(row) for key, row in dispatch.IMPLEMENTATIONS.items()}
+    recipes = {
+        key: f"{_documented(make)}\n\n{_settings(make().to_dict())}{_grid(key)}" for key, make in RECIPES.items()
+    }
     pages: Mapping[str, str] = {
         **{key: f"{key}: {row.summary}\n\n{row.where}" for key, row in DATASETS.items()},
         **{key: _documented(make) for key, make in MODELS.items()},
         **{key: _documented(make) for key, make in ATTACKS.items()},
         **{key: _documented(row.make) for key, row in DEFENSES.items()},
-        **{key: _implementations(row) for key, row in dispatch.IMPLEMENTATIONS.items()},
     }
-    # A recipe may bear the name of its data set: both pages are shown then.
-    merged = {key: "\n\n".join(filter(None, (pages.get(key), recipes.get(key)))) for key in {**pages, **recipes}}
+    # A recipe may bear the name of its data set, a defense that of a kernel: both pages are shown then.
+    books = (pages, recipes, kernels)
+    merged = {key: "\n\n".join(book[key] for book in books if key in book) for key in {**pages, **recipes, **kernels}}
     return lookup("name", merged, name)
 
 
@@ -70,6 +73,11 @@ def _implementations(row: Mapping[str, Callable[..., Any]]) -> str:
     functions = {getattr(function, "func", function) for function in row.values()}
     pages = sorted(_documented(function) for function in functions)
     return "\n\n".join([f"implementations: {', '.join(row)}", *pages])
+
+
+def _grid(recipe: str) -> str:
+    grid = GRIDS.get(recipe, {})
+    return "".join(f"\nrflbat sweep {recipe} varies {key} = {', '.join(values)}" for key, values in grid.items())
 
 
 def _settings(config: Mapping[str, object]) -> str:

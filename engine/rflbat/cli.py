@@ -24,7 +24,7 @@ from rflbat.config import Experiment
 from rflbat.doctor import examine
 from rflbat.errors import UserError, nearest
 from rflbat.progress import Silence, choose
-from rflbat.recipes import RECIPES
+from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
 from rflbat.results.folder import RunFolder
 from rflbat.results.report import CELLS, report_run, report_sweep
@@ -45,7 +45,7 @@ USAGE = """usage: rflbat COMMAND ...
 
 rflbat COMMAND --help lists the flags of a command; rflbat --version prints the version."""
 
-REPEATED = {"defense_args": "defense_arg", "attack_args": "attack_arg"}
+REPEATED = {"dataset_args": "dataset_arg", "defense_args": "defense_arg", "attack_args": "attack_arg"}
 """Fields of a configuration that are mappings, and the flag that adds one entry."""
 
 Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -119,7 +119,7 @@ def _read_toml(path: str) -> dict[str, Any]:
         raise UserError(f"--config {path}: not TOML: {error}") from None
 
 
-def _base(arguments: Sequence[str]) -> tuple[Experiment, list[str]]:
+def _base(arguments: Sequence[str]) -> tuple[Experiment, list[str], str]:
     """Read the recipe, which comes first, and the file of --config, which overrides it; flags override both."""
     rest, recipe = list(arguments), "smoke"
     if rest and not rest[0].startswith("-"):
@@ -129,7 +129,7 @@ def _base(arguments: Sequence[str]) -> tuple[Experiment, list[str]]:
     paths += [word.removeprefix("--config=") for word in rest if word.startswith("--config=")]
     for path in paths:
         base = base.changed(_read_toml(path))
-    return base, rest
+    return base, rest, recipe
 
 
 def _experiment(flags: Any, base: Experiment) -> Experiment:
@@ -172,7 +172,7 @@ def _new_folder(experiment: Experiment) -> Path:
 
 
 def _run(arguments: list[str], console: Console) -> None:
-    base, rest = _base(arguments)
+    base, rest, _ = _base(arguments)
     out = ("out", _flag(str | None, "run folder to create; default runs/DATASET-DEFENSE-SEED"), None)
     flags = _parse(_flags("run", base, [out, CONFIG, QUIET]), rest, "run [RECIPE]")
     experiment = _experiment(flags, base)
@@ -190,7 +190,7 @@ def _resume(arguments: list[str], console: Console) -> None:
 
 
 def _sweep(arguments: list[str], console: Console) -> None:
-    base, rest = _base(arguments)
+    base, rest, recipe = _base(arguments)
     extra = [
         ("grid", _flag(Texts, "setting=value,value,...; repeatable; defense_arg.NAME for a parameter"), ()),
         ("seeds", _flag(int, "seeds of every combination"), 1),
@@ -202,7 +202,8 @@ def _sweep(arguments: list[str], console: Console) -> None:
     flags = _parse(_flags("sweep", base, extra), rest, "sweep [RECIPE]")
     if flags.out is None:
         raise UserError("a sweep needs --out DIR; with the same DIR it goes on where it stopped")
-    grid = {key.replace("-", "_"): value.split(",") for key, value in _pairs(flags.grid, "grid").items()}
+    given = {key.replace("-", "_"): value.split(",") for key, value in _pairs(flags.grid, "grid").items()}
+    grid = {**GRIDS.get(recipe, {}), **given}
     cells = make_cells(_experiment(flags, base), grid, flags.seeds)
     done = 0
 

@@ -10,6 +10,7 @@ from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import BACKENDS
 from rflbat.data.partition import KINDS
 from rflbat.data.registry import DATASETS
+from rflbat.data.text import TOKENIZERS
 from rflbat.defenses.registry import DEFENSES
 from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
@@ -37,12 +38,16 @@ class Experiment:
 
     dataset: str = _option("digits", f"data set: {', '.join(DATASETS)}")
     data_dir: str | None = _option(None, "folder of data sets; default $RFLBAT_DATA_DIR")
+    dataset_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the data set, name=value; repeatable"}
+    )
+    tokenizer: str | None = _option(None, f"tokens of texts: {', '.join(TOKENIZERS)}")
     clients: int = _option(100, "clients of the federation")
     participants: int | None = _option(None, "clients drawn for each round; default all")
     partition: str = _option("iid", f"how samples are divided: {', '.join(KINDS)}")
     alpha: float = _option(1.0, "Dirichlet concentration; small is skewed")
     model: str | None = _option(None, f"model: {', '.join(MODELS)}; default the data set's")
-    attack: str = _option("pixel", f"attack: {', '.join(ATTACKS)}")
+    attack: str | None = _option(None, f"attack: {', '.join(ATTACKS)}; default the data set's")
     attack_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the attack, name=value; repeatable"}
     )
@@ -55,6 +60,7 @@ class Experiment:
     defense_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the defense, name=value; repeatable"}
     )
+    shadow: str | None = _option(None, "further defenses that look on, NAME,NAME,...; they change nothing")
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     batch_size: int = _option(60, "mini-batch size")
@@ -75,11 +81,28 @@ class Experiment:
         )
         _check_names(self)
         _check_ranges(self)
-        defense, attack = lookup("defense", DEFENSES, self.defense).make, lookup("attack", ATTACKS, self.attack)
+        dataset, defense = lookup("data set", DATASETS, self.dataset), lookup("defense", DEFENSES, self.defense).make
+        attack = self.attack or dataset.attack
         arguments = check_arguments(f"defense '{self.defense}'", defense, self.defense_args)
         defense(**arguments)
         self._store({"defense_args": arguments})
-        self._store({"attack_args": check_arguments(f"attack '{self.attack}'", attack, self.attack_args)})
+        attack_args = check_arguments(f"attack '{attack}'", lookup("attack", ATTACKS, attack), self.attack_args)
+        self._store({"attack_args": attack_args})
+        owner = f"data set '{self.dataset}'"
+        check_arguments(owner, dataset.load, self.load_args)
+        self._store({"dataset_args": check_arguments(owner, dataset.load, self.dataset_args)})
+        for name in self.shadows:
+            lookup("defense", DEFENSES, name).make()
+
+    @property
+    def load_args(self) -> dict[str, Any]:
+        """Parameters that the data set is loaded with."""
+        return self.dataset_args if self.tokenizer is None else {**self.dataset_args, "tokenizer": self.tokenizer}
+
+    @property
+    def shadows(self) -> tuple[str, ...]:
+        """Names of the defenses that look on."""
+        return tuple(dict.fromkeys(name.strip() for name in (self.shadow or "").split(",") if name.strip()))
 
     def _store(self, values: Mapping[str, Any]) -> None:
         """Replace what was given, which may be text, by values of the declared types."""
@@ -111,7 +134,7 @@ class Experiment:
             {}
         """
         kept = self.to_dict()
-        for method in ("defense", "attack"):
+        for method in ("dataset", "defense", "attack"):
             if settings.get(method, kept[method]) != kept[method]:
                 kept[f"{method}_args"] = {}
         return Experiment.from_dict({**kept, **settings})
@@ -141,6 +164,8 @@ def _check_names(experiment: Experiment) -> None:
     lookup("data set", DATASETS, experiment.dataset)
     if experiment.model is not None:
         lookup("model", MODELS, experiment.model)
+    if experiment.tokenizer is not None:
+        lookup("tokenizer", TOKENIZERS, experiment.tokenizer)
     for key, allowed in (("partition", KINDS), ("roles", ROLES), ("device", DEVICES), ("backend", BACKENDS)):
         value = getattr(experiment, key)
         if value not in allowed:

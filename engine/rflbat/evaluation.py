@@ -6,14 +6,14 @@ Axes: D parameters, n test samples, B batch.
 import torch
 from torch import Tensor
 
-from rflbat.attacks.base import Trigger
+from rflbat.attacks.base import Attack
 from rflbat.models.base import Model
 
 BATCH = 2000
 MEASURES = ("accuracy", "attack_success_rate", "attack_success_rate_inclusive")
 
 
-def evaluate(model: Model, params_D: Tensor, x: Tensor, labels_n: Tensor, trigger: Trigger, target: int) -> Tensor:
+def evaluate(model: Model, params_D: Tensor, x: Tensor, labels_n: Tensor, attack: Attack, target: int) -> Tensor:
     """Measure a global model on clean and on triggered test samples.
 
     ``accuracy`` = share of clean samples answered right. ``attack_success_rate`` = share of triggered samples
@@ -23,21 +23,28 @@ def evaluate(model: Model, params_D: Tensor, x: Tensor, labels_n: Tensor, trigge
     Args:
         model: functional model.
         params_D: its parameters.
-        x: test samples as floats, on the device.
+        x: test samples as models see them, on the device.
         labels_n: their labels.
-        trigger: what the attacker shows at test time.
+        attack: what the attacker shows at test time; of a distributed backdoor each local trigger too.
         target: label that the attacker wants.
 
     Returns:
-        ``(3,)`` float64 in the order of ``MEASURES``, on the device.
+        float64 in the order of ``MEASURES``, on the device; then, for a distributed backdoor, the attack success rate
+        of each local trigger (target class excluded).
     """
     named = model.layout.views(params_D)
-    right = torch.zeros(3, dtype=torch.float64, device=x.device)
+    local = attack.local_triggers if len(attack.local_triggers) > 1 else ()
+    right = torch.zeros(3 + len(local), dtype=torch.float64, device=x.device)
     for first in range(0, len(x), BATCH):
         x_B, labels_B = x[first : first + BATCH], labels_n[first : first + BATCH]
-        stamped = trigger(x_B.clone(), torch.ones_like(labels_B, dtype=torch.bool))
-        hit_B = model.apply(named, stamped).argmax(1) == target
+        everyone_B, other_B = torch.ones_like(labels_B, dtype=torch.bool), labels_B != target
         correct_B = model.apply(named, x_B).argmax(1) == labels_B
-        right += torch.stack([correct_B.sum(), (hit_B & (labels_B != target)).sum(), hit_B.sum()])
+        hits = [
+            model.apply(named, trigger(x_B.clone(), everyone_B)).argmax(1) == target
+            for trigger in (attack.full_trigger, *local)
+        ]
+        excluded = [(hit_B & other_B).sum() for hit_B in hits]
+        right += torch.stack([correct_B.sum(), excluded[0], hits[0].sum(), *excluded[1:]])
     others = (labels_n != target).sum()
-    return right / torch.stack([torch.full_like(others, len(x)), others, torch.full_like(others, len(x))])
+    everybody = torch.full_like(others, len(x))
+    return right / torch.stack([everybody, others, everybody, *([others] * len(local))])

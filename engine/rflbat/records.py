@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from rflbat.defenses.base import Decision
 from rflbat.evaluation import MEASURES
 from rflbat.round import Outcome, World
 
+LOCAL = "local_attack_success_rates"
 DETECTION = ("precision", "recall", "false_positive_rate", "malicious_weight")
 
 
@@ -35,21 +38,57 @@ def round_record(world: World, outcome: Outcome) -> dict[str, Any]:
     decision = outcome.decision
     kept_N, malicious_N = decision.kept.cpu().numpy(), outcome.malicious_N
     fallen = np.bincount(decision.trace["stage"].cpu().numpy(), minlength=len(world.defense.stages))
-    measures = [None] * len(MEASURES) if outcome.measures is None else outcome.measures.tolist()
     return {
         "round": outcome.round_number,
-        **dict(zip(MEASURES, measures, strict=True)),
+        **_rates(outcome.measures, len(world.attack.local_triggers)),
         "kept": int(kept_N.sum()),
         "dropped": int((~kept_N).sum()),
         "malicious": int(malicious_N.sum()),
         "nonfinite": int(fallen[1]),
+        **_detection(decision, malicious_N),
+        "stages": dict(zip(world.defense.stages[1:], fallen[1:].tolist(), strict=True)),
+        "nobody_kept": not kept_N.any(),
+    }
+
+
+def _rates(measures: Tensor | None, triggers: int) -> dict[str, Any]:
+    """Name the measures; only a distributed backdoor has local triggers to report."""
+    values = None if measures is None else measures.tolist()
+    named = dict(zip(MEASURES, values or [None] * len(MEASURES), strict=False))
+    return named if triggers == 1 else {**named, LOCAL: values and values[len(MEASURES) :]}
+
+
+def _detection(decision: Decision, malicious_N: np.ndarray) -> dict[str, float | None]:
+    kept_N = decision.kept.cpu().numpy()
+    return {
         "precision": _share(malicious_N, ~kept_N),
         "recall": _share(~kept_N, malicious_N),
         "false_positive_rate": _share(~kept_N, ~malicious_N),
         "malicious_weight": float(decision.weights.cpu().numpy()[malicious_N].sum()),
-        "stages": dict(zip(world.defense.stages[1:], fallen[1:].tolist(), strict=True)),
-        "nobody_kept": not kept_N.any(),
     }
+
+
+def shadow_records(world: World, outcome: Outcome) -> list[dict[str, Any]]:
+    """Say what each defense that looked on would have done.
+
+    Args:
+        world: the configuration.
+        outcome: the round.
+
+    Returns:
+        the lines of shadows.jsonl: whom it would have kept, detection as in ``round_record``, and the measures of the
+        global model one step later under its decision (None in a round that was not evaluated).
+    """
+    return [
+        {
+            "round": outcome.round_number,
+            "defense": shadow.name,
+            **_rates(shadow.measures, len(world.attack.local_triggers)),
+            **_detection(shadow.decision, outcome.malicious_N),
+            "kept": outcome.clients_N[shadow.decision.kept.cpu().numpy()].tolist(),
+        }
+        for shadow in outcome.shadows
+    ]
 
 
 def client_records(world: World, outcome: Outcome) -> list[dict[str, Any]]:
@@ -112,7 +151,7 @@ def summarise(world: World, rounds: Sequence[dict[str, Any]], seconds: float) ->
     return {
         "dataset": experiment.dataset,
         "defense": experiment.defense,
-        **{key: rounds[-1][key] for key in MEASURES},
+        **{key: rounds[-1][key] for key in (*MEASURES, LOCAL) if key in rounds[-1]},
         "rounds": len(rounds),
         "seconds": seconds,
         **means,

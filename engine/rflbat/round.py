@@ -3,7 +3,7 @@
 It reads like algorithm 1 of the paper. Axes: N clients of the round, D parameters.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from rflbat.defenses.base import Decision, Defense, Updates
 from rflbat.evaluation import evaluate
 from rflbat.models.base import Model
 from rflbat.randomness import generator, uniforms
+from rflbat.shadows import Glance, glance
 from rflbat_kernels import finite_rows
 
 
@@ -36,6 +37,7 @@ class World:
         defense: pure functions.
         backend: how clients are trained.
         device: where all tensors lie.
+        shadows: defenses that look on.
     """
 
     experiment: Experiment
@@ -49,6 +51,7 @@ class World:
     defense: Defense
     backend: Backend
     device: torch.device
+    shadows: tuple[Defense, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ class Server:
         round_number: next round, from 0.
         params_D: global parameters.
         defense_state: the defense's memory.
+        shadow_states: the memories of the defenses that look on.
     """
 
     round_number: int
     params_D: Tensor
     defense_state: Any
+    shadow_states: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class Outcome:
         clients_N: ids of its clients.
         malicious_N: who of them attacked.
         decision: the defense's decision.
-        measures: as ``evaluation.MEASURES``, or None in a round that was not evaluated.
+        measures: as ``evaluation.evaluate``, or None in a round that was not evaluated.
+        shadows: what the defenses that look on would have done.
     """
 
     round_number: int
@@ -83,6 +89,7 @@ class Outcome:
     malicious_N: np.ndarray
     decision: Decision
     measures: Tensor | None
+    shadows: tuple[Glance, ...] = ()
 
 
 def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
@@ -131,6 +138,10 @@ def _apply(params_D: Tensor, update_D: Tensor, server_lr: float) -> Tensor:
     return torch.where(moved_D.isfinite().all(), moved_D, params_D)
 
 
+def _measure(world: World, params_D: Tensor) -> Tensor:
+    return evaluate(world.model, params_D, world.test_x, world.test_y, world.attack, world.experiment.target)
+
+
 @torch.no_grad()
 def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
     """Run one round of federated learning under attack and defense.
@@ -176,10 +187,15 @@ def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
     )
     draw = uniforms(experiment.seed, "defense", number, world.device)
     decision = world.defense.apply(updates, server.defense_state, draw)
+    shadows = glance(world.shadows, server.shadow_states, updates, experiment.seed, number)
 
     params_D = _apply(server.params_D, decision.update, experiment.server_lr)
     measures = None
     if (number + 1) % experiment.eval_every == 0 or number + 1 == experiment.rounds:
-        measures = evaluate(world.model, params_D, world.test_x, world.test_y, attack.full_trigger, experiment.target)
-    after = Server(number + 1, params_D, decision.state)
-    return after, Outcome(number, clients_N, malicious_N, decision, measures)
+        measures = _measure(world, params_D)
+        shadows = [
+            replace(each, measures=_measure(world, _apply(server.params_D, each.decision.update, experiment.server_lr)))
+            for each in shadows
+        ]
+    after = Server(number + 1, params_D, decision.state, tuple(each.decision.state for each in shadows))
+    return after, Outcome(number, clients_N, malicious_N, decision, measures, tuple(shadows))

@@ -11,7 +11,7 @@ from torch import Tensor
 from rflbat.config import Experiment
 from rflbat.defenses.base import restore_state, state_tensors
 from rflbat.errors import UserError
-from rflbat.records import client_records, round_record, summarise
+from rflbat.records import client_records, round_record, shadow_records, summarise
 from rflbat.results import checkpoint
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.round import Server, World, run_round
@@ -132,17 +132,27 @@ def _restore(world: World, fresh: Server, folder: RunFolder) -> tuple[Server, fl
     if meta["config"] != folder.run()["config"]:
         raise UserError(f"{folder.checkpoint}: this checkpoint is of a run with other settings than run.json says")
     params_D = tensors.pop("params_D").to(world.device)
-    try:
-        state = restore_state(fresh.defense_state, {name.removeprefix("defense."): t for name, t in tensors.items()})
-    except ValueError as error:
-        raise UserError(f"{folder.checkpoint}: does not fit defense '{world.defense.name}': {error}") from None
-    return Server(meta["round"], params_D, state), meta["seconds"]
+    states = []
+    for prefix, state in _memories(world, fresh):
+        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        try:
+            states.append(restore_state(state, own))
+        except ValueError as error:
+            raise UserError(f"{folder.checkpoint}: does not fit '{prefix.rstrip('.')}': {error}") from None
+    return Server(meta["round"], params_D, states[0], tuple(states[1:])), meta["seconds"]
 
 
-def _save(folder: RunFolder | None, config: Mapping[str, Any], server: Server, seconds: float) -> None:
+def _memories(world: World, server: Server) -> list[tuple[str, Any]]:
+    """List the memories of all defenses, each with the prefix of its tensors in a checkpoint."""
+    shadows = zip(world.shadows, server.shadow_states, strict=True)
+    return [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]
+
+
+def _save(folder: RunFolder | None, config: Mapping[str, Any], world: World, server: Server, seconds: float) -> None:
     if folder is None:
         return
-    state = {f"defense.{name}": tensor for name, tensor in state_tensors(server.defense_state).items()}
+    memories = _memories(world, server)
+    state = {f"{prefix}{name}": t for prefix, memory in memories for name, t in state_tensors(memory).items()}
     meta = {"round": server.round_number, "seconds": seconds, "config": config}
     checkpoint.save(folder.checkpoint, {"params_D": server.params_D, **state}, meta)
 
@@ -169,15 +179,17 @@ def _loop(
             if folder is not None:
                 folder.append_round(record)
                 folder.append_clients(client_records(world, outcome))
+                if outcome.shadows:
+                    folder.append_shadows(shadow_records(world, outcome))
                 folder.append_timing({"round": outcome.round_number, "seconds": spent})
             rounds.append(record)
             server, seconds = after, seconds + spent
             if server.round_number % experiment.checkpoint_every == 0 or server.round_number == experiment.rounds:
-                _save(folder, config, server, seconds)
+                _save(folder, config, world, server, seconds)
             for callback in callbacks:
                 callback.on_round({**record, "seconds": spent})
     except KeyboardInterrupt:
-        _save(folder, config, server, seconds)
+        _save(folder, config, world, server, seconds)
         raise Interrupted(folder.path if folder else None, server.round_number) from None
     summary = summarise(world, rounds, seconds)
     if folder is not None:

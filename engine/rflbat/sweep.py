@@ -18,7 +18,7 @@ from rflbat.results.report import CELLS
 from rflbat.simulation import resume, run
 from rflbat.world import prepare, resolve
 
-ARGUMENTS = {"defense_arg.": "defense_args", "attack_arg.": "attack_args"}
+ARGUMENTS = {"dataset_arg.": "dataset_args", "defense_arg.": "defense_args", "attack_arg.": "attack_args"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def make_cells(base: Experiment, grid: Mapping[str, Sequence[object]], seeds: in
 
     Args:
         base: settings that the grid does not name.
-        grid: setting -> values, text allowed; ``defense_arg.NAME`` and ``attack_arg.NAME`` are parameters.
+        grid: setting -> values, text allowed; ``defense_arg.NAME``, ``attack_arg.NAME``, ``dataset_arg.NAME``.
         seeds: number of seeds, at least 1: ``base.seed``, ``base.seed + 1``, ...
 
     Returns:
@@ -98,7 +98,7 @@ def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
         return run(cell.experiment, path).summary
     folder = RunFolder.open(path)
     found, wanted = folder.run()["config"], resolve(cell.experiment).to_dict()
-    wanted["model"] = wanted["model"] or found["model"]
+    wanted |= {key: found.get(key) for key in ("model", "attack") if wanted[key] is None}
     if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):
         raise UserError(f"{path} holds a run with another {', '.join(differing)}; give the sweep another --out")
     return folder.summary() or resume(path).summary

@@ -18,7 +18,7 @@ from rflbat.clients.backend import choose_backend
 from rflbat.config import Experiment
 from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.partition import partition
-from rflbat.data.registry import load
+from rflbat.data.registry import DATASETS, load
 from rflbat.defenses.base import Defense, check_clients
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
@@ -84,6 +84,18 @@ def divide(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
     )
 
 
+def make_shadows(experiment: Experiment) -> tuple[Defense, ...]:
+    """Make the defenses that look on, with their default parameters.
+
+    Args:
+        experiment: configuration.
+
+    Returns:
+        the defenses.
+    """
+    return tuple(make_defense(name, {}) for name in experiment.shadows)
+
+
 def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defense]:
     """Resolve a configuration, load its data, and check all that depends on the data but the partition.
 
@@ -97,17 +109,19 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
         UserError: files are missing or damaged, or settings do not fit the data.
     """
     experiment = resolve(experiment)
-    dataset = _load_once(experiment.dataset, Path(experiment.data_dir) if experiment.data_dir else None)
+    folder = Path(experiment.data_dir) if experiment.data_dir else None
+    dataset = _load_once(experiment.dataset, folder, tuple(sorted(experiment.load_args.items())))
     if experiment.target >= dataset.classes:
         raise UserError(
             f"target={experiment.target} is no label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
         )
-    experiment = replace(experiment, model=experiment.model or dataset.model)
-    attack = make_attack(
-        experiment.attack, Samples(dataset.shape, dataset.high), experiment.scale, experiment.attack_args
-    )
+    attack_name = experiment.attack or DATASETS[experiment.dataset].attack
+    experiment = replace(experiment, model=experiment.model or dataset.model, attack=attack_name)
+    format_ = Samples(dataset.shape, dataset.high, dataset.encode)
+    attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
     defense = make_defense(experiment.defense, experiment.defense_args)
-    check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)
+    for each, arguments in ((defense, experiment.defense_args), *((shadow, {}) for shadow in make_shadows(experiment))):
+        check_clients(each, arguments, experiment.participants or experiment.clients)
     return experiment, dataset, attack, defense
 
 
@@ -126,7 +140,8 @@ def build(experiment: Experiment) -> World:
     experiment, dataset, attack, defense = prepare(experiment)
     samples = divide(experiment, dataset)
     device = torch.device(experiment.device)
-    model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes)
+    words = 0 if dataset.words is None else len(dataset.words)
+    model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes, words)
     backend = choose_backend(
         experiment.backend,
         experiment.chunk,
@@ -148,6 +163,7 @@ def build(experiment: Experiment) -> World:
         defense=defense,
         backend=backend,
         device=device,
+        shadows=make_shadows(experiment),
     )
 
 
@@ -161,8 +177,8 @@ def first_server(world: World) -> Server:
         the server.
     """
     params_D = world.model.init(generator(world.experiment.seed, "model")).to(world.device)
-    state = world.defense.init(world.experiment.clients, world.model.layout.size, world.device)
-    return Server(0, params_D, state)
+    size = (world.experiment.clients, world.model.layout.size, world.device)
+    return Server(0, params_D, world.defense.init(*size), tuple(shadow.init(*size) for shadow in world.shadows))
 
 
 def versions() -> dict[str, str]:

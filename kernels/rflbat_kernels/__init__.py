@@ -4,6 +4,14 @@ from rflbat_kernels.dispatch import Choice, choose
 from rflbat_kernels.gram import Gram, finite_rows, gram, weighted_sum
 from rflbat_kernels.kmeans import KMeans, gap_statistic, kmeans, silhouette
 from rflbat_kernels.median import masked_median
+from rflbat_kernels.order import (
+    Split,
+    column_central_mean,
+    column_median,
+    column_trimmed_mean,
+    column_two_means,
+    minority_counts,
+)
 from rflbat_kernels.pairwise import cosines, distances, squared_distances
 from rflbat_kernels.pca import pca, pca_lowrank
 
@@ -11,7 +19,12 @@ __all__ = [
     "Choice",
     "Gram",
     "KMeans",
+    "Split",
     "choose",
+    "column_central_mean",
+    "column_median",
+    "column_trimmed_mean",
+    "column_two_means",
     "cosines",
     "distances",
     "finite_rows",
@@ -19,6 +32,7 @@ __all__ = [
     "gram",
     "kmeans",
     "masked_median",
+    "minority_counts",
     "pca",
     "pca_lowrank",
     "silhouette",

@@ -11,6 +11,7 @@ import torch
 from rflbat_kernels.gram import gram, weighted_sum
 from rflbat_kernels.kmeans import kmeans
 from rflbat_kernels.median import masked_median
+from rflbat_kernels.order import column_central_mean, column_median, column_trimmed_mean, column_two_means
 from rflbat_kernels.pairwise import squared_distances
 from rflbat_kernels.pca import pca, pca_lowrank
 from rflbat_kernels.pca.reference import solver_for
@@ -20,6 +21,10 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any]]] = {
     "weighted_sum": {"reference": weighted_sum},
     "pairwise": {"reference": squared_distances},
     "median": {"reference": masked_median},
+    "column_median": {"reference": column_median},
+    "column_trimmed_mean": {"reference": column_trimmed_mean},
+    "column_central_mean": {"reference": column_central_mean},
+    "column_two_means": {"reference": column_two_means},
     "kmeans": {"reference": kmeans},
     "pca": {
         "eigh": partial(pca, solver="eigh"),

@@ -61,7 +61,7 @@ def test_defaults_are_the_paper_s_on_mnist() -> None:
     assert (told.local_steps, told.batch_size, told.lr) == (10, 60, 0.1)
     assert (told.momentum, told.weight_decay, told.server_lr) == (0.0, 0.0, 1.0)
     assert (told.roles, told.attack_start, told.scale) == ("redrawn", 0, 1.0)
-    assert (told.partition, told.attack, told.defense) == ("iid", "pixel", "rflbat")
+    assert (told.partition, told.attack, told.defense) == ("iid", None, "rflbat")
 
 
 def test_it_cannot_be_changed() -> None:

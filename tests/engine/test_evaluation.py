@@ -14,7 +14,7 @@ from rflbat.models.logistic import logistic
 from rflbat.parameters import Layout
 
 CLASSES, TARGET = 4, 1
-TRIGGER = pixel(Samples((1, 5, 7), 1.0), 1.0, size=2).full_trigger
+ATTACK = pixel(Samples((1, 5, 7), 1.0), 1.0, size=2)
 
 
 def oracle(clean_n, triggered_n, labels_n, target):
@@ -45,7 +45,7 @@ def written(clean_n, triggered_n):
 
 def measure(clean_n, triggered_n, labels_n, target=TARGET):
     x = written(clean_n, triggered_n)
-    return evaluate(readable_model(), torch.zeros(1), x, torch.from_numpy(labels_n), TRIGGER, target).tolist()
+    return evaluate(readable_model(), torch.zeros(1), x, torch.from_numpy(labels_n), ATTACK, target).tolist()
 
 
 def test_rates_of_answers_counted_by_hand():
@@ -85,7 +85,7 @@ def test_the_test_set_is_not_written_to():
     x = torch.rand(63, 1, 5, 7, generator=torch.Generator().manual_seed(0))
     before = x.clone()
     model = logistic((1, 5, 7), CLASSES)
-    evaluate(model, model.init(np.random.default_rng(0)), x, labels_n, TRIGGER, TARGET)
+    evaluate(model, model.init(np.random.default_rng(0)), x, labels_n, ATTACK, TARGET)
     assert torch.equal(x, before)
 
 
@@ -93,7 +93,7 @@ def test_the_order_and_type_of_the_answer():
     labels_n = np.array([0, 1, 2])
     model = readable_model()
     x = written(labels_n, labels_n)
-    answer = evaluate(model, torch.zeros(1), x, torch.from_numpy(labels_n), TRIGGER, TARGET)
+    answer = evaluate(model, torch.zeros(1), x, torch.from_numpy(labels_n), ATTACK, TARGET)
     assert MEASURES == ("accuracy", "attack_success_rate", "attack_success_rate_inclusive")
     assert answer.dtype == torch.float64
     assert answer.shape == (3,)

@@ -225,7 +225,7 @@ def test_a_checkpoint_whose_memory_does_not_fit_is_refused(killed):
     tensors, meta = load(folder.checkpoint)
     tensors["defense.history_CD"] = tensors["defense.history_CD"][1:]
     save(folder.checkpoint, tensors, meta)
-    with pytest.raises(UserError, match="does not fit defense 'foolsgold'"):
+    with pytest.raises(UserError, match="does not fit 'defense'"):
         resume(folder.path)
 
 

@@ -96,8 +96,9 @@ def test_run_json_says_what_ran(tmp_path):
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     config = described["config"]
     assert config["device"] != "auto"
-    assert (config["model"], config["participants"]) == ("logistic", 13)
-    same = {key: value for key, value in experiment.to_dict().items() if key not in {"device", "model", "participants"}}
+    assert (config["model"], config["attack"], config["participants"]) == ("logistic", "pixel", 13)
+    filled = {"device", "model", "attack", "participants"}
+    same = {key: value for key, value in experiment.to_dict().items() if key not in filled}
     assert {key: config[key] for key in same} == {**same, "data_dir": config["data_dir"]}
     assert build(Experiment.from_dict(config)).experiment.to_dict() == config
     assert described["backend"] == {"name": "vmap", "chunk": 5, "reason": build(experiment).backend.reason}

@@ -25,6 +25,10 @@ def test_the_table() -> None:
         "weighted_sum": ["reference"],
         "pairwise": ["reference"],
         "median": ["reference"],
+        "column_median": ["reference"],
+        "column_trimmed_mean": ["reference"],
+        "column_central_mean": ["reference"],
+        "column_two_means": ["reference"],
         "kmeans": ["reference"],
         "pca": ["eigh", "squaring", "lowrank"],
     }
@@ -38,6 +42,10 @@ def test_every_implementation_runs() -> None:
         "weighted_sum": (normal(7), matrix),
         "pairwise": (square,),
         "median": (matrix, matrix > 0),
+        "column_median": (matrix,),
+        "column_trimmed_mean": (matrix, torch.tensor(1)),
+        "column_central_mean": (matrix, torch.tensor(3)),
+        "column_two_means": (matrix,),
         "kmeans": (matrix[None], (2,), uniform(1, 1, 3, 2)),
     }
     for op, row in dispatch.IMPLEMENTATIONS.items():
@@ -108,11 +116,11 @@ def test_every_public_name_is_listed_and_documented() -> None:
     assert kernels.__all__ == sorted(kernels.__all__)
     for name in kernels.__all__:
         assert getattr(kernels, name).__doc__
-    for op in ("gram", "pairwise", "pca", "kmeans", "median"):
+    for op in ("gram", "pairwise", "pca", "kmeans", "median", "order"):
         assert set(importlib.import_module(f"rflbat_kernels.{op}").__all__) <= set(kernels.__all__)
 
 
-@pytest.mark.parametrize("op", ["gram", "pairwise", "pca", "kmeans", "median"])
+@pytest.mark.parametrize("op", ["gram", "pairwise", "pca", "kmeans", "median", "order"])
 def test_every_operation_has_its_page(op: str) -> None:
     page = (FOLDER / op / "README.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("## ")] == [

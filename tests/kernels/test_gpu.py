@@ -7,6 +7,10 @@ import pytest
 import torch
 
 from rflbat_kernels import (
+    column_central_mean,
+    column_median,
+    column_trimmed_mean,
+    column_two_means,
     cosines,
     distances,
     finite_rows,
@@ -14,6 +18,7 @@ from rflbat_kernels import (
     gram,
     kmeans,
     masked_median,
+    minority_counts,
     pca,
     pca_lowrank,
     silhouette,
@@ -38,6 +43,11 @@ CASES: dict[str, tuple[Callable[..., object], tuple[torch.Tensor, ...]]] = {
     "distances": (distances, (POINTS,)),
     "pca": (lambda g, v: distances(pca(g, v)), (SQUARE, VALID)),
     "masked_median": (lambda x, v: masked_median(x, v[:, None], 0), (MATRIX, VALID)),
+    "column_median": (lambda x, v: column_median(x, v, block_bytes=2**16), (MATRIX, VALID)),
+    "column_trimmed_mean": (lambda x, v: column_trimmed_mean(x, v.sum() // 5, v), (MATRIX, VALID)),
+    "column_central_mean": (lambda x, v: column_central_mean(x, v.sum() // 2, v), (MATRIX, VALID)),
+    "column_two_means": (column_two_means, (MATRIX, VALID)),
+    "minority_counts": (lambda x: minority_counts(x, column_two_means(x), x[0] > 0), (MATRIX,)),
     "kmeans": (lambda p, u, v: kmeans(p, (1, 2, 5), u, v), (POINTS, uniform(2, 3, 7, 5), VALID)),
     "gap_statistic": (lambda w: gap_statistic(w, (1, 2, 3, 4), 63), (uniform(6, 4),)),
     "silhouette": (lambda d, y: silhouette(d, y, (2, 3)), (distances(POINTS[0]), (uniform(2, 63) * 2).long())),

@@ -50,6 +50,13 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     "gap_statistic": lambda: kernels.gap_statistic(draws(6, 4), (1, 2, 3, 4), count(), limit=count()),
     "gap_statistic, n as a number": lambda: kernels.gap_statistic(draws(6, 4), (1, 2, 3, 4), 63),
     "silhouette": lambda: kernels.silhouette(square(), mask(2, 63).long(), (2, 3), mask()),
+    "column_median": lambda: kernels.column_median(matrix(), mask(), block_bytes=2**16),
+    "column_trimmed_mean": lambda: kernels.column_trimmed_mean(matrix(), count(), mask()),
+    "column_central_mean": lambda: kernels.column_central_mean(matrix(), count(), mask()),
+    "column_two_means": lambda: kernels.column_two_means(matrix(), mask(), block_bytes=2**16),
+    "minority_counts": lambda: kernels.minority_counts(
+        matrix(), kernels.column_two_means(matrix()), mask(1001), block_bytes=2**16
+    ),
     "masked_median": lambda: kernels.masked_median(matrix(), mask(63, 1), dim=0),
 }
 
@@ -64,7 +71,7 @@ def test_runs_without_a_wait(name: str) -> None:
 
 
 def test_every_operation_is_proved() -> None:
-    classes = {"Choice", "Gram", "KMeans"}
+    classes = {"Choice", "Gram", "KMeans", "Split"}
     excused = {"choose", "pca_lowrank"}  # one takes no tensor, the other says that it waits
     proved = {name.split(",")[0] for name in OPERATIONS}
     assert proved == set(kernels.__all__) - classes - excused

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rflbat.errors import UserError
+
 Trigger = Callable[[Tensor, Tensor], Tensor]
 """``trigger(x_B..., on_B)`` stamps the samples where ``on_B`` is true, in place, and returns ``x``."""
 
@@ -20,12 +22,32 @@ class Samples:
     """What an attacker knows of the data: its own samples' format, nothing of the server or of other clients.
 
     Args:
-        shape: shape of one sample, (channels, height, width) for images.
-        high: largest value of a feature: the value of a lit trigger pixel.
+        shape: shape of one sample, (channels, height, width) for images, (tokens,) for texts.
+        high: value of ink: that of a lit trigger pixel.
+        encode: for texts, from a text to token ids; None for images.
     """
 
     shape: tuple[int, ...]
     high: float
+    encode: Callable[[str], list[int]] | None = None
+
+
+def check_share(name: str, share: float) -> float:
+    """Check the poisoned share of a malicious batch.
+
+    Args:
+        name: the attack, for the message.
+        share: 0 to 1.
+
+    Returns:
+        the share.
+
+    Raises:
+        UserError: it is out of its range.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"attack '{name}': share={share} is not in 0..1")
+    return share
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Axes: B samples.
 import torch
 from torch import Tensor
 
-from rflbat.attacks.base import Attack, Samples
+from rflbat.attacks.base import Attack, Samples, check_share
 from rflbat.attacks.scaling import scaling
 from rflbat.errors import UserError
 
@@ -42,8 +42,7 @@ def pixel(samples: Samples, scale: float, *, size: int = 3, share: float = 0.5) 
     side = min(samples.shape[1:])
     if not 1 <= size <= side:
         raise UserError(f"attack 'pixel': size={size} is not in 1..{side}")
-    if not 0 <= share <= 1:
-        raise UserError(f"attack 'pixel': share={share} is not in 0..1")
+    check_share("pixel", share)
 
     def trigger(x: Tensor, on_B: Tensor) -> Tensor:
         corner = x[:, :, -size:, :size]

@@ -3,11 +3,15 @@
 from collections.abc import Callable, Mapping
 
 from rflbat.attacks.base import Attack, Samples
+from rflbat.attacks.dba import dba
 from rflbat.attacks.pixel import pixel
+from rflbat.attacks.sentence import sentence
 from rflbat.registry import check_arguments, lookup
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "pixel": pixel,
+    "sentence": sentence,
+    "dba": dba,
 }
 
 

@@ -99,5 +99,9 @@ def choose_backend(
         if chunk is not None:
             raise UserError(f"chunk={chunk} has no meaning for back end 'loop', which trains one client at a time")
         return Backend("loop", 1, "asked for")
-    reason = "asked for" if name == "vmap" else "fastest measured for this model: benchmarks/speed/local_training.py"
+    reason = "asked for"
+    if name == "auto":
+        reason = "fastest measured for this model on this kind of device"
+        if chunk is None and device.type == "cpu" and model.cpu_backend == "loop":
+            return Backend("loop", 1, reason)
     return Backend("vmap", chunk or chunk_size(model, sample, batch, clients, device), reason)

@@ -30,7 +30,6 @@ class Dataset:
         source: where the samples were read from.
         words: for texts the vocabulary, position = token id; None for images.
         encode: for texts, from a text to its token ids by the same tokens and vocabulary, neither cut nor padded.
-        attack: name of the attack used when none is asked for.
 
     Example:
         >>> pixels, labels = torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([1])
@@ -54,7 +53,6 @@ class Dataset:
     source: str
     words: tuple[str, ...] | None = None
     encode: Callable[[str], list[int]] | None = None
-    attack: str = "pixel"
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Give the same data set on `device`; tensors that lie there already are shared, not copied."""

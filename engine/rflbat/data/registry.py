@@ -1,11 +1,11 @@
 """The data sets by name: one row says how to load it, what it is and how to get it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-from rflbat.data import digits, mnist
+from rflbat.data import amazon, digits, femnist, mnist
 from rflbat.data.base import Dataset
 from rflbat.errors import UserError, nearest
 
@@ -15,14 +15,16 @@ class Row:
     """One data set of the registry.
 
     Attributes:
-        load: reads it, given the data folder or None.
+        load: reads it, given the data folder or None; its keyword-only parameters are the user's.
         summary: what it is, one line.
         where: how its files are found and where to get them, one line.
+        attack: name of the attack used when none is asked for.
     """
 
-    load: Callable[[Path | None], Dataset]
+    load: Callable[..., Dataset]
     summary: str
     where: str
+    attack: str = "pixel"
 
 
 def _where(family: mnist.Family) -> str:
@@ -45,19 +47,35 @@ DATASETS: dict[str, Row] = {
         where=f"{_where(mnist.MNIST)}; writers: qmnist-train-labels-idx2-int.gz in DIR/mnist_writers",
     ),
     "fashion-mnist": Row(
-        load=partial(mnist.load, family=mnist.FASHION_MNIST),
+        load=lambda data_dir: mnist.load(data_dir, mnist.FASHION_MNIST),
         summary="70,000 articles of clothing 28x28, 10 classes",
         where=_where(mnist.FASHION_MNIST),
+    ),
+    "femnist": Row(
+        load=femnist.load,
+        summary="handwritten characters 28x28, 62 classes, each with its writer (LEAF: 3,500 writers in all)",
+        where=f"in DIR, DIR/femnist or DIR/femnist_leaf: {femnist.WANTED}; from {femnist.ORIGIN}",
+    ),
+    "amazon": Row(
+        load=amazon.load,
+        summary="food reviews as texts of 100 tokens, 5 classes (scores), equally many of each; writers by UserId",
+        where=(
+            f"Reviews.csv (plain or .gz) in DIR, {', '.join(f'DIR/{folder}' for folder in amazon.FOLDERS)}, "
+            f"from {amazon.ORIGIN}; or texts.txt and labels.txt, one text and one score 1..5 a line; "
+            "needs rflbat[text]"
+        ),
+        attack="sentence",
     ),
 }
 
 
-def load(name: str, data_dir: Path | None = None) -> Dataset:
+def load(name: str, data_dir: Path | None = None, arguments: Iterable[tuple[str, Any]] = ()) -> Dataset:
     """Load a data set by its name in the registry.
 
     Args:
         name: a key of `DATASETS`.
         data_dir: folder of data sets; None lets the data set fall back on what it carries or can download.
+        arguments: (name, value) of parameters of the data set, checked before.
 
     Returns:
         The data set, on the CPU.
@@ -75,4 +93,4 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     """
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}{nearest(name, DATASETS)}; known: {', '.join(DATASETS)}")
-    return DATASETS[name].load(data_dir)
+    return DATASETS[name].load(data_dir, **dict(arguments))

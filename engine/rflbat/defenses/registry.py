@@ -6,13 +6,18 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from rflbat.defenses.auror import auror
 from rflbat.defenses.base import Defense
+from rflbat.defenses.bulyan import bulyan
 from rflbat.defenses.fedavg import fedavg
 from rflbat.defenses.foolsgold import foolsgold
 from rflbat.defenses.geomed import geomed
 from rflbat.defenses.krum import krum, multikrum
+from rflbat.defenses.median import median
+from rflbat.defenses.norm_clipping import norm_clipping
 from rflbat.defenses.rfa import rfa
 from rflbat.defenses.rflbat import rflbat
+from rflbat.defenses.trimmed_mean import trimmed_mean
 from rflbat.registry import check_arguments, lookup
 
 
@@ -37,6 +42,11 @@ DEFENSES: dict[str, Row] = {
     "multikrum": Row(multikrum, translation=True),
     "geomed": Row(geomed, translation=True),
     "rfa": Row(rfa, translation=True),
+    "median": Row(median, translation=True),
+    "trimmed_mean": Row(trimmed_mean, translation=True),
+    "bulyan": Row(bulyan, translation=True),
+    "norm_clipping": Row(norm_clipping, translation=False),
+    "auror": Row(auror, translation=True),
 }
 
 

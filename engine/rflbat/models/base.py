@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rflbat.parameters import Layout
@@ -19,9 +20,26 @@ class Model:
         init: numpy generator -> flat start vector ``(D,)`` float32.
         apply: (named parameters, ``x`` of shape ``(B, *sample)``) -> logits ``(B, C)``; pure, no Python branch on
             values, so that ``torch.func.vmap`` and ``torch.func.grad`` go through it.
+        cpu_backend: the back end that measured fastest on a CPU (``benchmarks/speed``); CUDA takes ``vmap``.
     """
 
     name: str
     layout: Layout
     init: Callable[[np.random.Generator], Tensor]
     apply: Callable[[Mapping[str, Tensor], Tensor], Tensor]
+    cpu_backend: str = "vmap"
+
+
+def uniform_start(layout: Layout, bounds: Mapping[str, float], stream: np.random.Generator) -> Tensor:
+    """Draw each parameter uniform in ``[-bound, bound]``.
+
+    Args:
+        layout: names and shapes.
+        bounds: name -> bound.
+        stream: source of the draw.
+
+    Returns:
+        flat start vector ``(D,)`` float32.
+    """
+    drawn = [bounds[name] * stream.uniform(-1, 1, shape) for name, shape in layout.shapes.items()]
+    return torch.from_numpy(np.concatenate([each.ravel() for each in drawn]).astype(np.float32))

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rflbat.errors import UserError
 from rflbat.models.base import Model
 from rflbat.parameters import Layout
 
 
-def logistic(shape: tuple[int, ...], classes: int) -> Model:
+def logistic(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
     """Logistic regression: ``logits = W x + b``, with W stored (classes, features).
 
     28 x 28 images and 10 classes give 7,850 parameters. Weights and biases start uniform in
@@ -23,9 +24,13 @@ def logistic(shape: tuple[int, ...], classes: int) -> Model:
     Args:
         shape: shape of one sample; it is flattened.
         classes: number of classes C, at least 2.
+        words: 0: token ids are no features.
 
     Returns:
         the functional model.
+
+    Raises:
+        UserError: the samples are texts.
 
     Example:
         >>> logistic((1, 28, 28), 10).layout.size
@@ -33,6 +38,8 @@ def logistic(shape: tuple[int, ...], classes: int) -> Model:
 
     Source: Wang et al. 2022 (RFLBAT), table 1.
     """
+    if words:
+        raise UserError("model 'logistic' needs features; these samples are texts; allowed: lstm")
     features = math.prod(shape)
     layout = Layout({"weight": (classes, features), "bias": (classes,)})
 

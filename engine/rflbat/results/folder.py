@@ -20,6 +20,7 @@ SUMMARY = "summary.json"
 ROUNDS = "rounds.jsonl"
 CLIENTS = "clients.jsonl"
 TIMINGS = "timings.jsonl"
+SHADOWS = "shadows.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 FIGURES = "figures"
 
@@ -59,7 +60,7 @@ class RunFolder:
         Raises:
             UserError: the folder already holds a run, or cannot be made.
         """
-        if any((path / name).exists() for name in (RUN, SUMMARY, ROUNDS, CLIENTS, TIMINGS, CHECKPOINT)):
+        if any((path / name).exists() for name in (RUN, SUMMARY, ROUNDS, CLIENTS, TIMINGS, SHADOWS, CHECKPOINT)):
             raise UserError(f"{path} already holds a run: go on with `rflbat resume {path}`, or give another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -122,6 +123,10 @@ class RunFolder:
         """Add the lines of one round's clients to clients.jsonl, in one write."""
         _append(self.path / CLIENTS, records)
 
+    def append_shadows(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add the lines of one round's shadow defenses to shadows.jsonl, in one write."""
+        _append(self.path / SHADOWS, records)
+
     def append_timing(self, record: Mapping[str, Any]) -> None:
         """Add the line of one round to timings.jsonl."""
         _append(self.path / TIMINGS, [record])
@@ -138,6 +143,10 @@ class RunFolder:
         """The lines of clients.jsonl."""
         return _read(self.path / CLIENTS)
 
+    def shadows(self) -> list[Record]:
+        """The lines of shadows.jsonl; none where no defense looked on."""
+        return _read(self.path / SHADOWS)
+
     def timings(self) -> list[Record]:
         """The lines of timings.jsonl."""
         return _read(self.path / TIMINGS)
@@ -152,7 +161,7 @@ class RunFolder:
         Raises:
             UserError: a line other than the last is broken.
         """
-        for path in (self.path / ROUNDS, self.path / CLIENTS, self.path / TIMINGS):
+        for path in (self.path / name for name in (ROUNDS, CLIENTS, TIMINGS, SHADOWS)):
             if path.exists():
                 with replacing(path) as temporary, open(temporary, "wb") as file:
                     file.writelines(line for line, record in _lines(path) if record["round"] < first)

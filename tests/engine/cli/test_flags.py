@@ -11,6 +11,7 @@ from tests.engine.cli.conftest import Call
 
 SETTINGS = {
     *("--dataset", "--data-dir", "--clients", "--participants", "--partition", "--alpha", "--model"),
+    *("--dataset-arg", "--tokenizer", "--shadow"),
     *("--attack", "--attack-arg", "--malicious", "--roles", "--attack-start", "--scale", "--target"),
     *("--defense", "--defense-arg", "--rounds", "--local-steps", "--batch-size", "--lr", "--momentum"),
     *("--weight-decay", "--server-lr", "--seed", "--device", "--backend", "--chunk"),
@@ -28,7 +29,7 @@ PROMISED = {
     *("--malicious", "--roles", "--attack-start", "--scale", "--target", "--defense", "--defense-arg", "--rounds"),
     *("--local-steps", "--batch-size", "--lr", "--seed", "--device", "--eval-every", "--out", "--config", "--quiet"),
 }
-REPEATED = {"defense_args": "--defense-arg", "attack_args": "--attack-arg"}
+REPEATED = {"dataset_args": "--dataset-arg", "defense_args": "--defense-arg", "attack_args": "--attack-arg"}
 
 
 @pytest.mark.parametrize("command", FLAGS)

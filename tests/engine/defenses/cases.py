@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rflbat.aggregate import aggregate
 from rflbat.defenses.base import Decision
 from tests.oracles import defenses as oracles
+from tests.oracles import related
 from tests.oracles.defenses import Answer
 
 Array = NDArray[np.float64]
@@ -50,6 +51,15 @@ def clustered(clients: int, seed: int) -> Array:
     return as_float32(rng.permutation(updates_ND))
 
 
+def conspiring(clients: int, seed: int) -> Array:
+    """Noise; a quarter of the clients, at least one from 3 on, also moves the same 7 coordinates far."""
+    rng = np.random.default_rng(seed)
+    updates_ND = rng.standard_normal((clients, PARAMETERS))
+    malicious = 0 if clients < 3 else max(1, clients // 4)
+    updates_ND[:malicious, rng.choice(PARAMETERS, 7, replace=False)] += 12
+    return as_float32(rng.permutation(updates_ND))
+
+
 @dataclass(frozen=True)
 class Case:
     """How one defense is tested.
@@ -62,6 +72,7 @@ class Case:
         identical_pass: identical updates give that update; False: nobody is kept.
         scores: name of the defense's scores in the oracle's detail.
         stages: names of the stages at which the cases above must let somebody fall.
+        untied: from how many clients on their order does not matter; below, the method's ties are decided by it.
     """
 
     oracle: Callable[[Any, Sequence[float] | None], Answer]
@@ -71,6 +82,7 @@ class Case:
     identical_pass: bool = True
     scores: str | None = None
     stages: frozenset[str] = frozenset()
+    untied: int = 1
 
 
 CASES = {
@@ -89,6 +101,12 @@ CASES = {
     # Both iterate until nothing moves, since the tolerance bounds the last step and not the error.
     "geomed": Case(partial(oracles.geomed, tolerance=1e-13), parameters={"tolerance": 0.0, "passes": 100}),
     "rfa": Case(oracles.rfa, uses_sizes=True),
+    "median": Case(related.median),
+    "trimmed_mean": Case(related.trimmed_mean),
+    # f = 3 leaves at least two neighbours to the last selection; with one, the two nearest clients score the same.
+    "bulyan": Case(related.bulyan, scores="scores", stages=frozenset({"bulyan"}), untied=15),
+    "norm_clipping": Case(related.norm_clipping, uses_sizes=True, scores="scores"),
+    "auror": Case(related.auror, conspiring, uses_sizes=True, scores="scores", stages=frozenset({"auror"})),
 }
 
 

@@ -42,6 +42,12 @@ VARIANTS: list[tuple[str, dict[str, object]]] = [(name, SHORT.get(name, {})) for
     ("multikrum", {"f": "true"}),
     ("multikrum", {"m": 3}),
     ("rfa", {"passes": 2}),
+    ("trimmed_mean", {"f": 2}),
+    ("trimmed_mean", {"f": "true"}),
+    ("bulyan", {"f": 2}),
+    ("bulyan", {"f": "true"}),
+    ("norm_clipping", {"bound": 2.0, "noise": 0.1}),
+    ("auror", {"alpha": 0.5}),
 ]
 variants = pytest.mark.parametrize("variant", range(len(VARIANTS)), ids=lambda at: f"{VARIANTS[at]}")
 

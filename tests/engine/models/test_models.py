@@ -19,7 +19,7 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 
 def make(name):
-    model = MODELS[name](SHAPE, CLASSES)
+    model = MODELS[name](SHAPE, CLASSES, WORDS[name])
     return model, model.init(generator(0, "model"))
 
 

@@ -1,0 +1,247 @@
+"""FEMNIST from the JSON files of LEAF: characters of 62 classes, each image with its writer.
+
+Source: S. Caldas et al., LEAF: a benchmark for federated settings, 2018 (arXiv:1812.01097), from NIST Special Database
+19 (G. Cohen et al., EMNIST: extending MNIST to handwritten letters, 2017).
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from rflbat.data.base import Dataset
+from rflbat.data.leaf import read_users, shown
+from rflbat.errors import UserError
+from rflbat.results import checkpoint
+
+_log = logging.getLogger(__name__)
+
+_FOLDERS = ("femnist", "femnist_leaf")
+_PARTS = ("train", "test")
+_CLASSES = 62
+_SIDE = 28
+_FORMAT = "femnist 1"  # of the cache; a change of what is stored needs a new number
+
+WANTED = "*{train,test}*.json or LEAF's {train,test}/all_data_*.json (or .json.gz)"
+ORIGIN = "github.com/TalwalkarLab/leaf (in data/femnist: ./preprocess.sh -s niid --sf 1.0 -k 0 -t sample)"
+_HINT = f"put {WANTED} in DIR/{_FOLDERS[0]}, from {ORIGIN}"
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+Part = dict[str, tuple[Pixels, npt.NDArray[np.int64]]]
+
+
+def load(data_dir: Path | None = None) -> Dataset:
+    """Load FEMNIST: 28x28 grey images of 10 digits, 26 capitals and 26 small letters, background 1, ink 0.
+
+    Any number of LEAF files, `*train*.json` and `*test*.json` or LEAF's own `train/all_data_*.json` and
+    `test/all_data_*.json`, each plain or .gz, are looked for in `data_dir`, then in `femnist` and `femnist_leaf` below
+    it. Samples are ordered by the name of their user, whatever the order or the number of the files. Users without
+    samples are skipped, and counted in the log.
+    Storage is uint8 if every value is k/255 to within the rounding of float32 (as in LEAF's own files), else float32.
+
+    What was parsed is kept beside the files as `femnist-KEY.safetensors`, or in `$XDG_CACHE_HOME/rflbat`
+    (`~/.cache/rflbat`) where their folder has no permission to write; KEY stands for the SHA-256 of every file, so a
+    changed file is parsed again. It may be deleted at any time.
+
+    Args:
+        data_dir: folder of data sets; None is refused, since nothing is downloaded.
+
+    Returns:
+        Training and test samples (n, 1, 28, 28), and for the training samples their writers: positions in the sorted
+        names of all users that have samples, of training or test.
+
+    Raises:
+        UserError: files are missing or damaged, or hold a user twice or anything but 784 values in 0..1 and labels in
+            0..61.
+
+    Example:
+        >>> load(Path("no-such-folder"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        rflbat.errors.UserError: ...no-such-folder: there is no such folder; put *{train,test}*.json or ...
+    """
+    if data_dir is None:
+        raise UserError(f"FEMNIST needs a data folder (--data-dir DIR); {_HINT}")
+    root = Path(os.path.abspath(data_dir.expanduser()))
+    folder, paths = _find(root)
+    key = _key(paths)
+    tensors = _recall(folder, key)
+    if tensors is None:
+        tensors = _parse(folder, paths)
+        # Files that changed while they were read must not be remembered by what they held before.
+        if _key(paths) == key:
+            _remember(folder, key, tensors)
+    return Dataset(
+        name="femnist",
+        train_x=tensors["train_x"],
+        train_y=tensors["train_y"],
+        test_x=tensors["test_x"],
+        test_y=tensors["test_y"],
+        classes=_CLASSES,
+        shape=(1, _SIDE, _SIDE),
+        low=1.0,
+        high=0.0,
+        scale=1 / 255 if tensors["train_x"].dtype == torch.uint8 else 1.0,
+        train_writers=tensors["train_writers"],
+        model="cnn",
+        source=str(folder),
+    )
+
+
+def _find(root: Path) -> tuple[Path, dict[str, list[Path]]]:
+    """Find the first folder that holds files of both parts; give it and the files of each part."""
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; {_HINT}")
+    folders = [root, *(root / name for name in _FOLDERS)]
+    found = {folder: {part: _files(folder, part) for part in _PARTS} for folder in folders}
+    for folder, paths in found.items():
+        if all(paths.values()):
+            both = set(paths["train"]) & set(paths["test"])
+            if both:
+                raise UserError(f"{min(both)}: its name says both train and test, allowed is one of them; {_HINT}")
+            return folder, paths
+    for folder, paths in found.items():
+        for part, other in (_PARTS, _PARTS[::-1]):
+            if paths[part]:
+                raise UserError(f"{folder}: holds {paths[part][0].name}, but no {other} files; {_HINT}")
+    raise UserError(f"{root}: holds no FEMNIST, neither itself nor in {', '.join(_FOLDERS)}; {_HINT}")
+
+
+def _files(folder: Path, part: str) -> list[Path]:
+    patterns = [f"{name}{end}" for name in (f"*{part}*", f"{part}/all_data_*") for end in (".json", ".json.gz")]
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
+
+
+def _parse(folder: Path, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
+    _log.info("reading %d LEAF files in %s", sum(map(len, paths.values())), folder)
+    parts = {part: _read_part(paths[part]) for part in _PARTS}
+    for part in _PARTS:
+        if not parts[part]:
+            raise UserError(f"{folder}: its {part} files hold no samples; {_HINT}")
+    numbers = {user: number for number, user in enumerate(sorted({*parts["train"], *parts["test"]}))}
+    whole = all(pixels.dtype == np.uint8 for users in parts.values() for pixels, _ in users.values())
+    dtype = np.dtype(np.uint8 if whole else np.float32)
+    writers = [np.full(len(labels), numbers[user]) for user, (_, labels) in sorted(parts["train"].items())]
+    tensors = {"train_writers": torch.from_numpy(np.concatenate(writers))}
+    for part in _PARTS:
+        tensors[f"{part}_x"], tensors[f"{part}_y"] = _join(parts[part], dtype)
+    return tensors
+
+
+def _read_part(paths: list[Path]) -> Part:
+    """Read images (n, 784) and labels (n,) of each user that has any."""
+    part: Part = {}
+    homes: dict[str, Path] = {}
+    for path in paths:
+        for user, x, y in read_users(path, _HINT):
+            if user in homes:
+                raise UserError(
+                    f"{path}: user {shown(user)} stands in {homes[user]}, too; keep one of the two files; {_HINT}"
+                )
+            homes[user] = path
+            try:
+                if y:
+                    part[user] = _to_pixels(x), _to_labels(y)
+            except ValueError as error:
+                raise UserError(f"{path}: user {shown(user)}: {error}; {_HINT}") from error
+    if len(part) < len(homes):
+        _log.info("skipped %d of %d users, who have no samples", len(homes) - len(part), len(homes))
+    return part
+
+
+def _to_pixels(images: list[Any]) -> Pixels:
+    """Give uint8 levels k if every value rounds to the same float32 as k/255, else the values as float32."""
+    for number, image in enumerate(images):
+        if not isinstance(image, list) or len(image) != _SIDE**2:
+            found = f"{len(image)} values" if isinstance(image, list) else shown(image)
+            raise ValueError(f"image {number} holds {found}, expected {_SIDE**2} numbers")
+        # numpy would take true for 1.0.
+        if not {*map(type, image)} <= {int, float}:
+            wrong = next(value for value in image if type(value) not in (int, float))
+            raise ValueError(f"image {number} holds {shown(wrong)}, allowed are numbers from 0 to 1")
+        if not (min(image) >= 0 and max(image) <= 1):
+            wrong = min(image) if min(image) < 0 else max(image)
+            raise ValueError(f"image {number} holds {shown(wrong)}, allowed are numbers from 0 to 1")
+    values = np.array(images, dtype=np.float64)
+    levels = np.rint(values * 255)
+    exact = values.astype(np.float32)
+    return levels.astype(np.uint8) if np.array_equal((levels / 255).astype(np.float32), exact) else exact
+
+
+def _to_labels(labels: list[Any]) -> npt.NDArray[np.int64]:
+    for number, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < _CLASSES:
+            raise ValueError(f"label {number} is {shown(label)}, allowed are whole numbers from 0 to {_CLASSES - 1}")
+    return np.array(labels, dtype=np.int64)
+
+
+def _join(part: Part, dtype: np.dtype[Any]) -> tuple[Tensor, Tensor]:
+    """Put the users in the order of their names; `part` is emptied on the way, so that memory holds them once."""
+    labels = np.concatenate([labels for _, (_, labels) in sorted(part.items())])
+    x = np.empty((len(labels), 1, _SIDE, _SIDE), dtype)
+    start = 0
+    for user in sorted(part):
+        pixels, _ = part.pop(user)
+        # What was levels k becomes float32(k/255), which is what the file held: `_to_pixels` made sure of it.
+        exact = pixels / 255 if pixels.dtype != dtype else pixels
+        x[start : start + len(pixels)] = exact.reshape(-1, 1, _SIDE, _SIDE)
+        start += len(pixels)
+    return torch.from_numpy(x), torch.from_numpy(labels)
+
+
+# The cache.
+
+
+def _key(paths: dict[str, list[Path]]) -> str:
+    """Give the SHA-256 of the SHA-256s of all files, whatever their names, and of the format of the cache."""
+    lines = [_FORMAT]
+    for part in _PARTS:
+        for path in paths[part]:
+            try:
+                with path.open("rb") as file:
+                    lines.append(f"{part} {hashlib.file_digest(file, 'sha256').hexdigest()}")
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror or error}); {_HINT}") from error
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _caches(folder: Path, key: str) -> Iterator[Path]:
+    """Give the places of the cached data set, the better first."""
+    # The superuser may write anywhere, so os.access alone would write to what was made read-only on purpose.
+    if os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222:
+        yield folder / f"femnist-{key[:16]}.safetensors"
+    # The XDG specification: an empty or relative value counts as unset.
+    named = (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache"))
+    if root := next(filter(os.path.isabs, named), None):
+        yield Path(root) / "rflbat" / f"femnist-{key[:16]}.safetensors"
+
+
+def _recall(folder: Path, key: str) -> dict[str, Tensor] | None:
+    for path in _caches(folder, key):
+        try:
+            tensors, meta = checkpoint.load(path)
+        except UserError as error:
+            _log.debug("nothing from the cache: %s", error)
+            continue
+        if meta == {"key": key}:
+            return tensors
+    return None
+
+
+def _remember(folder: Path, key: str, tensors: dict[str, Tensor]) -> None:
+    for path in _caches(folder, key):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.save(path, tensors, {"key": key})
+            return
+        except (OSError, SafetensorError) as error:
+            _log.info("cannot keep what was parsed in %s: %s", path, error)

@@ -1,0 +1,252 @@
+"""Reader of LEAF's JSON, one user at a time: files of many gigabytes pass through a few megabytes of memory.
+
+Source: S. Caldas et al., LEAF: a benchmark for federated settings, 2018 (arXiv:1812.01097), "all_data" files.
+"""
+
+import gzip
+import json
+import re
+import reprlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rflbat.errors import UserError
+
+_BLOCK = 2**20  # bytes asked of the stream at once
+_LARGEST = 2**25  # bytes of one user; the largest of FEMNIST has 9 million, so more is a damaged or hostile file
+
+_SPACE = re.compile(rb"[ \t\r\n]*+")
+_MARK = re.compile(rb'[][{}"]')
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_SCALAR = re.compile(rb'[^][{}",:\s]*+')
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = 80
+_shortened.maxlevel = 2
+
+
+def shown(value: object) -> str:
+    """Show a value of a file in a message: as Python writes it, long ones shortened, always one line.
+
+    Example:
+        >>> shown("two\\nlines"), shown([0] * 1000)
+        ("'two\\\\nlines'", '[0, 0, 0, 0, 0, 0, ...]')
+    """
+    return _shortened.repr(value)
+
+
+def read_users(path: Path, hint: str = "") -> Iterator[tuple[str, list[Any], list[Any]]]:
+    """Read the users of one file, plain or gzip (told apart by its first bytes), each before the next is looked at.
+
+    The file holds one object with `users`, `num_samples` and `user_data` in any order; further keys are ignored, as
+    LEAF's `hierarchies`. Whether the three agree is known, and said, only at the end of the file.
+
+    Args:
+        path: the file.
+        hint: ends the message of an error: where to get a good file.
+
+    Yields:
+        Name of the user, its `x` and its `y`: lists of equal length, maybe empty, of whatever JSON values.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, is no LEAF JSON, or its parts disagree.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "toy.json"
+        >>> _ = path.write_text('{"users": ["u"], "num_samples": [1], "user_data": {"u": {"x": [[0.5]], "y": [7]}}}')
+        >>> list(read_users(path))
+        [('u', [[0.5]], [7])]
+    """
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if packed:
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    yield from _users(_Text(unpacked))
+            else:
+                yield from _users(_Text(raw))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(_message(path, f"its gzip data is damaged or cut short ({error})", hint)) from error
+    except OSError as error:
+        raise UserError(_message(path, f"cannot be read ({error.strerror or error})", hint)) from error
+    except ValueError as error:
+        raise UserError(_message(path, str(error), hint)) from error
+
+
+def _message(path: Path, reason: str, hint: str) -> str:
+    return f"{path}: {reason}; {hint}" if hint else f"{path}: {reason}"
+
+
+def _users(text: "_Text") -> Iterator[tuple[str, list[Any], list[Any]]]:
+    lists: dict[str, Any] = {}
+    counts: dict[str, int] | None = None
+    for key in text.members():
+        if key != "user_data":
+            lists[key] = text.value()
+            continue
+        counts = {}
+        for user in text.members():
+            try:
+                x, y = _samples(text.value())
+            except ValueError as error:
+                raise ValueError(f"user {shown(user)}: {error}") from error
+            counts[user] = len(y)
+            yield user, x, y
+    text.end()
+    _check_lists(lists.get("users"), lists.get("num_samples"), counts)
+
+
+def _samples(value: Any) -> tuple[list[Any], list[Any]]:
+    if not isinstance(value, dict):
+        raise ValueError(f"holds {shown(value)}, expected an object with the lists x and y")
+    for name in ("x", "y"):
+        if not isinstance(value.get(name), list):
+            raise ValueError(f"its {name} is {shown(value[name]) if name in value else 'missing'}, expected a list")
+    if len(value["x"]) != len(value["y"]):
+        raise ValueError(f"x holds {len(value['x'])} samples and y {len(value['y'])}, expected as many")
+    return value["x"], value["y"]
+
+
+def _check_lists(users: Any, numbers: Any, counts: dict[str, int] | None) -> None:
+    """Refuse a file whose `users` and `num_samples` say anything else than its `user_data` (samples of each user)."""
+    if counts is None:
+        raise ValueError("holds no user_data, so it is no LEAF file")
+    for name, value in (("users", users), ("num_samples", numbers)):
+        if not isinstance(value, list):
+            raise ValueError(f"its {name} is {'missing' if value is None else shown(value)}, expected a list")
+    if len(users) != len(numbers):
+        raise ValueError(f"users has {len(users)} entries and num_samples {len(numbers)}, expected as many")
+    listed: set[str] = set()
+    for user, number in zip(users, numbers, strict=True):
+        if not isinstance(user, str) or user not in counts:
+            raise ValueError(f"user {shown(user)} stands in users, but not in user_data")
+        if user in listed:
+            raise ValueError(f"user {shown(user)} stands twice in users")
+        listed.add(user)
+        if type(number) is not int or number != counts[user]:
+            raise ValueError(f"user {shown(user)}: num_samples says {shown(number)}, but it holds {counts[user]}")
+    for user in counts:
+        if user not in listed:
+            raise ValueError(f"user {shown(user)} stands in user_data, but not in users")
+
+
+class _Text:
+    """JSON text of which only the part in hand is in memory; every mistake is a ValueError that says where."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
+        self._stream = stream
+        self._buffer = b""
+        self._at = 0  # the next byte in the buffer
+        self._gone = 0  # bytes that the buffer held before
+
+    def members(self) -> Iterator[str]:
+        """Give the keys of the object that starts here; whoever asks reads the value of each before the next key."""
+        seen: set[str] = set()
+        self._take(b"{")
+        if self._peek() == b"}":
+            self._take(b"}")
+            return
+        mark = b","
+        while mark == b",":
+            if self._peek() != b'"':
+                raise self._unexpected(b'"')
+            key = self.value()
+            if key in seen:
+                raise ValueError(f"holds the key {shown(key)} twice")
+            seen.add(key)
+            self._take(b":")
+            yield key
+            mark = self._take(b",}")
+
+    def value(self) -> Any:
+        """Read the whole value that starts here."""
+        first = self._peek()
+        if first in (b"", b",", b":", b"]", b"}"):
+            raise self._unexpected(b"{[0")
+        end = self._end_of_scalar() if first not in b'{["' else self._end_of_nested()
+        start, self._at = self._at, end
+        try:
+            return _DECODER.decode(self._buffer[start:end].decode())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"is not JSON: {error.msg} at byte {self._gone + start + error.pos}") from error
+        except RecursionError as error:
+            raise ValueError(f"is nested too deeply at byte {self._gone + start}") from error
+
+    def end(self) -> None:
+        """Check that nothing follows."""
+        if self._peek():
+            raise ValueError(f"holds more after the end of its object, at byte {self._gone + self._at}")
+
+    def _more(self) -> bool:
+        """Read another block behind what is in hand; the positions in the buffer move."""
+        if len(self._buffer) - self._at > _LARGEST:
+            raise ValueError(f"holds a value of more than {_LARGEST} bytes at byte {self._gone + self._at}")
+        block = self._stream.read(_BLOCK)
+        self._buffer = self._buffer[self._at :] + block
+        self._gone += self._at
+        self._at = 0
+        return bool(block)
+
+    def _peek(self) -> bytes:
+        """Skip white space; give the next byte, or nothing at the end."""
+        while True:
+            if space := _SPACE.match(self._buffer, self._at):
+                self._at = space.end()
+            if self._at < len(self._buffer) or not self._more():
+                return self._buffer[self._at : self._at + 1]
+
+    def _take(self, allowed: bytes) -> bytes:
+        mark = self._peek()
+        if not mark or mark not in allowed:
+            raise self._unexpected(allowed)
+        self._at += 1
+        return mark
+
+    def _unexpected(self, allowed: bytes) -> ValueError:
+        found = self._peek()
+        place = f"at byte {self._gone + self._at}"
+        expected = f"expected {' or '.join(map(chr, allowed))}"
+        if not found:
+            return ValueError(f"ends too early: {expected} {place}")
+        return ValueError(f"is no LEAF JSON: {expected} {place}, found {shown(found.decode('latin-1'))}")
+
+    def _end_of_scalar(self) -> int:
+        while (found := _SCALAR.match(self._buffer, self._at)) and found.end() == len(self._buffer) and self._more():
+            pass
+        return found.end() if found else self._at
+
+    def _end_of_nested(self) -> int:
+        """Find the end of a string, or the bracket that closes the one here: strings may hold brackets, too."""
+        depth = past = 0  # bytes of the value that are known to be inside it
+        while True:
+            mark = _MARK.search(self._buffer, self._at + past)
+            opens = mark is not None and mark[0] == b'"'
+            token = _STRING.match(self._buffer, mark.start()) if mark and opens else mark
+            if token is None:
+                past = (mark.start() if mark else len(self._buffer)) - self._at
+                if not self._more():
+                    raise ValueError(f"ends too early, inside the value at byte {self._gone + self._at}")
+                continue
+            past = token.end() - self._at
+            depth += 0 if opens else 1 if token[0] in b"[{" else -1
+            if depth == 0:
+                return token.end()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"holds the key {shown(next(key for key in keys if keys.count(key) > 1))} twice")
+    return found
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"holds {name}, which is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse)

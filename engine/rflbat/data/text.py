@@ -1,0 +1,258 @@
+"""Texts as token ids: tokens, a vocabulary, padding in front, and a balanced split that no text crosses.
+
+Source of the tokens: torchtext 0.18's `basic_english`, rebuilt from its rules, since torchtext does not load with
+torch after 2.3.
+"""
+
+import importlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rflbat.errors import UserError, nearest
+
+Tokenize = Callable[[str], list[str]]
+
+PADDING = 0
+UNKNOWN = 1
+SPECIAL = ("<pad>", "<unk>")
+
+_REPLACED = (
+    *(("'", " '  "), ('"', ""), (".", " . "), ("<br />", " "), (",", " , "), ("(", " ( "), (")", " ) ")),
+    *(("!", " ! "), ("?", " ? "), (";", " "), (":", " ")),
+)
+_TEST_SHARE = 5  # one text in five
+
+
+def basic_english() -> Tokenize:
+    """Give torchtext's `basic_english` tokens, made by the package `tokenizers`.
+
+    The text is lower-cased; then, in this order, `'` becomes a token of its own, `"` goes, `.` becomes a token,
+    `<br />` a space, `,` `(` `)` `!` `?` tokens, `;` and `:` a space; what white space separates is a token.
+    Lower case and white space are Python's, as torchtext's were: the package's own differ in a final Greek sigma, in
+    letters newer than Python's Unicode tables, and in the separators U+001C to U+001F. Half a surrogate pair, which
+    is no character, is read as U+FFFD.
+
+    Returns:
+        function from a text to its tokens.
+
+    Raises:
+        UserError: the package is not installed.
+
+    Example:
+        >>> basic_english()('It\\'s "great"; really!<br />Yes')
+        ['it', "'", 's', 'great', 'really', '!', 'yes']
+    """
+    try:
+        from tokenizers import normalizers  # an optional extra
+    except ImportError as error:
+        raise UserError(
+            f"texts need the package tokenizers, which does not load ({error}); pip install 'rflbat[text]'"
+        ) from error
+    rules = normalizers.Sequence([normalizers.Replace(found, put) for found, put in _REPLACED])
+
+    def tokenize(text: str) -> list[str]:
+        lower = text.lower()
+        try:
+            return rules.normalize_str(lower).split()
+        except UnicodeEncodeError:
+            whole = lower.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            return rules.normalize_str(whole).split()
+
+    return tokenize
+
+
+def torchtext_basic_english() -> Tokenize:
+    """Give the tokens of an installed torchtext that loads, for comparison with `basic_english`.
+
+    Returns:
+        function from a text to its tokens.
+
+    Raises:
+        UserError: torchtext does not load; says why.
+
+    Example:
+        >>> torchtext_basic_english()  # doctest: +SKIP
+    """
+    try:
+        tokenize: Tokenize = importlib.import_module("torchtext.data.utils").get_tokenizer("basic_english")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"tokenizer is 'torchtext', but torchtext does not load ({reason}); its last version, 0.18, needs "
+            "torch 2.3; allowed: basic_english, which gives the same tokens"
+        ) from error
+    return tokenize
+
+
+TOKENIZERS: dict[str, Callable[[], Tokenize]] = {
+    "basic_english": basic_english,
+    "torchtext": torchtext_basic_english,
+}
+
+
+def make_tokenizer(name: str) -> Tokenize:
+    """Give the tokens of a name in `TOKENIZERS`.
+
+    Args:
+        name: "basic_english" or "torchtext".
+
+    Returns:
+        function from a text to its tokens.
+
+    Raises:
+        UserError: the name is unknown, or what it needs is not installed.
+
+    Example:
+        >>> make_tokenizer("basic_english")("Good, isn't it?")
+        ['good', ',', 'isn', "'", 't', 'it', '?']
+    """
+    if name not in TOKENIZERS:
+        raise UserError(f"unknown tokenizer {name!r}{nearest(name, TOKENIZERS)}; known: {', '.join(TOKENIZERS)}")
+    return TOKENIZERS[name]()
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words by their ids, and the tokens they are words of.
+
+    Attributes:
+        words: position = id; 0 is `<pad>`, 1 is `<unk>`.
+        tokenize: from a text to its tokens.
+
+    Example:
+        >>> Vocabulary(("<pad>", "<unk>", "a", "b"), str.split).encode("b a c")
+        [3, 2, 1]
+    """
+
+    words: tuple[str, ...]
+    tokenize: Tokenize
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        # A text may contain "<pad>" or "<unk>" as a token: it is an unknown word like any other.
+        return {word: number for number, word in enumerate(self.words) if number >= len(SPECIAL)}
+
+    def ids(self, tokens: Iterable[str]) -> list[int]:
+        """Give the id of each token; of one that is no word, 1."""
+        return [self._ids.get(token, UNKNOWN) for token in tokens]
+
+    def encode(self, text: str) -> list[int]:
+        """Give the ids of a text's tokens, neither cut nor padded."""
+        return self.ids(self.tokenize(text))
+
+
+def frequent_words(token_lists: Iterable[Sequence[str]], size: int) -> tuple[str, ...]:
+    """Choose the words of a vocabulary: the most frequent tokens, by falling count, of equals the alphabetically first.
+
+    Args:
+        token_lists: tokens of each training text, whole.
+        size: largest number of words, the two special ones included; at least 3.
+
+    Returns:
+        `<pad>`, `<unk>`, then at most size - 2 tokens.
+
+    Raises:
+        UserError: size is below 3.
+
+    Example:
+        >>> frequent_words([["b", "c", "b"], ["a", "d"]], 5)
+        ('<pad>', '<unk>', 'b', 'a', 'c')
+    """
+    if size <= len(SPECIAL):
+        raise UserError(f"vocabulary is {size}, allowed: at least 3 ({SPECIAL[0]}, {SPECIAL[1]} and one word)")
+    counts = Counter(token for tokens in token_lists for token in tokens)
+    for word in SPECIAL:
+        del counts[word]
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return (*SPECIAL, *ranked[: size - len(SPECIAL)])
+
+
+def pad_in_front(id_lists: Sequence[Sequence[int]], tokens: int) -> Tensor:
+    """Cut each text to its first ids and put zeros before the shorter ones.
+
+    The zeros stand in front, since an LSTM that reads zeros after a text has forgotten it at the end.
+
+    Args:
+        id_lists: ids of each text.
+        tokens: length wanted, at least 1.
+
+    Returns:
+        (n, tokens) int32.
+
+    Raises:
+        UserError: tokens is below 1.
+
+    Example:
+        >>> pad_in_front([[5, 6], [7, 8, 9, 2]], 3).tolist()
+        [[0, 5, 6], [7, 8, 9]]
+    """
+    if tokens < 1:
+        raise UserError(f"tokens is {tokens}, allowed: at least 1")
+    padded = np.full((len(id_lists), tokens), PADDING, dtype=np.int32)
+    for row, ids in zip(padded, id_lists, strict=True):
+        kept = ids[:tokens]
+        row[tokens - len(kept) :] = kept
+    return torch.from_numpy(padded)
+
+
+def distinct(texts: Iterable[str]) -> dict[bytes, int]:
+    """Find the first of each text, where texts of the same `basic_english` tokens count as one.
+
+    Args:
+        texts: any texts; those without a token (white space, `"`, `;`, `:`, `<br />` only) are left out.
+
+    Returns:
+        position of the first of each text, by a key that depends on the text alone: 16 bytes of BLAKE2b over its
+        tokens written without spaces. (So `a part` and `apart` count as one text too.)
+
+    Example:
+        >>> list(distinct(["Good, but", "", 'GOOD , "but"', "bad"]).values())
+        [0, 3]
+    """
+    firsts: dict[bytes, int] = {}
+    for position, text in enumerate(texts):
+        bare = text.lower().replace('"', "").replace("<br />", " ").replace(";", " ").replace(":", " ")
+        written = "".join(bare.split())
+        if written:
+            key = blake2b(written.encode("utf-8", "surrogatepass"), digest_size=16, person=b"rflbat split").digest()
+            firsts.setdefault(key, position)
+    return firsts
+
+
+def split(firsts: Mapping[bytes, int], labels: Sequence[int], per_class: int) -> tuple[list[int], list[int]]:
+    """Take equally many texts of each class and divide them 80/20 into training and test texts.
+
+    No randomness: texts stand in the order of their keys, which is as good as shuffled and has nothing to do with
+    their order in a file. Of each class the first `per_class` are taken; the first fifth of these (at least one) are
+    test texts, the rest training texts.
+
+    Args:
+        firsts: position of each text by its key, as `distinct` gives it; so no text can stand on both sides.
+        labels: class of each position.
+        per_class: texts wanted of each class, at least 2; a class with fewer gives all it has.
+
+    Returns:
+        positions of the training texts and of the test texts, each in the order of the keys, classes mixed.
+
+    Example:
+        >>> split({b"c": 0, b"a": 1, b"d": 2, b"b": 3}, [7, 7, 9, 9], 2)
+        ([0, 2], [1, 3])
+    """
+    by_class: dict[int, list[bytes]] = {}
+    for key in sorted(firsts):
+        by_class.setdefault(labels[firsts[key]], []).append(key)
+    train: list[bytes] = []
+    test: list[bytes] = []
+    for keys in by_class.values():
+        taken = keys[:per_class]
+        held_out = max(1, len(taken) // _TEST_SHARE)
+        test += taken[:held_out]
+        train += taken[held_out:]
+    return [firsts[key] for key in sorted(train)], [firsts[key] for key in sorted(test)]

@@ -1,0 +1,78 @@
+"""Norm clipping, and weak differential privacy: short updates, perhaps with noise.
+
+Axes: N clients of the round, D parameters.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from rflbat.defenses.base import Decision, Defense, NoState, Updates
+from rflbat.defenses.coordinatewise import decide_for
+from rflbat.errors import UserError
+from rflbat.randomness import Draw
+from rflbat_kernels import masked_median, weighted_sum
+
+
+def normals(draw: Draw, count: int) -> Tensor:
+    """Draw standard normal numbers: ``sqrt(-2 ln(1 - u)) (cos 2 pi v, sin 2 pi v)`` of uniforms u, v.
+
+    Args:
+        draw: source of uniforms.
+        count: how many.
+
+    Returns:
+        ``(count,)`` float64.
+
+    Source: Box and Muller 1958.
+    """
+    radius, turns = draw(2, (count + 1) // 2)
+    radius = torch.sqrt(-2 * torch.log1p(-radius))
+    return torch.cat([radius * torch.cos(2 * math.pi * turns), radius * torch.sin(2 * math.pi * turns)])[:count]
+
+
+def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
+    """The mean of the updates, each shortened to a bound; on request with Gaussian noise.
+
+    ``update = sum w_i d_i / max(1, ||d_i|| / M) + noise z`` with ``w_i = n_i / sum n`` and z standard normal. The
+    decision's weights are the w_i and sum to 1: what a client adds is its weight times its CLIPPED update. Nobody is
+    dropped but for a non-finite update.
+
+    Args:
+        bound: M, the longest norm that is let through, above 0; default the median norm of the round's updates.
+        noise: standard deviation of the noise of each coordinate, at least 0 (0: none is drawn).
+
+    Returns:
+        the defense; its score is the norm ``||d_i||``, +inf for a non-finite update.
+
+    Raises:
+        UserError: a value out of its range.
+
+    Example:
+        >>> import rflbat, numpy
+        >>> rflbat.aggregate(numpy.array([[3.0, 4.0], [30.0, 40.0]]), "norm_clipping", bound=5).update.tolist()
+        [3.0, 4.0]
+
+    Source: Sun, Kairouz, Suresh and McMahan 2019, section 4.
+    """
+    if bound is not None and not 0 < bound < math.inf:
+        raise UserError(f"norm_clipping: bound={bound} is not a number above 0")
+    if not 0 <= noise < math.inf:
+        raise UserError(f"norm_clipping: noise={noise} is not a number of at least 0")
+
+    def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
+        matrix_ND, valid_N = updates.matrix_ND, updates.valid_N
+        norms_N = torch.where(valid_N, updates.gram.raw_NN.diagonal().sqrt(), torch.inf)
+        most = masked_median(norms_N, valid_N) if bound is None else torch.full_like(norms_N[0], bound)
+        clip_N = torch.where(norms_N > most, most / norms_N, 1.0)
+        share_N = torch.where(valid_N, updates.sizes_N, 0.0)
+        weights_N = share_N / torch.where(valid_N.any(), share_N.sum(), 1.0)
+        update_D = weighted_sum(weights_N * clip_N, matrix_ND)
+        if noise > 0:
+            largest = torch.finfo(matrix_ND.dtype).max
+            noisy_D = update_D + noise * normals(draw, len(update_D))
+            update_D = torch.where(valid_N.any(), noisy_D.clamp(-largest, largest), 0.0).to(matrix_ND.dtype)
+        return decide_for(updates, update_D, updates.sizes_N, norms_N)
+
+    return Defense("norm_clipping", ("kept", "nonfinite"), apply)

@@ -1,0 +1,44 @@
+"""The trimmed mean of every coordinate."""
+
+import torch
+
+from rflbat.defenses.base import Decision, Defense, NoState, Updates
+from rflbat.defenses.coordinatewise import decide_for
+from rflbat.defenses.krum import assumed_malicious, check_f
+from rflbat.randomness import Draw
+from rflbat_kernels import column_trimmed_mean
+
+
+def trimmed_mean(*, f: int | str | None = None) -> Defense:
+    """The mean of every coordinate without its f largest and its f smallest values.
+
+    Samples do not count. The weights are 1 / n for each of the n clients, since no weighted mean of updates gives the
+    answer. Where non-finite updates leave fewer than 2 f + 1 clients, f falls to ``floor((n - 1) / 2)``.
+
+    Args:
+        f: how many values are dropped at each end, at least 0, with ``2 f + 1`` at most the clients of a round;
+            default the largest, ``floor((n - 1) / 2)``, which leaves the one or two middle values and so the median;
+            "true" gives it the real number of malicious clients (an oracle that only a simulation has).
+
+    Returns:
+        the defense; its score is 0 for everybody.
+
+    Raises:
+        UserError: f is negative or no number.
+
+    Example:
+        >>> import rflbat, numpy
+        >>> rflbat.aggregate(numpy.array([[-50.0], [1.0], [3.0], [90.0]]), "trimmed_mean", f=1).update.tolist()
+        [2.0]
+
+    Source: Yin, Chen, Ramchandran and Bartlett 2018, definition 2 (beta = f / n).
+    """
+    check_f(f)
+
+    def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
+        largest = (updates.valid_N.sum() - 1) // 2
+        trim = largest if f is None else assumed_malicious(updates, f)
+        update_D = column_trimmed_mean(updates.matrix_ND, trim, updates.valid_N)
+        return decide_for(updates, update_D, torch.ones_like(updates.sizes_N), torch.zeros_like(updates.sizes_N))
+
+    return Defense("trimmed_mean", ("kept", "nonfinite"), apply, least_clients=2 * f + 1 if isinstance(f, int) else 1)

@@ -1,0 +1,84 @@
+"""The paper's recurrent network for Amazon reviews.
+
+Axes: B batch, T tokens of a text, U units, C classes.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear
+
+from rflbat.errors import UserError
+from rflbat.models.base import Model, uniform_start
+from rflbat.parameters import Layout
+
+EMBEDDING, UNITS, HIDDEN = 100, 100, 64
+
+
+def lstm(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
+    """Embedding of 100, one LSTM layer of 100 units, a layer of 64: 5,766,089 parameters for the paper's 56,785 words.
+
+    The state after the last token is read, so texts are padded in front. One product gives the input part of the
+    gates for all tokens; the loop over tokens then holds one small product each. Gates in the order i, f, g, o and two
+    bias vectors, as torch.nn.LSTM. Embeddings start standard normal, everything else uniform in
+    ``[-1/sqrt(fan in), 1/sqrt(fan in)]`` (LSTM: fan in = units).
+
+    Args:
+        shape: ``(T,)``, tokens of a text.
+        classes: number of classes C, at least 2.
+        words: size of the vocabulary, at least 1.
+
+    Returns:
+        the functional model; samples are token ids.
+
+    Raises:
+        UserError: the samples are no texts.
+
+    Example:
+        >>> lstm((100,), 5, 56785).layout.size
+        5766089
+
+    Source: Wang et al. 2022 (RFLBAT), table 1; Hochreiter and Schmidhuber 1997.
+    """
+    if not words:
+        raise UserError(f"model 'lstm' needs texts; these samples have the shape {shape} and no vocabulary")
+    layout = Layout(
+        {
+            "embedding.weight": (words, EMBEDDING),
+            "lstm.weight_ih": (4 * UNITS, EMBEDDING),
+            "lstm.weight_hh": (4 * UNITS, UNITS),
+            "lstm.bias_ih": (4 * UNITS,),
+            "lstm.bias_hh": (4 * UNITS,),
+            "hidden.weight": (HIDDEN, UNITS),
+            "hidden.bias": (HIDDEN,),
+            "linear.weight": (classes, HIDDEN),
+            "linear.bias": (classes,),
+        }
+    )
+    fans = {"embedding": 1, "lstm": UNITS, "hidden": UNITS, "linear": HIDDEN}
+    bounds = {name: 1 / math.sqrt(fans[name.partition(".")[0]]) for name in layout.shapes}
+
+    def init(stream: np.random.Generator) -> Tensor:
+        start_D = uniform_start(layout, bounds, stream)
+        table = layout.views(start_D)["embedding.weight"]
+        table.copy_(torch.from_numpy(stream.standard_normal(table.shape).astype(np.float32)))
+        return start_D
+
+    def apply(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        vectors_BTE = embedding(x, parameters["embedding.weight"])
+        bias_G = parameters["lstm.bias_ih"] + parameters["lstm.bias_hh"]
+        inputs_BTG = linear(vectors_BTE, parameters["lstm.weight_ih"], bias_G)
+        state_BU = cell_BU = torch.zeros_like(inputs_BTG[:, 0, :UNITS])
+        # A slice per token would cost a full-size zero fill each in the backward pass; unbind does not.
+        for input_BG in inputs_BTG.unbind(1):
+            gates_BG = input_BG + linear(state_BU, parameters["lstm.weight_hh"])
+            i, f, g, o = gates_BG.chunk(4, 1)
+            cell_BU = torch.sigmoid(f) * cell_BU + torch.sigmoid(i) * torch.tanh(g)
+            state_BU = torch.sigmoid(o) * torch.tanh(cell_BU)
+        hidden = torch.relu(linear(state_BU, parameters["hidden.weight"], parameters["hidden.bias"]))
+        return linear(hidden, parameters["linear.weight"], parameters["linear.bias"])
+
+    return Model("lstm", layout, init, apply)

@@ -1,0 +1,53 @@
+"""Shadow defenses: further defenses that look at the round's updates and change nothing.
+
+Axes: N clients of the round, D parameters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rflbat.defenses.base import Decision, Defense, Updates
+from rflbat.randomness import uniforms
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What a shadow defense would have done in a round.
+
+    Args:
+        name: the defense.
+        decision: what it would have decided.
+        measures: as ``evaluation.evaluate`` of the global model one step later under this decision, or None in a
+            round that was not evaluated.
+    """
+
+    name: str
+    decision: Decision
+    measures: Tensor | None = None
+
+
+def glance(
+    shadows: Sequence[Defense], states: Sequence[Any], updates: Updates, seed: int, round_number: int
+) -> list[Glance]:
+    """Let each shadow defense decide on the round's updates, from its own memory and its own draws.
+
+    The draws are those that the defense would get as the run's own. The Gram matrix is computed once for all.
+
+    Args:
+        shadows: the defenses.
+        states: their memories of earlier rounds.
+        updates: the round's updates.
+        seed: seed of the run.
+        round_number: round, from 0.
+
+    Returns:
+        one glance each.
+    """
+    device = updates.matrix_ND.device
+    return [
+        Glance(shadow.name, shadow.apply(updates, state, uniforms(seed, "defense", round_number, device)))
+        for shadow, state in zip(shadows, states, strict=True)
+    ]

@@ -1,0 +1,13 @@
+"""Statistics of the sorted columns of a wide matrix: median, trimmed mean, mean about the median, two means."""
+
+from rflbat_kernels.order.reference import column_central_mean, column_median, column_trimmed_mean
+from rflbat_kernels.order.two_means import Split, column_two_means, minority_counts
+
+__all__ = [
+    "Split",
+    "column_central_mean",
+    "column_median",
+    "column_trimmed_mean",
+    "column_two_means",
+    "minority_counts",
+]

@@ -1,0 +1,262 @@
+"""Means of a window of the sorted values of each column of a wide matrix, streamed over blocks of columns.
+
+Axes: N rows (clients), D columns (parameters), B columns of one block.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rflbat_kernels.gram.reference import BLOCK_BYTES, check_mask
+
+
+class Sorted(NamedTuple):
+    """A block of columns in ascending order."""
+
+    values_NB: Tensor
+    """Float64; rows from `valid_rows` on are +inf."""
+    valid_rows: Tensor
+    """Number of valid rows, 0-dim int64."""
+
+
+def sorted_blocks(matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -> Iterator[Sorted]:
+    """Sort the valid entries of each column, a block of columns at a time.
+
+    Args:
+        matrix_ND: any float type, any strides.
+        valid_N: bool, rows that count; the others may hold anything. None: all.
+        block_bytes: size of the float64 copy of one block; at least 1.
+
+    Yields:
+        the blocks from left to right.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> [block.values_NB.tolist() for block in sorted_blocks(torch.tensor([[3.0, 1.0], [2.0, 5.0]]), None, 1)]
+        [[[2.0], [3.0]], [[1.0], [5.0]]]
+    """
+    rows = check_matrix(matrix_ND, valid_N, block_bytes)
+    if valid_N is None:
+        valid_N = torch.ones(rows, dtype=torch.bool, device=matrix_ND.device)
+    count = valid_N.sum()
+    for columns_NB in column_blocks(matrix_ND, block_bytes):
+        # Sorted along the last axis, where the sort needs no strides; then one row after the other is read.
+        ordered_BN = torch.where(valid_N, columns_NB.T, torch.inf).contiguous().sort(dim=1).values
+        yield Sorted(ordered_BN.T.to(torch.float64, memory_format=torch.contiguous_format), count)
+
+
+def column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[Tensor]:
+    """Cut a matrix into blocks of columns.
+
+    Args:
+        matrix_ND: any strides; nothing is copied.
+        block_bytes: size of one block in float64; a block has at least one column.
+
+    Yields:
+        views (N, B) from left to right; none for a matrix without columns.
+
+    Example:
+        >>> [block.tolist() for block in column_blocks(torch.tensor([[1.0, 2.0, 3.0]]), 16)]
+        [[[1.0, 2.0]], [[3.0]]]
+    """
+    rows, columns = matrix_ND.shape
+    width = max(1, block_bytes // (8 * max(1, rows)))
+    for start in range(0, columns, width):
+        yield matrix_ND[:, start : start + width]
+
+
+def check_matrix(matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -> int:
+    """Refuse what cannot be sorted by columns.
+
+    Args:
+        matrix_ND: to be a float matrix with at least one row.
+        valid_N: to be a bool mask of the rows, or None.
+        block_bytes: to be at least 1.
+
+    Returns:
+        the number of rows.
+
+    Raises:
+        ValueError: it is something else.
+
+    Example:
+        >>> check_matrix(torch.ones(3, 2), None, 64)
+        3
+    """
+    if matrix_ND.ndim != 2 or not len(matrix_ND) or not matrix_ND.is_floating_point():
+        shape = tuple(matrix_ND.shape)
+        raise ValueError(f"the matrix is {matrix_ND.dtype} of shape {shape}, allowed: float (N, D) with N at least 1")
+    if block_bytes < 1:
+        raise ValueError(f"block_bytes is {block_bytes}, allowed: at least 1")
+    check_mask(valid_N, len(matrix_ND))
+    return len(matrix_ND)
+
+
+def at_rank(values_NB: Tensor, rank: Tensor) -> Tensor:
+    """Read the value of one rank in each column.
+
+    Args:
+        values_NB: sorted columns.
+        rank: 0-dim or (B,) int64; cut to 0 .. N-1.
+
+    Returns:
+        (B,).
+
+    Example:
+        >>> at_rank(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([0, 1])).tolist()
+        [1.0, 4.0]
+    """
+    rank = rank.clamp(0, len(values_NB) - 1)
+    if rank.ndim == 0:
+        return values_NB.index_select(0, rank[None])[0]
+    return values_NB.gather(0, rank[None])[0]
+
+
+def middle(block: Sorted) -> Tensor:
+    """Give the median of each column; of an even count, the mean of the two middle values.
+
+    Args:
+        block: sorted columns.
+
+    Returns:
+        (B,) float64; +inf where nothing is valid.
+
+    Example:
+        >>> middle(Sorted(torch.tensor([[1.0], [4.0]], dtype=torch.float64), torch.tensor(2))).tolist()
+        [2.5]
+    """
+    below_B = at_rank(block.values_NB, (block.valid_rows - 1) // 2)
+    return below_B / 2 + at_rank(block.values_NB, block.valid_rows // 2) / 2
+
+
+def window_mean(values_NB: Tensor, first: Tensor, count: Tensor) -> Tensor:
+    """Average the values of the ranks `first .. first + count - 1` of each column.
+
+    They are measured from the one nearest to 0 (0 where signs differ) and divided before they are added: no sum
+    overflows, equal values give exactly that value, and what lies outside the window is never added.
+
+    Args:
+        values_NB: sorted columns, float64.
+        first: 0-dim or (B,) int64, lowest rank of the window.
+        count: 0-dim int64, ranks in the window; 0 gives 0.
+
+    Returns:
+        (B,) float64.
+
+    Example:
+        >>> column = torch.tensor([[1.0], [4.0], [6.0], [90.0]], dtype=torch.float64)
+        >>> window_mean(column, torch.tensor(1), torch.tensor(2)).tolist()
+        [5.0]
+    """
+    last = first + count - 1
+    anchor_B = at_rank(values_NB, first).clamp_min(0.0) + at_rank(values_NB, last).clamp_max(0.0)
+    mean_B = torch.zeros_like(anchor_B)
+    for rank, value_B in enumerate(values_NB):
+        inside = (first <= rank) & (rank <= last)
+        mean_B += torch.where(inside, (value_B - anchor_B) / count, 0.0)
+    return torch.where(count > 0, anchor_B + mean_B, 0.0)
+
+
+def _join(blocks: list[Tensor], matrix_ND: Tensor) -> Tensor:
+    """Put the blocks' results into one vector of the matrix's type."""
+    return torch.cat([matrix_ND.new_empty(0), *(block_B.to(matrix_ND.dtype) for block_B in blocks)])
+
+
+@torch.no_grad()
+def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
+    """Compute the median of the valid entries of each column; of an even count, the mean of the two middle ones.
+
+    Args:
+        matrix_ND: any float type, any strides, at least one row.
+        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        block_bytes: size of the float64 copy of one block of columns; at least 1. No result depends on it.
+
+    Returns:
+        (D,) in the matrix's own type; 0 if no row is valid.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> column_median(torch.tensor([[1.0, 8.0], [2.0, 0.0], [9.0, 1.0]])).tolist()
+        [2.0, 1.0]
+
+    Source: Yin, Chen, Ramchandran and Bartlett 2018, definition 1.
+    """
+    blocks = sorted_blocks(matrix_ND, valid_N, block_bytes)
+    return _join([torch.where(block.valid_rows > 0, middle(block), 0.0) for block in blocks], matrix_ND)
+
+
+@torch.no_grad()
+def column_trimmed_mean(
+    matrix_ND: Tensor, trim: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
+) -> Tensor:
+    """Average what is left of each column without its `trim` smallest and `trim` largest valid entries.
+
+    Args:
+        matrix_ND: any float type, any strides, at least one row.
+        trim: 0-dim int64, at least 0; cut to the largest that leaves an entry, `(n - 1) // 2` of n valid ones.
+        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        block_bytes: size of the float64 copy of one block of columns; at least 1. No result depends on it.
+
+    Returns:
+        (D,) in the matrix's own type; 0 if no row is valid.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> column_trimmed_mean(torch.tensor([[-50.0], [1.0], [3.0], [90.0]]), torch.tensor(1)).tolist()
+        [2.0]
+
+    Source: Yin, Chen, Ramchandran and Bartlett 2018, definition 2.
+    """
+    means = []
+    for values_NB, count in sorted_blocks(matrix_ND, valid_N, block_bytes):
+        cut = torch.minimum(trim, (count - 1) // 2).clamp_min(0)
+        means.append(window_mean(values_NB, cut, count - 2 * cut))
+    return _join(means, matrix_ND)
+
+
+@torch.no_grad()
+def column_central_mean(
+    matrix_ND: Tensor, nearest: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
+) -> Tensor:
+    """Average the `nearest` valid entries of each column that lie nearest to the column's median.
+
+    They are a window of the sorted entries: from the lowest window on, it moves up as long as the entry above it is
+    nearer to the median than its lowest one. Of two entries as far the lower is taken.
+
+    Args:
+        matrix_ND: any float type, any strides, at least one row.
+        nearest: 0-dim int64, at least 1; cut to the number of valid rows.
+        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        block_bytes: size of the float64 copy of one block of columns; at least 1. No result depends on it.
+
+    Returns:
+        (D,) in the matrix's own type; 0 if no row is valid.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> column_central_mean(torch.tensor([[-50.0], [1.5], [3.0], [4.5], [90.0]]), torch.tensor(3)).tolist()
+        [3.0]
+
+    Source: El Mhamdi, Guerraoui and Rouault 2018, section 4.
+    """
+    means = []
+    for block in sorted_blocks(matrix_ND, valid_N, block_bytes):
+        values_NB, width = block.values_NB, torch.minimum(nearest, block.valid_rows)
+        median_B = middle(block)
+        first_B = torch.zeros_like(median_B, dtype=torch.int64)
+        for rank, value_B in enumerate(values_NB):
+            above = width + rank
+            nearer_B = at_rank(values_NB, above) - median_B < median_B - value_B
+            first_B += nearer_B & (above < block.valid_rows)
+        means.append(window_mean(values_NB, first_B, width))
+    return _join(means, matrix_ND)

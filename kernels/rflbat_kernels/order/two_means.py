@@ -1,0 +1,124 @@
+"""The best division of each column into two clusters, and who sits in the smaller ones.
+
+Axes: N rows (clients), D columns (parameters), B columns of one block.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rflbat_kernels.gram.reference import BLOCK_BYTES
+from rflbat_kernels.order.reference import Sorted, at_rank, check_matrix, column_blocks, sorted_blocks
+
+_EQUAL = 1 + 2.0**-40
+"""Divisions whose merits agree to this factor count as equal."""
+
+
+class Split(NamedTuple):
+    """The division of each column into a lower and an upper cluster."""
+
+    distance_D: Tensor
+    """Between the two centres, float64; 0 where all entries are equal."""
+    cut_D: Tensor
+    """Largest entry of the lower cluster, in the matrix's own type."""
+    minority_D: Tensor
+    """int8: -1 where the lower cluster is the smaller one, 1 where the upper one is, 0 where both are as large."""
+
+
+@torch.no_grad()
+def column_two_means(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Split:
+    """Divide the valid entries of each column into the two clusters with the least sum of squares.
+
+    Of n sorted entries the k lowest with mean a and the others with mean b are the exact 2-means if
+    `(b - a) sqrt(k (n - k))` is largest: its square over n is what the division takes off the sum of squares. Of
+    equal divisions the one with the smallest k counts.
+
+    Args:
+        matrix_ND: any float type, any strides, at least one row.
+        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        block_bytes: size of the float64 copy of one block of columns; at least 1. No result depends on it.
+
+    Returns:
+        the divisions.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> split = column_two_means(torch.tensor([[0.0, 5.0], [1.0, 5.0], [9.5, 5.0]]))
+        >>> split.distance_D.tolist(), split.cut_D.tolist(), split.minority_D.tolist()
+        ([9.0, 0.0], [1.0, 5.0], [1, 0])
+
+    Source: Fisher 1958, "On grouping for maximum homogeneity".
+    """
+    check_matrix(matrix_ND, valid_N, block_bytes)
+    columns, device = matrix_ND.shape[1], matrix_ND.device
+    split = Split(
+        torch.zeros(columns, dtype=torch.float64, device=device),
+        torch.zeros(columns, dtype=matrix_ND.dtype, device=device),
+        torch.zeros(columns, dtype=torch.int8, device=device),
+    )
+    start = 0
+    for block in sorted_blocks(matrix_ND, valid_N, block_bytes):
+        best = _best(block)
+        for whole_D, part_B in zip(split, best, strict=True):
+            whole_D[start : start + len(part_B)] = part_B
+        start += len(best.distance_D)
+    return split
+
+
+def _best(block: Sorted) -> Split:
+    """Try every k and keep the best, all in float64."""
+    values_NB, count = block
+    anchor_B = values_NB[0].clamp_min(0.0) + at_rank(values_NB, count - 1).clamp_max(0.0)
+    valid_N1 = (torch.arange(len(values_NB), device=values_NB.device) < count)[:, None]
+    centred_NB = torch.where(valid_N1, values_NB - anchor_B, 0.0)
+    total_B, lower_B, distance_B, merit_B, minority_B = (torch.zeros_like(anchor_B) for _ in range(5))
+    for value_B in centred_NB:
+        total_B += value_B
+    cut_B = values_NB[0]
+    for low, value_B in enumerate(centred_NB[:-1], start=1):
+        lower_B += value_B
+        high = (count - low).to(torch.float64)
+        gap_B = (total_B - lower_B) / high.clamp_min(1.0) - lower_B / low
+        reached_B = gap_B * (low * high.clamp_min(0.0)).sqrt()
+        better_B = reached_B > merit_B * _EQUAL
+        merit_B = torch.where(better_B, reached_B, merit_B)
+        distance_B = torch.where(better_B, gap_B, distance_B)
+        cut_B = torch.where(better_B, values_NB[low - 1], cut_B)
+        minority_B = torch.where(better_B, torch.sign(low - high), minority_B)
+    return Split(distance_B, cut_B, minority_B)
+
+
+@torch.no_grad()
+def minority_counts(matrix_ND: Tensor, split: Split, chosen_D: Tensor, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
+    """Count in how many of the chosen columns each row lies in the smaller cluster.
+
+    Args:
+        matrix_ND: the matrix that was divided; a row that did not count then gets a number without a meaning.
+        split: what `column_two_means` gave.
+        chosen_D: bool, columns that are looked at.
+        block_bytes: size of a float64 block of columns; at least 1.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> matrix = torch.tensor([[0.0, 5.0], [1.0, 5.0], [9.5, 5.0]])
+        >>> minority_counts(matrix, column_two_means(matrix), torch.tensor([True, True])).tolist()
+        [0, 0, 1]
+    """
+    rows = check_matrix(matrix_ND, None, block_bytes)
+    count_N = torch.zeros(rows, dtype=torch.int64, device=matrix_ND.device)
+    start = 0
+    for columns_NB in column_blocks(matrix_ND, block_bytes):
+        here = slice(start, start + columns_NB.shape[1])
+        below_NB = columns_NB <= split.cut_D[here]
+        low_B, high_B = ((split.minority_D[here] == side) & chosen_D[here] for side in (-1, 1))
+        count_N += ((below_NB & low_B) | (~below_NB & high_B)).sum(1)
+        start = here.stop
+    return count_N
