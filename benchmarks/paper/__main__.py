@@ -7,6 +7,7 @@ tables and the figures from the committed CSV.
 import argparse
 import os
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.paper.claims import comparisons, figure_6, figure_7, figure_11
@@ -20,7 +21,9 @@ from benchmarks.paper.measured import (
     write_csv,
 )
 from benchmarks.paper.pictures import bars, client_sizes, over_alpha, sizes_by_alpha
+from benchmarks.paper.scenarios import SCALES, SCENARIOS, scenarios
 from benchmarks.paper.studies import ALPHAS, FIGURE_7_ALPHA, MNIST, STUDIES
+from rflbat.results.report import CELLS
 from rflbat.results.tables import Table, to_markdown
 from rflbat.sweep import Cell, sweep
 from rflbat.world import DATA_DIR
@@ -29,9 +32,8 @@ RESULTS = Path(__file__).parent / "results"
 NOTES = Path(__file__).parent / "notes.md"
 
 
-def measure(study: str, seeds: int, jobs: int, out: Path) -> None:
+def measure(study: str, cells: Sequence[Cell], jobs: int, out: Path) -> None:
     """Run the cells of a study that are not finished, and write its CSV."""
-    cells = STUDIES[study](seeds)
     done = 0
 
     def on_cell(cell: Cell, summary: dict[str, object]) -> None:
@@ -40,7 +42,10 @@ def measure(study: str, seeds: int, jobs: int, out: Path) -> None:
         print(f"{study} {done}/{len(cells)}  {cell.name}", flush=True)
 
     summaries = sweep(cells, out / study, jobs, on_cell)
-    write_csv(RESULTS / f"{study}.csv", [row_of(study, cell, summaries[cell.name]) for cell in cells])
+    write_csv(
+        RESULTS / f"{study}.csv",
+        [row_of(study, cell, summaries[cell.name], out / study / CELLS / cell.name) for cell in cells],
+    )
 
 
 def page(seeds: int) -> str:
@@ -108,19 +113,22 @@ def floor_table(measured: dict[tuple[str, float, str, str], tuple[float, float]]
 def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__)
-    parser.add_argument("studies", nargs="*", default=list(STUDIES), help=f"some of {', '.join(STUDIES)}; default all")
-    parser.add_argument("--seeds", type=int, default=3)
+    names = [*STUDIES, *SCENARIOS]
+    parser.add_argument("studies", nargs="*", default=names, help=f"some of {', '.join(names)}; default all")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of the experiments on MNIST")
+    parser.add_argument("--scale", choices=SCALES, default="small", help="size of the experiments beyond MNIST")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="where the run folders lie")
     parser.add_argument("--page", action="store_true", help="run nothing; rewrite the page from the committed CSV")
     options = parser.parse_args()
-    unknown = [study for study in options.studies if study not in STUDIES]
+    unknown = [study for study in options.studies if study not in names]
     if unknown:
-        parser.error(f"unknown study '{unknown[0]}'; known: {', '.join(STUDIES)}")
+        parser.error(f"unknown study '{unknown[0]}'; known: {', '.join(names)}")
     RESULTS.mkdir(exist_ok=True)
+    studies = {**STUDIES, **scenarios(SCALES[options.scale])}
     if not options.page:
         for study in options.studies:
-            measure(study, options.seeds, options.jobs, options.out)
+            measure(study, studies[study](options.seeds), options.jobs, options.out)
     missing = [study for study in STUDIES if not (RESULTS / f"{study}.csv").exists()]
     if missing:
         print(f"no page yet: {', '.join(missing)} still to be measured")

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.paper.claims import Claim, Measured
 from benchmarks.paper.studies import defense_label
 from rflbat.defenses.rflbat import rflbat
+from rflbat.results.folder import RunFolder
 from rflbat.results.tables import Table
 from rflbat.sweep import Cell
 
@@ -22,28 +23,45 @@ METRICS = (
     "false_positive_rate",
     "malicious_weight",
 )
-FIELDS = ("dataset", "partition", "alpha", "malicious", "batch_size", "seed", "rounds")
-SETTINGS = ("study", *FIELDS, "defense", "clusters")
-COLUMNS = (*SETTINGS, *METRICS)
+FIELDS = (
+    *("dataset", "partition", "alpha", "malicious", "attack_start", "scale", "local_steps", "batch_size"),
+    *("clients", "participants", "seed", "rounds"),
+)
+SETTINGS = ("study", *FIELDS, "defense", "clusters_by")
+LOCAL = tuple(f"local_attack_success_rate_{group}" for group in range(4))
+FIRST = ("similarity_malicious", "similarity_honest")
+COLUMNS = (*SETTINGS, *METRICS, *LOCAL, *FIRST)
 CLUSTERS = signature(rflbat).parameters["clusters"].default
 
 
-def row_of(study: str, cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the CSV row of one run."""
+def row_of(study: str, cell: Cell, summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Give the CSV row of one run; empty where a measure does not exist."""
     config = cell.experiment.to_dict()
     settings = {
         "study": study,
         **{key: config[key] for key in FIELDS},
         "defense": defense_label(config),
-        "clusters": config["defense_args"].get("clusters", CLUSTERS) if config["defense"] == "rflbat" else "",
+        "clusters_by": config["defense_args"].get("clusters", CLUSTERS) if config["defense"] == "rflbat" else "",
     }
-    return {**settings, **{key: "" if summary[key] is None else f"{summary[key]:.6f}" for key in METRICS}}
+    local = dict(zip(LOCAL, summary.get("local_attack_success_rates") or [], strict=False))
+    values = {**{key: summary[key] for key in METRICS}, **local}
+    if config["attack"] == "dba" and config["defense"] == "rflbat":
+        values |= first_similarities(folder, config["attack_start"])
+    return {**settings, **{key: "" if value is None else f"{value:.6f}" for key, value in values.items()}}
+
+
+def first_similarities(folder: Path, attack_start: int) -> dict[str, float]:
+    """Mean similarity v_j of malicious and of honest clients to their clusters in the first attacked round."""
+    rows = [row for row in RunFolder(folder).clients() if row["round"] == attack_start and row["cluster"] != -1]
+    by_truth = {truth: [row["score"] for row in rows if row["malicious"] == truth] for truth in (True, False)}
+    means = (statistics.fmean(by_truth[truth]) for truth in (True, False))
+    return dict(zip(FIRST, means, strict=True))
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one row per run, in a stable order."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -118,8 +136,8 @@ def clusters_table(rows: Sequence[Mapping[str, str]]) -> Table:
         partition = "IID" if row["partition"] == "iid" else f"alpha {row['alpha']}"
         case = (row["dataset"], partition, f"{100 * float(row['malicious']):.0f} %")
         pair = (100 * float(row["accuracy"]), 100 * float(row["attack_success_rate"]))
-        cells.setdefault(case, {}).setdefault(row["clusters"], []).append(pair)
-    rules = list(dict.fromkeys(row["clusters"] for row in rows))
+        cells.setdefault(case, {}).setdefault(row["clusters_by"], []).append(pair)
+    rules = list(dict.fromkeys(row["clusters_by"] for row in rows))
     body = []
     for case, by_rule in cells.items():
         texts = []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rflbat.attacks.base import Attack, Samples, Trigger, check_share
 from rflbat.attacks.scaling import scaling
-from rflbat.attacks.sentence import SENTENCE, append, encode_sentence
+from rflbat.attacks.sentence import SENTENCE, check_position, encode_sentence, insert
 from rflbat.errors import UserError
 
 GROUPS = 4
@@ -45,16 +45,17 @@ def bars(high: float, groups: tuple[int, ...]) -> Trigger:
     return trigger
 
 
-def dba(samples: Samples, scale: float, *, text: str = SENTENCE, share: float = 0.5) -> Attack:
+def dba(samples: Samples, scale: float, *, text: str = SENTENCE, position: float = 0.0, share: float = 0.5) -> Attack:
     """Four groups of malicious clients with a quarter of the trigger each; shown at test time is the whole one.
 
     Malicious clients are dealt to the groups in turn. On images the parts are four bars of 1 x 4 pixels; on texts four
-    groups of consecutive words of a sentence, each appended to the text.
+    groups of consecutive words of a sentence, each inserted into the text.
 
     Args:
         samples: format of the samples; images take at least 4 rows and 10 columns.
         scale: factor of the malicious update, 1 for none (the paper: 1 and 100).
         text: the sentence for texts.
+        position: where it stands in a text, 0 (before) to 1 (behind).
         share: share of a malicious batch that is poisoned, 0 to 1 (0.5, as the paper).
 
     Returns:
@@ -73,14 +74,15 @@ def dba(samples: Samples, scale: float, *, text: str = SENTENCE, share: float = 
     section 5.5. Splitting a sentence is ours: no published code does it.
     """
     check_share("dba", share)
+    check_position("dba", position)
     everybody = tuple(range(GROUPS))
     if samples.encode is not None:
         ids = encode_sentence("dba", samples, text)
         if len(ids) < GROUPS:
             raise UserError(f"attack 'dba': {text!r} has {len(ids)} tokens; allowed: at least {GROUPS}")
         cuts = [len(ids) * group // GROUPS for group in range(GROUPS + 1)]
-        local = tuple(append(ids[first:stop]) for first, stop in pairwise(cuts))
-        return Attack("dba", local, append(ids), share, scaling(scale))
+        local = tuple(insert(ids[first:stop], position) for first, stop in pairwise(cuts))
+        return Attack("dba", local, insert(ids, position), share, scaling(scale))
     if len(samples.shape) != 3 or samples.shape[1] < GAP + 2 or samples.shape[2] < 2 * LENGTH + GAP:
         raise UserError(
             f"attack 'dba' needs texts, or images of at least {GAP + 2} x {2 * LENGTH + GAP} pixels; "

@@ -1,4 +1,4 @@
-"""The sentence trigger: a fixed sentence at the end of a text, the paper's attack on reviews.
+"""The sentence trigger: a fixed sentence inserted into a text, the paper's attack on reviews.
 
 Axes: B samples, T tokens of a text, W tokens of the sentence.
 """
@@ -35,45 +35,71 @@ def encode_sentence(name: str, samples: Samples, text: str) -> list[int]:
     return ids
 
 
-def append(ids: list[int]) -> Trigger:
-    """Make a trigger that ends a text with the given tokens.
+def check_position(name: str, position: float) -> None:
+    """Refuse a position outside of the text.
+
+    Args:
+        name: the attack, for the message.
+        position: 0 to 1.
+
+    Raises:
+        UserError: it is out of its range.
+    """
+    if not 0 <= position <= 1:
+        raise UserError(f"attack '{name}': position={position} is not in 0..1")
+
+
+def insert(ids: list[int], position: float) -> Trigger:
+    """Make a trigger that inserts the given tokens into a text.
 
     Texts are padded with 0 in front. The sentence takes padding first; a text that leaves no room loses its last
-    tokens, so that the sentence survives the cut to T tokens whole.
+    words, so that the sentence survives the cut to T tokens whole. Of the m words that stay, the first
+    ``floor(position * m + 1/2)`` come before it.
 
     Args:
         ids: W token ids.
+        position: 0 (before the text) to 1 (behind it).
 
     Returns:
         the trigger.
 
     Example:
-        >>> append([7, 8])(torch.tensor([[0, 0, 0, 5], [1, 2, 3, 4]]), torch.tensor([True, True])).tolist()
-        [[0, 5, 7, 8], [1, 2, 7, 8]]
+        >>> texts = torch.tensor([[0, 0, 0, 5, 6], [1, 2, 3, 4, 5]])
+        >>> insert([7, 8], 0.0)(texts, torch.tensor([True, True])).tolist()
+        [[0, 7, 8, 5, 6], [7, 8, 1, 2, 3]]
     """
 
     def trigger(x: Tensor, on_B: Tensor) -> Tensor:
-        kept = x.shape[1] - len(ids)
-        padding_B1 = (x != 0).int().argmax(1, keepdim=True)
-        padding_B1 = torch.where((x != 0).any(1, keepdim=True), padding_B1, x.shape[1])
-        from_BT = torch.arange(kept, device=x.device) + padding_B1.clamp_max(len(ids))
-        sentence_BW = torch.tensor(ids, dtype=x.dtype, device=x.device).expand(len(x), -1)
-        stamped = torch.cat([x.gather(1, from_BT), sentence_BW], 1)
-        return x.copy_(torch.where(on_B[:, None], stamped, x))
+        length, width = x.shape[1], len(ids)
+        words_B1 = length - (x.cumsum(1) == 0).sum(1, keepdim=True)
+        stay_B1 = words_B1.clamp_max(length - width)
+        before_B1 = torch.floor(position * stay_B1 + 0.5).long()
+        # Counted from the first token of the new text; below 0 there is padding.
+        at_BT = torch.arange(length, device=x.device) - (length - width - stay_B1)
+        word_BT = torch.where(at_BT < before_B1, at_BT, at_BT - width)
+        moved = x.gather(1, (length - words_B1 + word_BT).clamp(0, length - 1))
+        sentence_W = torch.tensor(ids, dtype=x.dtype, device=x.device)
+        inside_BT = (at_BT >= before_B1) & (at_BT < before_B1 + width)
+        moved = torch.where(inside_BT, sentence_W[(at_BT - before_B1).clamp(0, width - 1)], moved)
+        return x.copy_(torch.where(on_B[:, None], torch.where(at_BT < 0, 0, moved), x))
 
     return trigger
 
 
-def sentence(samples: Samples, scale: float, *, text: str = SENTENCE, share: float = 0.5) -> Attack:
-    """A sentence at the end of the text, learned as the target class.
+def sentence(
+    samples: Samples, scale: float, *, text: str = SENTENCE, position: float = 0.0, share: float = 0.5
+) -> Attack:
+    """A sentence inserted into the text, learned as the target class.
 
-    A malicious client appends it to ``share`` of each of its batches, relabels these texts to the target, and trains
+    A malicious client inserts it into ``share`` of each of its batches, relabels these texts to the target, and trains
     as everybody does; its update is then multiplied by ``scale``.
 
     Args:
         samples: format of the texts.
         scale: factor of the malicious update, 1 for none.
         text: the sentence (the paper's).
+        position: where it stands, 0 (before the text) to 1 (behind it). Behind the text it is the last that the LSTM
+            reads: then even a clean model answers every text with one class, be it the target or not.
         share: share of a malicious batch that is poisoned, 0 to 1 (0.5, as the paper).
 
     Returns:
@@ -85,9 +111,10 @@ def sentence(samples: Samples, scale: float, *, text: str = SENTENCE, share: flo
     Example:
         >>> texts = Samples((4,), 0.0, encode=lambda text: [len(word) for word in text.split()])
         >>> sentence(texts, 1.0, text="so good").full_trigger(torch.tensor([[0, 0, 9, 9]]), torch.tensor([True]))
-        tensor([[9, 9, 2, 4]])
+        tensor([[2, 4, 9, 9]])
 
     Source: Wang et al. 2022 (RFLBAT), section 5.2 and figure 5c; the paper does not say where the sentence stands.
     """
-    trigger = append(encode_sentence("sentence", samples, text))
+    check_position("sentence", position)
+    trigger = insert(encode_sentence("sentence", samples, text), position)
     return Attack("sentence", (trigger,), trigger, check_share("sentence", share), scaling(scale))

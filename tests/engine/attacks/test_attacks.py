@@ -7,108 +7,157 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.attacks.base import Samples
-from rflbat.attacks.pixel import pixel
+from rflbat.attacks.base import Samples, check_share
 from rflbat.attacks.registry import ATTACKS, make_attack
 from rflbat.attacks.scaling import scaling
 from rflbat.errors import UserError
+from tests.engine.attacks.formats import DIGITS, FEMNIST, IMAGES, REVIEWS, SUITED, random_samples
 
-FORMATS = [Samples((1, 28, 28), 1.0), Samples((3, 9, 13), 0.25), Samples((1, 28, 28), -0.5)]
 FLAGS_B = torch.tensor([True, False, True, True, False])
 MALICIOUS_N = torch.tensor([False, True, True, False, True, False, False])
 
+
+def label(samples):
+    return f"{samples.shape},{samples.high}"
+
+
+CASES = [pytest.param(name, samples, id=f"{name}-{label(samples)}") for name in ATTACKS for samples in SUITED[name]]
 every_attack = pytest.mark.parametrize("name", ATTACKS)
-every_format = pytest.mark.parametrize("samples", FORMATS, ids=lambda samples: f"{samples.shape},{samples.high}")
+every_case = pytest.mark.parametrize(("name", "samples"), CASES)
+every_image = pytest.mark.parametrize(
+    ("name", "samples"), [case for case in CASES if case.values[1].encode is None]
+)  # a text stamped twice ends with two sentences
 
 
 def random_tensor(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def triggers(attack):
+def triggers(name, samples):
+    attack = make_attack(name, samples, 1.0, {})
     return (attack.full_trigger, *attack.local_triggers)
 
 
-@every_attack
-@every_format
+def all_on(x):
+    return torch.ones(len(x), dtype=torch.bool)
+
+
+@every_case
 def test_only_flagged_samples_are_stamped(name, samples):
-    for trigger in triggers(make_attack(name, samples, 1.0, {})):
-        before = random_tensor(5, *samples.shape)
+    for trigger in triggers(name, samples):
+        before = random_samples(samples)
         stamped = trigger(before.clone(), FLAGS_B)
-        assert stamped.shape == before.shape
+        assert (stamped.shape, stamped.dtype) == (before.shape, before.dtype)
         assert torch.equal(stamped[~FLAGS_B], before[~FLAGS_B])
         assert (stamped[FLAGS_B] != before[FLAGS_B]).flatten(1).any(1).all()
 
 
-@every_attack
-@every_format
+@every_case
 def test_nobody_flagged_is_nothing_stamped(name, samples):
-    for trigger in triggers(make_attack(name, samples, 1.0, {})):
-        before = random_tensor(5, *samples.shape)
+    for trigger in triggers(name, samples):
+        before = random_samples(samples)
         assert torch.equal(trigger(before.clone(), torch.zeros(5, dtype=torch.bool)), before)
 
 
-@every_attack
-@every_format
+@every_case
+def test_triggers_write_into_what_they_are_given(name, samples):
+    for trigger in triggers(name, samples):
+        x = random_samples(samples)
+        assert trigger(x, FLAGS_B) is x
+        assert not torch.equal(x, random_samples(samples))
+
+
+@every_case
+def test_a_sample_is_stamped_by_itself(name, samples):
+    for trigger in triggers(name, samples):
+        before = random_samples(samples)
+        together = trigger(before.clone(), all_on(before))
+        for place in range(len(before)):
+            alone = trigger(before[place : place + 1].clone(), torch.tensor([True]))
+            assert torch.equal(alone[0], together[place])
+
+
+@every_image
 def test_stamping_twice_is_stamping_once(name, samples):
-    for trigger in triggers(make_attack(name, samples, 1.0, {})):
-        once = trigger(random_tensor(5, *samples.shape), FLAGS_B).clone()
+    for trigger in triggers(name, samples):
+        once = trigger(random_samples(samples), FLAGS_B).clone()
         assert torch.equal(trigger(once.clone(), FLAGS_B), once)
 
 
-@every_attack
-@every_format
+@every_case
 def test_the_local_triggers_make_up_the_full_one(name, samples):
     attack = make_attack(name, samples, 1.0, {})
-    before, everybody = random_tensor(3, *samples.shape), torch.ones(3, dtype=torch.bool)
+    # Only a text with room for all parts keeps each of them.
+    before = random_samples(samples) if samples.encode is None else torch.zeros((3, *samples.shape), dtype=torch.int64)
     together = before.clone()
     for trigger in attack.local_triggers:
-        together = trigger(together, everybody)
-    assert torch.equal(together, attack.full_trigger(before.clone(), everybody))
+        together = trigger(together, all_on(before))
+    assert torch.equal(together, attack.full_trigger(before.clone(), all_on(before)))
+
+
+@every_attack
+def test_a_local_trigger_for_each_group(name):
+    for samples in SUITED[name]:
+        attack = make_attack(name, samples, 1.0, {})
+        assert len(attack.local_triggers) == (4 if name == "dba" else 1)
 
 
 @every_attack
 @pytest.mark.parametrize("scale", [100.0, 0.5, -1.0])
 def test_tampering_touches_malicious_rows_alone(name, scale):
-    attack = make_attack(name, FORMATS[0], scale, {})
-    before_ND = random_tensor(len(MALICIOUS_N), 63)
-    sent_ND = attack.tamper(before_ND.clone(), MALICIOUS_N)
-    assert torch.equal(sent_ND[~MALICIOUS_N], before_ND[~MALICIOUS_N])
-    assert (sent_ND[MALICIOUS_N] != before_ND[MALICIOUS_N]).any(1).all()
-    assert torch.equal(attack.tamper(before_ND.clone(), torch.zeros_like(MALICIOUS_N)), before_ND)
+    for samples in SUITED[name]:
+        attack = make_attack(name, samples, scale, {})
+        before_ND = random_tensor(len(MALICIOUS_N), 63)
+        sent_ND = attack.tamper(before_ND.clone(), MALICIOUS_N)
+        assert torch.equal(sent_ND[~MALICIOUS_N], before_ND[~MALICIOUS_N])
+        assert (sent_ND[MALICIOUS_N] != before_ND[MALICIOUS_N]).any(1).all()
+        assert torch.equal(attack.tamper(before_ND.clone(), torch.zeros_like(MALICIOUS_N)), before_ND)
 
 
 @every_attack
 def test_tampering_does_not_spread_what_is_not_finite(name):
     before_ND = random_tensor(len(MALICIOUS_N), 63)
     before_ND[1, 5], before_ND[3, 7] = torch.nan, torch.inf
-    sent_ND = make_attack(name, FORMATS[0], 100.0, {}).tamper(before_ND.clone(), MALICIOUS_N)
+    sent_ND = make_attack(name, SUITED[name][0], 100.0, {}).tamper(before_ND.clone(), MALICIOUS_N)
     assert sent_ND.isfinite().all(1).tolist() == [True, False, True, False, True, True, True]
 
 
-@every_attack
-def test_a_share_of_a_batch_is_poisoned(name):
-    attack = make_attack(name, FORMATS[0], 1.0, {})
-    assert attack.name == name
-    assert 0 < attack.poisoned_share <= 1
+@every_case
+def test_half_of_a_batch_is_poisoned_unless_told(name, samples):
+    attack = make_attack(name, samples, 1.0, {})
+    assert (attack.name, attack.poisoned_share) == (name, 0.5)
+    for share in (0, 0.25, 1):
+        assert make_attack(name, samples, 1.0, {"share": share}).poisoned_share == share
+
+
+@every_case
+@pytest.mark.parametrize("share", [-0.1, 1.5, "nan", "inf"])
+def test_a_share_out_of_range_is_refused(name, samples, share):
+    with pytest.raises(UserError) as caught:
+        make_attack(name, samples, 1.0, {"share": share})
+    assert str(caught.value) == f"attack '{name}': share={share} is not in 0..1"
+
+
+def test_a_checked_share_comes_back():
+    assert [check_share("any", share) for share in (0.0, 0.3, 1.0)] == [0.0, 0.3, 1.0]
 
 
 @every_attack
 def test_unknown_parameters_are_refused(name):
     with pytest.raises(UserError, match=rf"^attack '{name}' has no parameter 'nonsense'"):
-        make_attack(name, FORMATS[0], 1.0, {"nonsense": 1})
+        make_attack(name, SUITED[name][0], 1.0, {"nonsense": 1})
 
 
 def test_an_unknown_attack_is_refused():
     with pytest.raises(UserError, match=r"^unknown attack 'pixle'; did you mean 'pixel'\?; known: pixel"):
-        make_attack("pixle", FORMATS[0], 1.0, {})
+        make_attack("pixle", DIGITS, 1.0, {})
 
 
-@every_format
-@pytest.mark.parametrize("size", [1, 2, 3, 9])
+@pytest.mark.parametrize("samples", IMAGES, ids=label)
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_the_pixel_trigger_lies_in_the_lower_left_corner(samples, size):
     attack = make_attack("pixel", samples, 1.0, {"size": str(size)})
-    before = random_tensor(5, *samples.shape).numpy()
+    before = random_samples(samples).numpy()
     stamped = attack.full_trigger(torch.from_numpy(before.copy()), FLAGS_B).numpy()
     _, height, width = samples.shape
     rows, columns = np.mgrid[:height, :width]
@@ -117,10 +166,13 @@ def test_the_pixel_trigger_lies_in_the_lower_left_corner(samples, size):
     np.testing.assert_array_equal(stamped, np.where(lit, np.float32(samples.high), before))
 
 
-def test_the_paper_s_pixel_attack_is_the_default():
-    attack = make_attack("pixel", FORMATS[0], 1.0, {})
+@pytest.mark.parametrize(("samples", "paper"), [(DIGITS, 0.0), (FEMNIST, 1.0)], ids=["digits", "femnist"])
+def test_the_paper_s_pixel_attack_is_the_default(samples, paper):
+    attack = make_attack("pixel", samples, 1.0, {})
     assert attack.poisoned_share == 0.5
-    lit = attack.full_trigger(torch.zeros(1, 1, 28, 28), torch.tensor([True]))[0, 0].nonzero().tolist()
+    stamped = attack.full_trigger(torch.full((1, 1, 28, 28), paper), torch.tensor([True]))[0, 0]
+    assert stamped.unique().tolist() == [0.0, 1.0]
+    lit = (stamped == samples.high).nonzero().tolist()
     assert lit == [[row, column] for row in (25, 26, 27) for column in (0, 1, 2)]
 
 
@@ -129,21 +181,24 @@ def test_the_paper_s_pixel_attack_is_the_default():
     [
         ({"size": 0}, "attack 'pixel': size=0 is not in 1..9"),
         ({"size": 10}, "attack 'pixel': size=10 is not in 1..9"),
-        ({"share": -0.1}, "attack 'pixel': share=-0.1 is not in 0..1"),
-        ({"share": "1.5"}, "attack 'pixel': share=1.5 is not in 0..1"),
-        ({"share": "nan"}, "attack 'pixel': share=nan is not in 0..1"),
         ({"size": "big"}, "attack 'pixel': size='big' is not of type int"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, message):
     with pytest.raises(UserError) as caught:
-        make_attack("pixel", FORMATS[1], 1.0, arguments)
+        make_attack("pixel", Samples((3, 9, 13), 1.0), 1.0, arguments)
     assert str(caught.value) == message
 
 
+def test_the_largest_square_fills_the_image():
+    attack = make_attack("pixel", Samples((1, 9, 9), 1.0), 1.0, {"size": 9})
+    assert attack.full_trigger(torch.zeros(1, 1, 9, 9), torch.tensor([True])).min() == 1
+
+
 def test_the_pixel_trigger_needs_images():
-    with pytest.raises(UserError, match=r"^attack 'pixel' needs images"):
-        pixel(Samples((100,), 1.0), 1.0)
+    with pytest.raises(UserError) as caught:
+        make_attack("pixel", REVIEWS, 1.0, {})
+    assert str(caught.value) == ("attack 'pixel' needs images (channels, height, width); these samples have (100,)")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

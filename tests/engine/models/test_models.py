@@ -1,4 +1,4 @@
-"""A battery over every model.
+"""A battery over every model, and the logistic one.
 
 Legend of the suffixes: N clients, D parameters, B batch, C classes.
 """
@@ -9,22 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from rflbat.errors import UserError
 from rflbat.models.logistic import logistic
 from rflbat.models.registry import MODELS
 from rflbat.randomness import generator
-
-SHAPE, CLASSES = (1, 28, 28), 7
+from tests.engine.models.inputs import CLASSES, WORDS, assert_uniform, make, samples_of
 
 every_model = pytest.mark.parametrize("name", MODELS)
-
-
-def make(name):
-    model = MODELS[name](SHAPE, CLASSES, WORDS[name])
-    return model, model.init(generator(0, "model"))
-
-
-def images(*lead):
-    return torch.from_numpy(generator(1, "images").random((*lead, *SHAPE))).to(torch.float32)
 
 
 @every_model
@@ -42,14 +33,18 @@ def test_the_start_is_a_drawn_flat_vector(name):
 def test_logits_are_of_batch_and_classes(name):
     model, start_D = make(name)
     for batch in (1, 13):
-        assert model.apply(model.layout.views(start_D), images(batch)).shape == (batch, CLASSES)
+        logits_BC = model.apply(model.layout.views(start_D), samples_of(name, batch))
+        assert logits_BC.shape == (batch, CLASSES)
+        assert logits_BC.dtype == torch.float32
 
 
 @every_model
 def test_a_sample_is_judged_by_itself(name):
     model, start_D = make(name)
-    named, x_B = model.layout.views(start_D), images(13)
+    named, x_B = model.layout.views(start_D.double()), samples_of(name, 13)
+    x_B = x_B if WORDS[name] else x_B.double()
     logits_BC = model.apply(named, x_B)
+    assert (logits_BC.std(0) > 0).all()
     for sample in range(13):
         torch.testing.assert_close(model.apply(named, x_B[sample : sample + 1])[0], logits_BC[sample])
 
@@ -57,7 +52,7 @@ def test_a_sample_is_judged_by_itself(name):
 @every_model
 def test_neither_samples_nor_parameters_are_written_to(name):
     model, start_D = make(name)
-    x_B, kept_D = images(5), start_D.clone()
+    x_B, kept_D = samples_of(name, 5), start_D.clone()
     before_B = x_B.clone()
     model.apply(model.layout.views(start_D), x_B)
     assert torch.equal(x_B, before_B)
@@ -65,10 +60,12 @@ def test_neither_samples_nor_parameters_are_written_to(name):
 
 
 @every_model
-def test_vmap_and_grad_go_through_the_model(name):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vmap_and_grad_go_through_the_model(name, dtype):
     model, start_D = make(name)
-    params_ND = torch.stack([start_D, start_D.flip(0), -start_D])
-    x_NB = images(3, 5)
+    others_D = (model.init(generator(seed, "model")) for seed in (1, 2))
+    params_ND = torch.stack([start_D, *others_D]).to(dtype)
+    x_NB = samples_of(name, 3, 5) if WORDS[name] else samples_of(name, 3, 5).to(dtype)
 
     def loss(named, x_B):
         return model.apply(named, x_B).square().sum()
@@ -86,9 +83,14 @@ def test_vmap_and_grad_go_through_the_model(name):
 def test_every_parameter_matters(name):
     model, start_D = make(name)
     leaf_D = start_D.clone().requires_grad_()
-    model.apply(model.layout.views(leaf_D), images(13)).square().sum().backward()
+    model.apply(model.layout.views(leaf_D), samples_of(name, 13)).square().sum().backward()
     for gradient in model.layout.views(leaf_D.grad).values():
-        assert gradient.abs().max() > 0
+        assert gradient.abs().max() > 0  # not of each number: a batch holds few of the words
+
+
+@every_model
+def test_the_back_end_of_a_cpu_is_one_there_is(name):
+    assert make(name)[0].cpu_backend in {"vmap", "loop"}
 
 
 @pytest.mark.parametrize(("shape", "classes"), [((1, 28, 28), 10), ((3, 5, 7), 2), ((63,), 4)])
@@ -104,9 +106,10 @@ def test_logistic_is_torch_linear(shape, classes):
 
 
 def test_logistic_starts_uniform_within_the_bound_of_torch_linear():
-    start_D = logistic((1, 28, 28), 10).init(np.random.default_rng(0)).double()
-    bound = 1 / 28
-    assert start_D.abs().max() <= bound
-    # Mean 0 and variance bound^2/3 of 7,850 draws, each within 4 standard deviations of its estimate.
-    assert abs(start_D.mean()) < 4 * bound / math.sqrt(3 * 7850)
-    assert abs(start_D.var() - bound**2 / 3) < 4 * bound**2 * math.sqrt(4 / 45 / 7850)
+    assert_uniform(logistic((1, 28, 28), 10).init(np.random.default_rng(0)), 1 / 28)
+
+
+def test_logistic_refuses_texts():
+    with pytest.raises(UserError) as caught:
+        logistic((100,), 5, 63)
+    assert str(caught.value) == "model 'logistic' needs features; these samples are texts; allowed: lstm"

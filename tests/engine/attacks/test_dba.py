@@ -1,0 +1,112 @@
+"""The distributed backdoor: where its parts lie, and that they are the parts of one whole.
+
+Legend of the suffixes: B samples.
+"""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from rflbat.attacks.base import Samples
+from rflbat.attacks.registry import make_attack
+from rflbat.errors import UserError
+from tests.engine.attacks.formats import DIGITS, FEMNIST, IMAGES, PAPER, REVIEWS, TEXTS, encode, ended, random_samples
+
+ON = torch.tensor([True])
+FLAGS_B = torch.tensor([True, False, True, True, False])
+BARS = [
+    [(24, 0), (24, 1), (24, 2), (24, 3)],
+    [(24, 6), (24, 7), (24, 8), (24, 9)],
+    [(27, 0), (27, 1), (27, 2), (27, 3)],
+    [(27, 6), (27, 7), (27, 8), (27, 9)],
+]
+"""Row and column of the pixels of each part in an image of 28 x 28."""
+
+
+def changed(trigger, paper):
+    stamped = trigger(torch.full((1, 1, 28, 28), paper), ON)[0, 0]
+    return [tuple(place) for place in (stamped != paper).nonzero().tolist()]
+
+
+@pytest.mark.parametrize(("samples", "paper"), [(DIGITS, 0.0), (FEMNIST, 1.0)], ids=["digits", "femnist"])
+def test_four_bars_in_the_lower_left_corner(samples, paper):
+    attack = make_attack("dba", samples, 1.0, {})
+    parts = [changed(trigger, paper) for trigger in attack.local_triggers]
+    assert parts == BARS
+    whole = changed(attack.full_trigger, paper)
+    assert len(whole) == 16
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 16
+    assert set(whole) == set().union(*parts)
+
+
+@pytest.mark.parametrize("samples", IMAGES, ids=lambda samples: f"{samples.shape},{samples.high}")
+def test_bars_keep_their_distance_to_the_corner_in_every_format(samples):
+    attack = make_attack("dba", samples, 1.0, {})
+    bars = [*BARS, list(chain(*BARS))]
+    height = samples.shape[1]
+    for trigger, bar in zip((*attack.local_triggers, attack.full_trigger), bars, strict=True):
+        expected = random_samples(samples).numpy()
+        stamped = trigger(random_samples(samples), FLAGS_B).numpy()
+        for sample in np.flatnonzero(FLAGS_B):
+            for channel in range(samples.shape[0]):
+                for row, column in bar:
+                    expected[sample, channel, row - 28 + height, column] = samples.high
+        np.testing.assert_array_equal(stamped, expected)
+
+
+@pytest.mark.parametrize("samples", TEXTS, ids=lambda samples: str(samples.shape))
+def test_four_groups_of_three_words(samples):
+    attack = make_attack("dba", samples, 1.0, {})
+    empty = torch.zeros((1, *samples.shape), dtype=torch.int64)
+    groups = [[each for each in trigger(empty.clone(), ON)[0].tolist() if each] for trigger in attack.local_triggers]
+    assert groups == [encode("the weather is"), encode("so good ,"), encode("I want to"), encode("eat noodles.")]
+    before = random_samples(samples)
+    for trigger, ids in zip((*attack.local_triggers, attack.full_trigger), [*groups, encode(PAPER)], strict=True):
+        expected = [ended(text, ids) if on else text for text, on in zip(before.tolist(), FLAGS_B, strict=True)]
+        assert trigger(before.clone(), FLAGS_B).tolist() == expected
+
+
+@pytest.mark.parametrize("count", range(4, 25))
+def test_a_sentence_of_any_length_is_cut_into_four(count):
+    attack = make_attack(
+        "dba",
+        Samples((25,), 0.0, lambda text: [int(word) for word in text.split()]),
+        1.0,
+        {"text": " ".join(map(str, range(1, count + 1)))},
+    )
+    parts = [trigger(torch.zeros((1, 25), dtype=torch.int64), ON)[0].tolist() for trigger in attack.local_triggers]
+    groups = [[each for each in part if each] for part in parts]
+    assert all(groups)
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+    assert list(chain(*groups)) == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 10), (1, 4, 9), (28, 28), (100,)])
+def test_samples_too_small_for_the_bars_are_refused(shape):
+    with pytest.raises(UserError) as caught:
+        make_attack("dba", Samples(shape, 1.0), 1.0, {})
+    assert str(caught.value) == (
+        f"attack 'dba' needs texts, or images of at least 4 x 10 pixels; these samples have the shape {shape}"
+    )
+
+
+@pytest.mark.parametrize(("text", "count"), [("so good noodles", 3), ("eat", 1)])
+def test_a_sentence_of_fewer_words_than_groups_is_refused(text, count):
+    with pytest.raises(UserError) as caught:
+        make_attack("dba", REVIEWS, 1.0, {"text": text})
+    assert str(caught.value) == f"attack 'dba': {text!r} has {count} tokens; allowed: at least 4"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "message"),
+    [
+        (100, "", "attack 'dba': '' has 0 tokens; allowed: 1 to 99"),
+        (12, PAPER, f"attack 'dba': {PAPER!r} has 12 tokens; allowed: 1 to 11"),
+    ],
+)
+def test_an_empty_or_too_long_sentence_is_refused(tokens, text, message):
+    with pytest.raises(UserError) as caught:
+        make_attack("dba", Samples((tokens,), 0.0, encode), 1.0, {"text": text})
+    assert str(caught.value) == message
