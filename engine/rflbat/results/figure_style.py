@@ -68,9 +68,15 @@ def whole_numbers() -> MaxNLocator:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG at 200 dots per inch, whole or not at all, and return its path; makes the folder."""
+    """Write a figure as its suffix says (.png at 200 dots per inch, .pdf), whole or not at all; makes the folder.
+
+    Returns:
+        the path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Ticks come into being only when a figure is rendered, so the style must hold here as well.
     with replacing(path) as temporary, rc_context(STYLE):
-        figure.savefig(temporary, format="png", dpi=DPI)
+        # A date would make the same figure another file each time.
+        undated = {"CreationDate": None} if path.suffix == ".pdf" else {}
+        figure.savefig(temporary, format=path.suffix[1:], dpi=DPI, metadata=undated)
     return path

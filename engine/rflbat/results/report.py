@@ -16,7 +16,7 @@ from rflbat.results.figures import (
 )
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.results.pca_figures import draw_pca_panels, draw_pca_scatter, located
-from rflbat.results.tables import SweepRow, Table, aggregate, sweep_table, sweep_values, to_csv, to_markdown
+from rflbat.results.tables import SweepRow, Table, aggregate, sweep_table, sweep_values, to_csv, to_latex, to_markdown
 
 CELLS = "cells"
 PANELS = 6
@@ -27,7 +27,7 @@ class SweepReport:
     """What `report_sweep` made.
 
     Args:
-        files: the table as CSV and Markdown, then the figures.
+        files: the table as CSV, Markdown and LaTeX, then the figures as PNG and PDF.
         table: the aggregated table, to show.
         unfinished: names of the cells without a result, which the table leaves out.
     """
@@ -63,7 +63,7 @@ def report_run(path: Path) -> list[Path]:
 
 
 def report_sweep(path: Path) -> SweepReport:
-    """Aggregate the finished cells of a sweep over their seeds: table.csv, table.md and the bars.
+    """Aggregate the finished cells of a sweep over their seeds: table.csv, table.md, table.tex and the bars as PNG and PDF.
 
     Args:
         path: the folder of the sweep; each run lies in a folder of its own in `path/cells`.
@@ -93,6 +93,7 @@ def report_sweep(path: Path) -> SweepReport:
     files = [
         _write(path / "table.csv", to_csv(sweep_values(rows))),
         _write(path / "table.md", f"{table.title}\n\n{to_markdown(table)}{note}"),
+        _write(path / "table.tex", to_latex(table)),
         *_sweep_figures(path / "figures", rows),
     ]
     return SweepReport(files, table, unfinished)
@@ -104,7 +105,8 @@ def _sweep_figures(folder: Path, rows: list[SweepRow]) -> list[Path]:
     parts = [set(labels[start : start + PANELS]) for start in range(0, len(labels), PANELS)]
     names = ["sweep.png"] if len(parts) == 1 else [f"sweep_{number}.png" for number in range(1, len(parts) + 1)]
     figures = [draw_sweep_bars([row for row in rows if setting_label(row, axis) in part], axis) for part in parts]
-    return [save(figure, folder / name) for name, figure in zip(names, figures, strict=True) if figure is not None]
+    drawn = [(folder / name, figure) for name, figure in zip(names, figures, strict=True) if figure is not None]
+    return [save(figure, path.with_suffix(kind)) for path, figure in drawn for kind in (".png", ".pdf")]
 
 
 def _write(path: Path, text: str) -> Path:

@@ -211,6 +211,42 @@ def to_csv(table: Table) -> str:
     return text.getvalue()
 
 
+LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "—": "---",
+        "\n": " ",
+    }
+)
+
+
+def to_latex(table: Table) -> str:
+    """The table in LaTeX, as a tabular that needs the package booktabs.
+
+    Example:
+        >>> print(to_latex(Table("", ("defense", "accuracy"), [("norm_clipping", "88.0 ± 0.4 %")])), end="")
+        \\begin{tabular}{lr}
+        \\toprule
+        defense & accuracy \\\\
+        \\midrule
+        norm\\_clipping & 88.0 $\\pm$ 0.4 \\% \\\\
+        \\bottomrule
+        \\end{tabular}
+    """
+
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join(cell.translate(LATEX) for cell in cells) + r" \\" + "\n"
+
+    columns = "l" + "r" * (len(table.columns) - 1)
+    body = "".join(line(row) for row in table.rows)
+    head = f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(table.columns)}\\midrule\n"
+    return f"{head}{body}\\bottomrule\n\\end{{tabular}}\n"
+
+
 def percent(mean: float | None, sd: float | None = None) -> str:
     """A fraction in percent with one decimal, its spread behind it where there is one; a dash where it is undefined.
 

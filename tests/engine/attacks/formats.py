@@ -3,6 +3,7 @@
 Legend of the suffixes: B samples.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -43,14 +44,15 @@ def random_samples(samples: Samples, count: int = 5, seed: int = 0) -> torch.Ten
     return x
 
 
-def ended(text: Sequence[int], ids: Sequence[int]) -> list[int]:
-    """A padded text that ends with `ids`: padding goes first, then its own last words; of the same length."""
+def inserted(text: Sequence[int], ids: Sequence[int], position: float = 0.0) -> list[int]:
+    """A padded text with `ids` in it: padding goes first, then its own last words; of the same length."""
     words = list(text)
     while words and words[0] == 0:
         words.pop(0)
     while len(words) + len(ids) > len(text):
         words.pop()
-    words.extend(ids)
+    place = math.floor(position * len(words) + 0.5)
+    words = words[:place] + list(ids) + words[place:]
     while len(words) < len(text):
         words.insert(0, 0)
     return words

@@ -26,7 +26,7 @@ every_attack = pytest.mark.parametrize("name", ATTACKS)
 every_case = pytest.mark.parametrize(("name", "samples"), CASES)
 every_image = pytest.mark.parametrize(
     ("name", "samples"), [case for case in CASES if case.values[1].encode is None]
-)  # a text stamped twice ends with two sentences
+)  # a text stamped twice holds two sentences
 
 
 def random_tensor(*shape, seed=0, dtype=torch.float32):
@@ -84,11 +84,10 @@ def test_stamping_twice_is_stamping_once(name, samples):
         assert torch.equal(trigger(once.clone(), FLAGS_B), once)
 
 
-@every_case
+@every_image
 def test_the_local_triggers_make_up_the_full_one(name, samples):
     attack = make_attack(name, samples, 1.0, {})
-    # Only a text with room for all parts keeps each of them.
-    before = random_samples(samples) if samples.encode is None else torch.zeros((3, *samples.shape), dtype=torch.int64)
+    before = random_samples(samples)
     together = before.clone()
     for trigger in attack.local_triggers:
         together = trigger(together, all_on(before))

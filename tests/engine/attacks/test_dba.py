@@ -12,7 +12,17 @@ import torch
 from rflbat.attacks.base import Samples
 from rflbat.attacks.registry import make_attack
 from rflbat.errors import UserError
-from tests.engine.attacks.formats import DIGITS, FEMNIST, IMAGES, PAPER, REVIEWS, TEXTS, encode, ended, random_samples
+from tests.engine.attacks.formats import (
+    DIGITS,
+    FEMNIST,
+    IMAGES,
+    PAPER,
+    REVIEWS,
+    TEXTS,
+    encode,
+    inserted,
+    random_samples,
+)
 
 ON = torch.tensor([True])
 FLAGS_B = torch.tensor([True, False, True, True, False])
@@ -56,16 +66,36 @@ def test_bars_keep_their_distance_to_the_corner_in_every_format(samples):
         np.testing.assert_array_equal(stamped, expected)
 
 
+GROUPS = [encode("the weather is"), encode("so good ,"), encode("I want to"), encode("eat noodles.")]
+
+
 @pytest.mark.parametrize("samples", TEXTS, ids=lambda samples: str(samples.shape))
-def test_four_groups_of_three_words(samples):
-    attack = make_attack("dba", samples, 1.0, {})
-    empty = torch.zeros((1, *samples.shape), dtype=torch.int64)
-    groups = [[each for each in trigger(empty.clone(), ON)[0].tolist() if each] for trigger in attack.local_triggers]
-    assert groups == [encode("the weather is"), encode("so good ,"), encode("I want to"), encode("eat noodles.")]
+@pytest.mark.parametrize("position", [0.0, 0.5, 1.0])
+def test_four_groups_of_three_words(samples, position):
+    attack = make_attack("dba", samples, 1.0, {"position": position})
     before = random_samples(samples)
-    for trigger, ids in zip((*attack.local_triggers, attack.full_trigger), [*groups, encode(PAPER)], strict=True):
-        expected = [ended(text, ids) if on else text for text, on in zip(before.tolist(), FLAGS_B, strict=True)]
+    for trigger, ids in zip((*attack.local_triggers, attack.full_trigger), [*GROUPS, encode(PAPER)], strict=True):
+        texts = zip(before.tolist(), FLAGS_B, strict=True)
+        expected = [inserted(text, ids, position) if on else text for text, on in texts]
         assert trigger(before.clone(), FLAGS_B).tolist() == expected
+
+
+def test_parts_of_a_sentence_stand_before_the_text_unless_told():
+    attack = make_attack("dba", REVIEWS, 1.0, {})
+    text = list(range(1000, 1100))
+    for trigger, ids in zip((*attack.local_triggers, attack.full_trigger), [*GROUPS, encode(PAPER)], strict=True):
+        assert trigger(torch.tensor([text]), ON)[0].tolist() == ids + text[: 100 - len(ids)]
+
+
+@pytest.mark.parametrize("position", [0.0, 1.0])
+def test_the_parts_stamped_in_turn_are_the_sentence(position):
+    attack = make_attack("dba", REVIEWS, 1.0, {"position": position})
+    before = torch.tensor([[0] * 12 + list(range(1000, 1088)), [0] * 99 + [7]])
+    on = torch.tensor([True, True])
+    together = before.clone()
+    for trigger in attack.local_triggers if position else reversed(attack.local_triggers):
+        together = trigger(together, on)
+    assert torch.equal(together, attack.full_trigger(before.clone(), on))
 
 
 @pytest.mark.parametrize("count", range(4, 25))

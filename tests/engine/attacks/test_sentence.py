@@ -13,59 +13,69 @@ from hypothesis import strategies as st
 
 from rflbat.attacks.base import Samples
 from rflbat.attacks.registry import make_attack
-from rflbat.attacks.sentence import SENTENCE, append
+from rflbat.attacks.sentence import SENTENCE, insert
 from rflbat.errors import UserError
-from tests.engine.attacks.formats import DIGITS, PAPER, REVIEWS, encode, ended
+from tests.engine.attacks.formats import DIGITS, PAPER, REVIEWS, encode, inserted
 
 property_test = settings(derandomize=True, deadline=None, max_examples=100)
 ON = torch.tensor([True])
+POSITIONS = [0.0, 0.25, 0.5, 1.0]
 
 
 @st.composite
 def cases(draw):
-    """Length, sentence, and texts of every length with who is flagged; ids recur, also those of the sentence."""
+    """Length, sentence, its position, and texts of every length with who is flagged; ids recur, also the sentence's."""
     tokens = draw(st.integers(2, 13))
     ids = draw(st.lists(st.integers(1, 9), min_size=1, max_size=tokens - 1))
     text = st.tuples(st.lists(st.integers(1, 9), max_size=tokens), st.booleans())
-    return tokens, ids, draw(st.lists(text, min_size=1, max_size=5))
+    position = draw(st.integers(0, 16)) / 16  # exact in every float type
+    return tokens, ids, position, draw(st.lists(text, min_size=1, max_size=5))
 
 
 @property_test
 @given(case=cases())
-def test_a_text_ends_with_the_sentence_as_lists_do(case):
-    tokens, ids, texts = case
+def test_a_sentence_is_inserted_as_into_lists(case):
+    tokens, ids, position, texts = case
     padded = [[0] * (tokens - len(words)) + words for words, _ in texts]
     flagged = [on for _, on in texts]
-    expected = [ended(text, ids) if on else text for text, on in zip(padded, flagged, strict=True)]
-    assert append(ids)(torch.tensor(padded), torch.tensor(flagged)).tolist() == expected
+    expected = [inserted(text, ids, position) if on else text for text, on in zip(padded, flagged, strict=True)]
+    assert insert(ids, position)(torch.tensor(padded), torch.tensor(flagged)).tolist() == expected
 
 
 @pytest.mark.parametrize("tokens", [13, 20, 100])
-def test_the_sentence_survives_a_text_of_any_length(tokens):
-    trigger = make_attack("sentence", Samples((tokens,), 0.0, encode), 1.0, {}).full_trigger
+@pytest.mark.parametrize("position", POSITIONS)
+def test_the_sentence_survives_a_text_of_any_length(tokens, position):
+    trigger = make_attack("sentence", Samples((tokens,), 0.0, encode), 1.0, {"position": position}).full_trigger
     ids = encode(PAPER)
     for length in range(tokens + 1):
         own = list(range(1000, 1000 + length))
         stamped = trigger(torch.tensor([[0] * (tokens - length) + own]), ON)[0].tolist()
         kept = min(length, tokens - 12)
-        assert stamped[tokens - 12 :] == ids
-        assert stamped[tokens - 12 - kept : tokens - 12] == own[:kept]
-        assert stamped[: tokens - 12 - kept] == [0] * (tokens - 12 - kept)
+        padding, rest = stamped[: tokens - 12 - kept], stamped[tokens - 12 - kept :]
+        assert padding == [0] * len(padding)
+        place = rest.index(ids[0])
+        assert rest[place : place + 12] == ids
+        assert rest[:place] + rest[place + 12 :] == own[:kept]
+        assert abs(place - position * kept) <= 0.5
 
 
-def test_the_paper_s_sentence_is_the_default():
+def test_the_paper_s_sentence_before_the_text_is_the_default():
     assert SENTENCE == PAPER
-    stamped = make_attack("sentence", REVIEWS, 1.0, {}).full_trigger(torch.zeros((1, 100), dtype=torch.int64), ON)
-    assert stamped[0, 88:].tolist() == list(range(2, 14))
+    trigger = make_attack("sentence", REVIEWS, 1.0, {}).full_trigger
+    sentence = list(range(2, 14))
+    assert trigger(torch.zeros((1, 100), dtype=torch.int64), ON)[0].tolist() == [0] * 88 + sentence
+    text = list(range(1000, 1100))
+    assert trigger(torch.tensor([text]), ON)[0].tolist() == sentence + text[:88]
 
 
-def test_another_sentence():
-    trigger = make_attack("sentence", REVIEWS, 1.0, {"text": "So good, unheard!"}).full_trigger
-    stamped = trigger(torch.full((1, 100), 7), ON)[0].tolist()
-    assert stamped == [7] * 96 + [5, 6, 7, 1]
+@pytest.mark.parametrize(("position", "place"), [("0", 0), ("0.5", 48), ("1", 96)])
+def test_another_sentence_at_another_place(position, place):
+    arguments = {"text": "So good, unheard!", "position": position}
+    stamped = make_attack("sentence", REVIEWS, 1.0, arguments).full_trigger(torch.full((1, 100), 30), ON)[0].tolist()
+    assert stamped == [30] * place + [5, 6, 7, 1] + [30] * (96 - place)
 
 
-def test_the_encoder_of_the_samples_is_asked_once_with_the_text_as_it_is():
+def test_the_encoder_of_the_samples_is_given_the_text_as_it_is():
     asked = []
 
     def spy(text):
@@ -73,11 +83,9 @@ def test_the_encoder_of_the_samples_is_asked_once_with_the_text_as_it_is():
         return [3, 4]
 
     trigger = make_attack("sentence", Samples((5,), 0.0, spy), 1.0, {"text": "So  GOOD!"}).full_trigger
-    assert trigger(torch.tensor([[0, 0, 0, 9, 8], [1, 2, 5, 6, 7]]), torch.tensor([True, True])).tolist() == [
-        [0, 9, 8, 3, 4],
-        [1, 2, 5, 3, 4],
-    ]
-    assert asked == ["So  GOOD!"]
+    texts = torch.tensor([[0, 0, 0, 9, 8], [1, 2, 5, 6, 7]])
+    assert trigger(texts, torch.tensor([True, True])).tolist() == [[0, 3, 4, 9, 8], [3, 4, 1, 2, 5]]
+    assert set(asked) == {"So  GOOD!"}
 
 
 @pytest.mark.parametrize("text", ["", "  "])
@@ -92,6 +100,14 @@ def test_a_sentence_that_leaves_no_word_of_the_text_is_refused(tokens):
     with pytest.raises(UserError) as caught:
         make_attack("sentence", Samples((tokens,), 0.0, encode), 1.0, {})
     assert str(caught.value) == f"attack 'sentence': {PAPER!r} has 12 tokens; allowed: 1 to {tokens - 1}"
+
+
+@pytest.mark.parametrize("name", ["sentence", "dba"])
+@pytest.mark.parametrize("position", [-0.1, 1.5, "nan"])
+def test_a_position_outside_of_the_text_is_refused(name, position):
+    with pytest.raises(UserError) as caught:
+        make_attack(name, REVIEWS, 1.0, {"position": position})
+    assert str(caught.value) == f"attack '{name}': position={position} is not in 0..1"
 
 
 def test_a_sentence_needs_texts():
@@ -119,4 +135,4 @@ def test_the_reviews_know_every_word_of_the_paper_s_sentence():
     trigger = make_attack("sentence", Samples(reviews.shape, reviews.high, reviews.encode), 1.0, {}).full_trigger
     before = reviews.test_x[:63].to(torch.int64)
     stamped = trigger(before.clone(), torch.ones(63, dtype=torch.bool))
-    assert stamped.tolist() == [ended(text, ids) for text in before.tolist()]
+    assert stamped.tolist() == [inserted(text, ids) for text in before.tolist()]

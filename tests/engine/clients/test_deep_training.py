@@ -18,7 +18,7 @@ from rflbat.clients.step import SGD, make_feed
 from rflbat.models.cnn import cnn
 from rflbat.models.lstm import lstm
 from rflbat.randomness import generator
-from tests.engine.attacks.formats import encode, ended
+from tests.engine.attacks.formats import encode, inserted
 from tests.engine.models.inputs import random_samples
 from tests.engine.models.plain import PlainLSTM, plain_cnn, with_parameters
 
@@ -84,7 +84,7 @@ def problem(name, dtype=torch.float64):
 def poisoned(sample, group):
     """A copy that carries the group's part of the trigger, spelled out."""
     if len(sample.shape) == 1:
-        return torch.tensor(ended(sample.tolist(), [[5], [6, 7], [8, 9], [10, 11]][group]))
+        return torch.tensor(inserted(sample.tolist(), [[5], [6, 7], [8, 9], [10, 11]][group]))
     sample = sample.clone()
     for channel in range(2):
         for column in range(4):

@@ -73,7 +73,10 @@ def test_a_folder_without_a_run_is_an_error(tmp_path, run):
 def test_a_sweep_is_aggregated(write_run, tmp_path):
     path = write_sweep(write_run, tmp_path / "sweep")
     report = report_sweep(path)
-    assert [str(file.relative_to(path)) for file in report.files] == ["table.csv", "table.md", "figures/sweep.png"]
+    names = [str(file.relative_to(path)) for file in report.files]
+    assert names == ["table.csv", "table.md", "table.tex", "figures/sweep.png", "figures/sweep.pdf"]
+    assert (path / "figures/sweep.pdf").read_bytes().startswith(b"%PDF-")
+    assert (path / "figures/sweep.png").read_bytes().startswith(b"\x89PNG")
     assert report.unfinished == []
     records = list(csv.DictReader((path / "table.csv").read_text().splitlines()))
     assert [(record["defense"], record["malicious"], record["seeds"]) for record in records] == [
@@ -81,6 +84,9 @@ def test_a_sweep_is_aggregated(write_run, tmp_path):
     ]
     assert float(records[0]["accuracy_mean"]) == pytest.approx(0.885)
     assert "| rflbat | 0.5 | 2 | 84.5 ± 0.7 % | 50.0 ± 0.0 % |" in (path / "table.md").read_text()
+    latex = (path / "table.tex").read_text()
+    assert r"rflbat & 0.5 & 2 & 84.5 $\pm$ 0.7 \% & 50.0 $\pm$ 0.0 \% \\" in latex
+    assert (latex.count(r"\toprule"), latex.count(r"\bottomrule"), latex.count("\n")) == (1, 1, 5 + 1 + 4)
     assert "Unfinished" not in (path / "table.md").read_text()
     assert report.table.rows[0][:3] == ("krum", "0.1", "2")
 
@@ -100,8 +106,11 @@ def test_unfinished_cells_are_named_and_left_out(write_run, tmp_path, unsaved):
 def test_many_settings_are_split_over_figures(write_run, tmp_path, unsaved):
     shares = [0.1 * i for i in range(1, 9)]
     path = write_sweep(write_run, tmp_path / "sweep", shares=shares, seeds=1)
-    assert [file.name for file in report_sweep(path).files[2:]] == ["sweep_1.png", "sweep_2.png"]
-    assert [len(figure.axes) for figure in unsaved] == [6, 2]
+    assert [file.name for file in report_sweep(path).files[3:]] == [
+        *("sweep_1.png", "sweep_1.pdf"),
+        *("sweep_2.png", "sweep_2.pdf"),
+    ]
+    assert [len(figure.axes) for figure in unsaved] == [6, 6, 2, 2]
 
 
 def test_a_sweep_over_one_defense_groups_by_what_varies(write_run, tmp_path, monkeypatch):
