@@ -42,18 +42,18 @@ class Scale:
 SCALES = {
     "small": Scale(
         seeds=1,
-        femnist={"clients": 300, "participants": 40, "rounds": 16, "eval_every": 8},
-        amazon={"clients": 50, "local_steps": 4, "rounds": 12, "eval_every": 6},
+        femnist={"clients": 300, "participants": 40, "local_steps": 5, "rounds": 20, "eval_every": 10},
+        amazon={"clients": 30, "local_steps": 4, "rounds": 10, "eval_every": 5},
         federations=(
             *((clients, "natural") for clients in (50, 100, 200, 300)),
             *((clients, "dirichlet") for clients in (400, 600, 800, 1600)),
         ),
-        federation={"rounds": 6, "local_steps": 5, "eval_every": 6},
+        federation={"rounds": 5, "local_steps": 2, "eval_every": 5},
         says=(
-            "FEMNIST: 300 of 3,500 writers, 40 of them a round, 16 rounds, one seed (figure 13: all clients in every "
-            "round, 5 local steps, 6 rounds; beyond 300 clients the images of the 300 writers are divided by a "
-            "Dirichlet draw of alpha 1). Amazon: 787 of 20,000 reviews a class, 13,285 of 56,785 words, 50 of 100 "
-            "clients, 4 local steps of 16, 12 rounds, one seed"
+            "FEMNIST: 300 of 3,500 writers, 40 of them a round, 5 local steps of 20, 20 rounds, one seed; figure 13: "
+            "all clients in every round, 2 local steps, 5 rounds, and beyond 300 clients the images of the 300 writers "
+            "divided by a Dirichlet draw of alpha 1. Amazon: 787 of 20,000 reviews a class, 13,285 of 56,785 words, 30 "
+            "of 100 clients, 4 local steps of 16, 10 rounds, one seed"
         ),
     ),
     "full": Scale(
@@ -109,8 +109,9 @@ def distributed(scale: Scale) -> list[Cell]:
 def boundary(scale: Scale) -> list[Cell]:
     """Where RFLBAT begins to hold against the distributed backdoor: clean rounds before it, local steps, rule."""
     base = replace(MNIST, attack="dba", malicious=0.4, rounds=20, eval_every=20)
-    grid = {"attack_start": CLEAN_ROUNDS, "local_steps": (1, 3, 10), "defense_arg.clusters": ("silhouette", "2")}
-    return make_cells(base, grid, 3)
+    rules = {"attack_start": CLEAN_ROUNDS, "defense_arg.clusters": ("silhouette", "2", "5")}
+    steps = {"attack_start": CLEAN_ROUNDS, "local_steps": (1, 3), "defense_arg.clusters": ("silhouette",)}
+    return make_cells(base, rules, 3) + make_cells(base, steps, 3)
 
 
 SCENARIOS: dict[str, Callable[[Scale], list[Cell]]] = {

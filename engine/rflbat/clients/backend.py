@@ -102,6 +102,8 @@ def choose_backend(
     reason = "asked for"
     if name == "auto":
         reason = "fastest measured for this model on this kind of device"
-        if chunk is None and device.type == "cpu" and model.cpu_backend == "loop":
-            return Backend("loop", 1, reason)
+        if device.type == "cpu" and model.cpu_backend == "loop":
+            if chunk is None:
+                return Backend("loop", 1, reason)
+            reason = "a chunk was asked for, and only vmap has one"
     return Backend("vmap", chunk or chunk_size(model, sample, batch, clients, device), reason)

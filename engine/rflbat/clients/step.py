@@ -44,11 +44,11 @@ class SGD:
 
         Args:
             params: parameters.
-            gradient: same shape; overwritten when weight decay is on.
+            gradient: same shape; not written to: autograd may give two parameters one tensor.
             velocity: same shape, or None without momentum.
         """
         if self.weight_decay:
-            gradient.add_(params, alpha=self.weight_decay)
+            gradient = gradient.add(params, alpha=self.weight_decay)
         if velocity is not None:
             gradient = velocity.mul_(self.momentum).add_(gradient)
         params.sub_(gradient, alpha=self.lr)

@@ -180,6 +180,16 @@ def test_velocity_starts_at_zero_in_every_round(backend):
     assert torch.equal(again.trained(backend, once), plain_ND)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_two_parameters_may_share_one_gradient(momentum):
+    params_2D, gradient_D = PROBLEM.params_ND[:2].clone(), PROBLEM.params_ND[2].clone()
+    velocities = [torch.zeros_like(gradient_D) if momentum else None for _ in range(2)]
+    for params_D, velocity_D in zip(params_2D, velocities, strict=True):
+        SGD(1, 0.3, momentum, 0.05).apply(params_D, gradient_D, velocity_D)
+    expected_2D = PROBLEM.params_ND[:2] * (1 - 0.3 * 0.05) - 0.3 * PROBLEM.params_ND[2]
+    torch.testing.assert_close(params_2D, expected_2D, rtol=0, atol=1e-14)
+
+
 def test_the_feed_stamps_and_relabels_the_poisoned_alone():
     before, labels_before = PROBLEM.x.clone(), PROBLEM.labels.clone()
     feed, plan = PROBLEM.feed(), PROBLEM.plan
