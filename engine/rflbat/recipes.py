@@ -21,12 +21,12 @@ def mnist() -> Experiment:
 
 def femnist() -> Experiment:
     """The paper's FEMNIST setting: 100 of the writers, each a client, CNN, half of them malicious."""
-    return Experiment(dataset="femnist", partition="natural", batch_size=20)
+    return Experiment(dataset="femnist", partition="natural", batch_size=20, lr=0.05)
 
 
 def amazon() -> Experiment:
     """The paper's Amazon setting: reviews among 100 clients, LSTM, half of them malicious, IID."""
-    return Experiment(dataset="amazon", batch_size=16, lr=0.5, momentum=0.9)
+    return Experiment(dataset="amazon", batch_size=16, lr=0.3, momentum=0.9)
 
 
 def dna() -> Experiment:

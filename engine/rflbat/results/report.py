@@ -63,7 +63,7 @@ def report_run(path: Path) -> list[Path]:
 
 
 def report_sweep(path: Path) -> SweepReport:
-    """Aggregate the finished cells of a sweep over their seeds: table.csv, table.md, table.tex and the bars as PNG and PDF.
+    """Aggregate the finished cells of a sweep over their seeds: table.{csv,md,tex}, and the bars as PNG and PDF.
 
     Args:
         path: the folder of the sweep; each run lies in a folder of its own in `path/cells`.
