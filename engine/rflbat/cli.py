@@ -28,6 +28,7 @@ from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
 from rflbat.results.folder import RunFolder
 from rflbat.results.report import CELLS, report_run, report_sweep
+from rflbat.results.shadow_report import shadow_table
 from rflbat.results.tables import closing_table, to_rich
 from rflbat.simulation import Interrupted, resume, run
 from rflbat.sweep import make_cells, sweep
@@ -148,6 +149,9 @@ def _finish(console: Console, folder: RunFolder, quiet: bool) -> None:
     figures = report_run(folder.path)
     if not quiet:
         console.print(to_rich(closing_table(folder.run(), folder.summary() or {})))
+        looked_on = shadow_table(folder.run()["config"]["defense"], folder.rounds(), folder.shadows())
+        if looked_on:
+            console.print(to_rich(looked_on))
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True, markup=False)
         for figure in figures:
             console.print(f"  {figure}", highlight=False, soft_wrap=True, markup=False)

@@ -120,8 +120,7 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
     format_ = Samples(dataset.shape, dataset.high, dataset.encode)
     attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
     defense = make_defense(experiment.defense, experiment.defense_args)
-    for each, arguments in ((defense, experiment.defense_args), *((shadow, {}) for shadow in make_shadows(experiment))):
-        check_clients(each, arguments, experiment.participants or experiment.clients)
+    check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)
     return experiment, dataset, attack, defense
 
 

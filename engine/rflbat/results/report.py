@@ -16,6 +16,7 @@ from rflbat.results.figures import (
 )
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.results.pca_figures import draw_pca_panels, draw_pca_scatter, located
+from rflbat.results.shadow_report import draw_shadows, shadow_table
 from rflbat.results.tables import SweepRow, Table, aggregate, sweep_table, sweep_values, to_csv, to_latex, to_markdown
 
 CELLS = "cells"
@@ -38,19 +39,20 @@ class SweepReport:
 
 
 def report_run(path: Path) -> list[Path]:
-    """Draw every figure of a run again from its records, finished or not.
+    """Draw every figure of a run again from its records, finished or not; with shadow defenses, their table too.
 
     Args:
         path: the folder of the run.
 
     Returns:
-        The PNG files, in `path/figures`. A figure whose records the run does not have is left out.
+        The PNG files, in `path/figures`, and the table of shadow defenses as Markdown, CSV and LaTeX. What the run
+        has no records for is left out.
 
     Raises:
         UserError: the folder holds no run, or a file of it is damaged.
     """
     folder = RunFolder.open(path)
-    clients = folder.clients()
+    clients, own = folder.clients(), str(folder.run().get("config", {}).get("defense"))
     last = max((row["round"] for row in located(clients)), default=None)
     drawn = {
         "accuracy_and_attack.png": draw_accuracy_and_attack(folder.rounds()),
@@ -58,8 +60,20 @@ def report_run(path: Path) -> list[Path]:
         "pca_last_round.png": draw_pca_scatter([row for row in clients if row["round"] == last]),
         "kept_over_rounds.png": draw_kept_over_rounds(clients),
         "client_sizes.png": draw_client_sizes(folder.run().get("sizes") or []),
+        "shadows.png": draw_shadows(own, folder.rounds(), folder.shadows()),
     }
-    return [save(figure, folder.figures / name) for name, figure in drawn.items() if figure is not None]
+    figures = [save(figure, folder.figures / name) for name, figure in drawn.items() if figure is not None]
+    table = shadow_table(own, folder.rounds(), folder.shadows())
+    return figures if table is None else [*figures, *_tables(path / "shadows", table, table)]
+
+
+def _tables(stem: Path, shown: Table, values: Table) -> list[Path]:
+    """Write a table as CSV (of values), Markdown and LaTeX (as shown)."""
+    return [
+        _write(stem.with_suffix(".csv"), to_csv(values)),
+        _write(stem.with_suffix(".md"), f"{shown.title}\n\n{to_markdown(shown)}"),
+        _write(stem.with_suffix(".tex"), to_latex(shown)),
+    ]
 
 
 def report_sweep(path: Path) -> SweepReport:
