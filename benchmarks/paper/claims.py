@@ -40,48 +40,51 @@ class Claim:
     holds: Callable[[float], bool]
 
 
-def _defends(figure: int, partition: str, setting: float, defense: str, number: float | None = None) -> Claim:
+def defends(figure: int, partition: str, setting: float, defense: str, number: float | None = None) -> Claim:
+    """Claim that a defense keeps attack success low."""
     paper = "defends" if number is None else f"about {number:g} (defends)"
     return Claim(figure, partition, setting, defense, "attack_success_rate", paper, number, lambda x: x <= DEFENDS)
 
 
-def _fails(figure: int, partition: str, setting: float, defense: str) -> Claim:
+def fails(figure: int, partition: str, setting: float, defense: str) -> Claim:
+    """Claim that a defense fails."""
     metric = "attack_success_rate"
     return Claim(figure, partition, setting, defense, metric, "about 100 (fails)", 100.0, lambda x: x >= FAILS)
 
 
-def _near(figure: int, partition: str, setting: float, defense: str, number: float) -> Claim:
+def near(figure: int, partition: str, setting: float, defense: str, number: float) -> Claim:
+    """Claim of a number."""
     metric = "attack_success_rate"
     return Claim(figure, partition, setting, defense, metric, f"{number:g}", number, lambda x: abs(x - number) <= NEAR)
 
 
 def figure_6() -> list[Claim]:
     """MNIST, IID."""
-    low = [_defends(6, "iid", 0.1, name) for name in (*FOOLSGOLD, "multikrum", *RFLBAT)]
-    low += [_near(6, "iid", 0.1, name, 26.0) for name in ("geomed", "rfa")]
-    half = [_near(6, "iid", 0.5, name, 9.5) for name in FOOLSGOLD]
-    half += [_fails(6, "iid", 0.5, name) for name in ("multikrum", "geomed", "rfa")]
-    half += [_defends(6, "iid", 0.5, name) for name in RFLBAT]
-    high = [_fails(6, "iid", 0.9, name) for name in (*FOOLSGOLD, "multikrum", "geomed", "rfa")]
-    high += [_defends(6, "iid", 0.9, name, 0.5) for name in RFLBAT]
+    low = [defends(6, "iid", 0.1, name) for name in (*FOOLSGOLD, "multikrum", *RFLBAT)]
+    low += [near(6, "iid", 0.1, name, 26.0) for name in ("geomed", "rfa")]
+    half = [near(6, "iid", 0.5, name, 9.5) for name in FOOLSGOLD]
+    half += [fails(6, "iid", 0.5, name) for name in ("multikrum", "geomed", "rfa")]
+    half += [defends(6, "iid", 0.5, name) for name in RFLBAT]
+    high = [fails(6, "iid", 0.9, name) for name in (*FOOLSGOLD, "multikrum", "geomed", "rfa")]
+    high += [defends(6, "iid", 0.9, name, 0.5) for name in RFLBAT]
     return low + half + high
 
 
 def figure_7() -> list[Claim]:
     """MNIST, non-IID."""
-    low = [_defends(7, "dirichlet", 0.1, name) for name in ("multikrum", *RFLBAT)]
-    low += [_near(7, "dirichlet", 0.1, name, 27.5) for name in FOOLSGOLD]
-    low += [_near(7, "dirichlet", 0.1, "geomed", 68.9), _near(7, "dirichlet", 0.1, "rfa", 71.4)]
+    low = [defends(7, "dirichlet", 0.1, name) for name in ("multikrum", *RFLBAT)]
+    low += [near(7, "dirichlet", 0.1, name, 27.5) for name in FOOLSGOLD]
+    low += [near(7, "dirichlet", 0.1, "geomed", 68.9), near(7, "dirichlet", 0.1, "rfa", 71.4)]
     rest = []
     for share in (0.5, 0.9):
-        rest += [_fails(7, "dirichlet", share, name) for name in (*FOOLSGOLD, "multikrum", "geomed", "rfa")]
-        rest += [_defends(7, "dirichlet", share, name) for name in RFLBAT]
+        rest += [fails(7, "dirichlet", share, name) for name in (*FOOLSGOLD, "multikrum", "geomed", "rfa")]
+        rest += [defends(7, "dirichlet", share, name) for name in RFLBAT]
     return low + rest
 
 
 def figure_11(alphas: tuple[float, ...]) -> list[Claim]:
     """RFLBAT at every alpha."""
-    return [_defends(11, "dirichlet", alpha, name) for name in RFLBAT for alpha in alphas]
+    return [defends(11, "dirichlet", alpha, name) for name in RFLBAT for alpha in alphas]
 
 
 def comparisons(attackers: Measured, non_iid: Measured, spread: dict[float, float]) -> list[tuple[str, str, str, bool]]:

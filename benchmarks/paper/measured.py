@@ -2,7 +2,7 @@
 
 import csv
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,36 @@ def first_similarities(folder: Path, attack_start: int) -> dict[str, float]:
     by_truth = {truth: [row["score"] for row in rows if row["malicious"] == truth] for truth in (True, False)}
     means = (statistics.fmean(by_truth[truth]) for truth in (True, False))
     return dict(zip(FIRST, means, strict=True))
+
+
+def _figure_3(cell: Cell) -> bool:
+    config = cell.experiment
+    return (config.partition, config.malicious, config.seed, config.defense_args) == ("dirichlet", 0.5, 0, {}) and (
+        config.defense == "rflbat"
+    )
+
+
+def _figure_14(cell: Cell) -> bool:
+    config = cell.experiment
+    return (config.dataset, config.attack_start, config.seed) == ("mnist", 5, 0)
+
+
+SCATTERED: dict[str, Callable[[Cell], bool]] = {"attackers": _figure_3, "distributed": _figure_14}
+"""Study -> which of its cells have their PCA plane drawn (figures 3 and 14)."""
+
+
+def write_scatter(path: Path, cells: Sequence[Cell], folders: Mapping[str, Path]) -> None:
+    """Write the PCA plane of round 10 of each cell: one line for each client."""
+    columns = ("scale", "round", "client", "malicious", "stage", "x", "y")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for cell in cells:
+            for row in RunFolder(folders[cell.name]).clients():
+                if row["round"] == 10:
+                    x, y = row["coordinates"]
+                    truth = (row["client"], int(row["malicious"]), row["stage"])
+                    writer.writerow((cell.experiment.scale, row["round"], *truth, f"{x:.6g}", f"{y:.6g}"))
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

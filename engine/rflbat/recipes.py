@@ -26,7 +26,7 @@ def femnist() -> Experiment:
 
 def amazon() -> Experiment:
     """The paper's Amazon setting: reviews among 100 clients, LSTM, half of them malicious, IID."""
-    return Experiment(dataset="amazon", batch_size=16, lr=0.3, momentum=0.9)
+    return Experiment(dataset="amazon", batch_size=16, lr=0.5, momentum=0.9)
 
 
 def dna() -> Experiment:

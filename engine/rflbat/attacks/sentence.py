@@ -3,6 +3,8 @@
 Axes: B samples, T tokens of a text, W tokens of the sentence.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -69,19 +71,23 @@ def insert(ids: list[int], position: float) -> Trigger:
         [[0, 7, 8, 5, 6], [7, 8, 1, 2, 3]]
     """
 
+    @cache
+    def sentence_on(device: torch.device) -> Tensor:
+        return torch.tensor(ids, device=device)
+
     def trigger(x: Tensor, on_B: Tensor) -> Tensor:
         length, width = x.shape[1], len(ids)
         words_B1 = length - (x.cumsum(1) == 0).sum(1, keepdim=True)
         stay_B1 = words_B1.clamp_max(length - width)
         before_B1 = torch.floor(position * stay_B1 + 0.5).long()
-        # Counted from the first token of the new text; below 0 there is padding.
+        # Counted from the first token of the new text; below 0 lies padding, which is gathered as it is.
         at_BT = torch.arange(length, device=x.device) - (length - width - stay_B1)
         word_BT = torch.where(at_BT < before_B1, at_BT, at_BT - width)
         moved = x.gather(1, (length - words_B1 + word_BT).clamp(0, length - 1))
-        sentence_W = torch.tensor(ids, dtype=x.dtype, device=x.device)
+        sentence_W = sentence_on(x.device).to(x.dtype)
         inside_BT = (at_BT >= before_B1) & (at_BT < before_B1 + width)
         moved = torch.where(inside_BT, sentence_W[(at_BT - before_B1).clamp(0, width - 1)], moved)
-        return x.copy_(torch.where(on_B[:, None], torch.where(at_BT < 0, 0, moved), x))
+        return x.copy_(torch.where(on_B[:, None], moved, x))
 
     return trigger
 
