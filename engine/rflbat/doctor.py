@@ -14,12 +14,13 @@ OPTIONAL = {
     "triton": "kernels for CUDA devices; comes with torch on Linux",
     "cupy": "extra [gpu]",
     "cuml": "extra [gpu]",
+    "tokenizers": "extra [text], for amazon",
 }
 
 
 def _data(name: str, data_dir: Path | None) -> tuple[bool, str]:
     if data_dir is None and name != "digits":
-        return False, f"set {DATA_DIR} or give --data-dir; without them it is downloaded when first used"
+        return False, f"set {DATA_DIR} or give --data-dir; {DATASETS[name].where}"
     try:
         return True, f"read from {load(name, data_dir).source}"
     except UserError as error:

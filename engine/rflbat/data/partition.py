@@ -103,7 +103,7 @@ def _natural(
     if writers is None:
         raise UserError(
             "the natural partition needs to know who wrote each sample, and this data set (or what was found of it) "
-            "does not say; for mnist put qmnist-train-labels-idx2-int.gz in DIR/mnist_writers"
+            "does not say; femnist does; for mnist put qmnist-train-labels-idx2-int.gz in DIR/mnist_writers"
         )
     if len(writers) != samples:
         raise UserError(f"{len(writers)} writers for {samples} samples, expected one for each sample")
