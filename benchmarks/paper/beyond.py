@@ -114,6 +114,16 @@ def floor_table(rows: Rows) -> Table:
     return Table("", ("data", "accuracy, %", "attack success of a clean model, %"), body)
 
 
+def hundred_table(rows: Rows) -> Table:
+    """RFLBAT beside FedAvg, 100 clients in every round."""
+    body = []
+    for row in rows:
+        rates = (f"{percent(row, key):.1f}" for key in ("accuracy", "attack_success_rate", "malicious_weight"))
+        body.append((row["dataset"], row["defense"], row["local_steps"], *rates))
+    columns = ("data", "defense", "local steps", "accuracy, %", "attack success, %", "mean weight of the malicious, %")
+    return Table("", columns, body)
+
+
 def without_defense(studies: Mapping[str, Rows]) -> Table:
     """FedAvg in the cells of figures 8 to 10."""
     body = []
@@ -136,7 +146,7 @@ def sections(results: Path, datasets: Sequence[Dataset], scale: str) -> dict[str
     Returns:
         mark of ``notes.md`` -> Markdown.
     """
-    names = ("clean", "femnist", "amazon", "federations", "distributed", "boundary")
+    names = ("clean", "hundred", "femnist", "amazon", "federations", "distributed", "boundary")
     rows = {name: read_csv(results / f"{name}.csv") for name in names}
     femnist, amazon = over_seeds(rows["femnist"], "malicious"), over_seeds(rows["amazon"], "malicious")
     federations = over_seeds(rows["federations"], "clients")
@@ -164,6 +174,7 @@ def sections(results: Path, datasets: Sequence[Dataset], scale: str) -> dict[str
         "{{figure_13}}": to_markdown(claims_table(figure_13(SCALES[scale].federations), federations, "clients")),
         "{{boundary}}": to_markdown(boundary_table(rows["boundary"])),
         "{{clean}}": to_markdown(floor_table(rows["clean"])),
+        "{{hundred}}": to_markdown(hundred_table(rows["hundred"])),
         "{{without}}": to_markdown(without_defense({name: rows[name] for name in ("femnist", "amazon")})),
         "{{comparisons_beyond}}": to_markdown(Table("", ("figure", "claim", "here", "verdict"), compared)),
     }

@@ -88,6 +88,15 @@ def amazon(scale: Scale) -> list[Cell]:
     return iid + _line_up(skewed, {"partition": ["dirichlet"], "malicious": [0.9]}, scale.seeds)
 
 
+def hundred(scale: Scale) -> list[Cell]:
+    """RFLBAT beside FedAvg with all of 100 clients in every round, half of them malicious, 30 rounds."""
+    cells = []
+    for name, steps in (("femnist", 5), ("amazon", 2)):
+        base = RECIPES[name]().changed({"clients": 100, "rounds": 30, "eval_every": 10, "local_steps": steps})
+        cells += make_cells(base, {"dataset": [name], "defense": ["fedavg", "rflbat"]}, scale.seeds)
+    return cells
+
+
 def federations(scale: Scale) -> list[Cell]:
     """Figure 13: RFLBAT against half malicious clients, whatever their number."""
     base = RECIPES["dnc"]().changed({**scale.femnist, **scale.federation, "participants": None, "alpha": 1.0})
@@ -130,6 +139,7 @@ SCENARIOS: dict[str, Callable[[Scale], list[Cell]]] = {
     "boundary": boundary,
     "femnist": femnist,
     "amazon": amazon,
+    "hundred": hundred,
     "federations": federations,
 }
 
