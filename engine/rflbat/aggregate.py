@@ -16,13 +16,11 @@ from rflbat.randomness import uniforms
 from rflbat_kernels import finite_rows
 
 
-def _matrix(updates: Any) -> Tensor:
+def _matrix(updates: Any, what: str = "updates") -> Tensor:
     """Take torch, numpy or DLPack, without a copy where torch can hold the array as it lies."""
     if isinstance(updates, np.ndarray):
         if updates.dtype.kind not in "biufc" or not updates.dtype.isnative:
-            raise UserError(
-                f"updates are numpy numbers of type {updates.dtype}; wanted is a native floating-point type"
-            )
+            raise UserError(f"{what} are numpy numbers of type {updates.dtype}; wanted is a native floating-point type")
         backwards = any(stride < 0 for stride in updates.strides)
         matrix_ND = torch.from_numpy(updates.copy() if backwards or not updates.flags.writeable else updates)
     elif isinstance(updates, Tensor):
@@ -30,13 +28,11 @@ def _matrix(updates: Any) -> Tensor:
     elif hasattr(updates, "__dlpack__"):
         matrix_ND = torch.utils.dlpack.from_dlpack(updates)
     else:
-        raise UserError(
-            f"updates are a {type(updates).__name__}; wanted is a torch tensor, numpy array or DLPack array"
-        )
+        raise UserError(f"{what} are a {type(updates).__name__}; wanted is a torch tensor, numpy array or DLPack array")
     if matrix_ND.ndim != 2 or 0 in matrix_ND.shape:
-        raise UserError(f"updates have the shape {tuple(matrix_ND.shape)}; wanted is (clients, parameters)")
+        raise UserError(f"{what} have the shape {tuple(matrix_ND.shape)}; wanted is (clients, parameters)")
     if not matrix_ND.is_floating_point():
-        raise UserError(f"updates are of type {matrix_ND.dtype}; wanted is a floating-point type")
+        raise UserError(f"{what} are of type {matrix_ND.dtype}; wanted is a floating-point type")
     return matrix_ND
 
 
@@ -59,29 +55,62 @@ def _sizes(sizes: Any, clients: int) -> Tensor:
 
 def _check_state(chosen: Defense, state: Any, clients: int, parameters: int) -> None:
     """Refuse the state of another defense, of fewer clients or of other parameters."""
-    fresh = chosen.init(clients, parameters, torch.device("meta"))
+    # What depends on the number of clients is the axis of clients: a smaller round may go on from it.
+    fresh, larger = (chosen.init(count, parameters, torch.device("meta")) for count in (clients, clients + 1))
     if type(state) is not type(fresh):
         raise UserError(f"the state is a {type(state).__name__}; {chosen.name} goes on from a {type(fresh).__name__}")
+    more = state_tensors(larger)
     for name, wanted in state_tensors(fresh).items():
         shape = getattr(state, name).shape
-        if len(shape) != wanted.ndim or shape[0] < clients or shape[1:] != wanted.shape[1:]:
+        axes = zip(shape, wanted.shape, more[name].shape, strict=False)
+        fits = [have == want or (have > want != other) for have, want, other in axes]
+        if len(shape) != wanted.ndim or not all(fits):
             raise UserError(f"the state's {name} has the shape {tuple(shape)}; wanted is {tuple(wanted.shape)}")
+
+
+def _first_state(chosen: Defense, clean: Any, clients: int, parameters: int, device: torch.device, seed: int) -> Any:
+    """Make the state before the first round, from clean updates where the defense learns what such look like."""
+    if clean is None:
+        if chosen.pretrain is None:
+            return chosen.init(clients, parameters, device)
+        raise UserError(
+            f"{chosen.name} has to learn first what clean updates look like; give clean= an (M, D) array of updates "
+            f"of honest clients, or state= what an earlier round gave"
+        )
+    if chosen.pretrain is None:
+        raise UserError(f"{chosen.name} does not learn from clean updates; leave out clean=")
+    clean_MD = _matrix(clean, "clean updates")
+    if clean_MD.shape[1] != parameters:
+        raise UserError(f"clean updates have the shape {tuple(clean_MD.shape)}; wanted is (any number, {parameters})")
+    if not finite_rows(clean_MD).any():
+        raise UserError(f"all {len(clean_MD)} clean updates hold NaN or Inf; there is nothing to learn from")
+    return chosen.pretrain(clean_MD.to(device), uniforms(seed, "pretrain", 0, device))
 
 
 @torch.no_grad()
 def aggregate(
-    updates: Any, defense: str = "rflbat", *, sizes: Any = None, state: Any = None, seed: int = 0, **params: object
+    updates: Any,
+    defense: str = "rflbat",
+    *,
+    sizes: Any = None,
+    state: Any = None,
+    clean: Any = None,
+    seed: int = 0,
+    **params: object,
 ) -> Decision:
     """Aggregate client updates under a defense.
 
     Rows with NaN or Inf are dropped before anything else (stage "nonfinite"); if nobody is kept the update is 0.
-    Everything runs where the updates lie; only ``sizes`` are looked at on the host.
+    Everything runs where the updates lie; only ``sizes``, and whether ``clean`` is finite, are looked at
+    on the host.
 
     Args:
         updates: ``(N, D)`` updates, local minus global: a torch tensor, a numpy array or anything with DLPack.
         defense: a name of ``rflbat list defenses``.
         sizes: ``(N,)`` number of samples of each client, above 0; equal by default.
         state: ``.state`` of the decision of the previous round, for a defense with memory; row i is client i.
+        clean: ``(M, D)`` updates of honest clients, for the first round of a defense that learns what such look like
+            (autoencoder); rows with NaN or Inf are ignored. Later rounds go on from its state.
         seed: key of the draws (k-means starts); another one for each round, if rounds shall differ.
         params: parameters of the defense, as in ``rflbat show NAME``.
 
@@ -95,6 +124,11 @@ def aggregate(
         >>> import numpy
         >>> aggregate(numpy.array([[1.0, 2.0], [3.0, 4.0]]), "fedavg").update.tolist()
         [2.0, 3.0]
+        >>> draws = numpy.random.default_rng(0)
+        >>> first = aggregate(draws.normal(size=(6, 8)), "autoencoder", clean=draws.normal(size=(50, 8)))
+        >>> second = aggregate(draws.normal(size=(6, 8)), "autoencoder", state=first.state)
+        >>> second.state is first.state
+        True
     """
     matrix_ND = _matrix(updates)
     clients, parameters = matrix_ND.shape
@@ -107,6 +141,8 @@ def aggregate(
         client_ids_N=torch.arange(clients, device=device),
         valid_N=finite_rows(matrix_ND),
     )
-    before = chosen.init(clients, parameters, device) if state is None else state
+    if clean is not None and state is not None:
+        raise UserError("both state= and clean= are given; clean updates make the state of the first round alone")
+    before = _first_state(chosen, clean, clients, parameters, device, seed) if state is None else state
     _check_state(chosen, before, clients, parameters)
     return chosen.apply(seen, before, uniforms(seed, "defense", 0, device))

@@ -92,7 +92,11 @@ class Experiment:
         check_arguments(owner, dataset.load, self.load_args)
         self._store({"dataset_args": check_arguments(owner, dataset.load, self.dataset_args)})
         for name in self.shadows:
-            lookup("defense", DEFENSES, name).make()
+            if lookup("defense", DEFENSES, name).make().pretrain is not None:
+                raise UserError(
+                    f"shadow={name!r} learns from samples that the clients would lose, and a shadow must change "
+                    f"nothing; run it on its own: defense={name!r}"
+                )
 
     @property
     def load_args(self) -> dict[str, Any]:

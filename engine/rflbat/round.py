@@ -3,7 +3,7 @@
 It reads like algorithm 1 of the paper. Axes: N clients of the round, D parameters.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class World:
         backend: how clients are trained.
         device: where all tensors lie.
         shadows: defenses that look on.
+        held_out: positions of the training samples that no client has, for a defense that learns from them.
+        words: vocabulary of texts, position = token id; None for images.
     """
 
     experiment: Experiment
@@ -52,6 +54,8 @@ class World:
     backend: Backend
     device: torch.device
     shadows: tuple[Defense, ...] = ()
+    held_out: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    words: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,17 @@ def draw_roles(experiment: Experiment, round_number: int, clients_N: np.ndarray)
     return np.isin(clients_N, stream.choice(pool, count, replace=False))
 
 
-def _apply(params_D: Tensor, update_D: Tensor, server_lr: float) -> Tensor:
-    """Move the global model, unless the move would make it non-finite."""
+def move(params_D: Tensor, update_D: Tensor, server_lr: float) -> Tensor:
+    """Move the global model by a decision, unless the move would make it non-finite.
+
+    Args:
+        params_D: global parameters.
+        update_D: the decision's update.
+        server_lr: factor of the update.
+
+    Returns:
+        the new global parameters.
+    """
     moved_D = torch.add(params_D, update_D, alpha=server_lr)
     return torch.where(moved_D.isfinite().all(), moved_D, params_D)
 
@@ -189,12 +202,12 @@ def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
     decision = world.defense.apply(updates, server.defense_state, draw)
     shadows = glance(world.shadows, server.shadow_states, updates, experiment.seed, number)
 
-    params_D = _apply(server.params_D, decision.update, experiment.server_lr)
+    params_D = move(server.params_D, decision.update, experiment.server_lr)
     measures = None
     if (number + 1) % experiment.eval_every == 0 or number + 1 == experiment.rounds:
         measures = _measure(world, params_D)
         shadows = [
-            replace(each, measures=_measure(world, _apply(server.params_D, each.decision.update, experiment.server_lr)))
+            replace(each, measures=_measure(world, move(server.params_D, each.decision.update, experiment.server_lr)))
             for each in shadows
         ]
     after = Server(number + 1, params_D, decision.state, tuple(each.decision.state for each in shadows))

@@ -15,7 +15,7 @@ from rflbat.records import client_records, round_record, shadow_records, summari
 from rflbat.results import checkpoint
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.round import Server, World, run_round
-from rflbat.world import build, describe, first_server
+from rflbat.world import blank_server, build, describe, first_server
 
 
 class Callback(Protocol):
@@ -35,7 +35,7 @@ class Interrupted(Exception):
     """A run was stopped by the user, and can be resumed.
 
     Args:
-        folder: the run folder, which holds a checkpoint; None if the run has none.
+        folder: the run folder, which holds a checkpoint if a round was done; None if the run has none.
         rounds: rounds done.
     """
 
@@ -88,7 +88,9 @@ def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequen
     world = build(experiment)
     description = describe(world)
     folder = None if out is None else RunFolder.create(Path(out), description)
-    return _loop(world, first_server(world), description, folder, callbacks, [], 0.0)
+    if folder is not None and world.words is not None:
+        folder.write_vocabulary(world.words)
+    return _loop(world, _first(world, folder), description, folder, callbacks, [], 0.0)
 
 
 def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
@@ -112,9 +114,7 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
     if not isinstance(description.get("config"), dict):
         raise UserError(f"{folder.path / RUN}: damaged: it holds no configuration")
     world = build(Experiment.from_dict(description["config"]))
-    server, seconds = first_server(world), 0.0
-    if folder.checkpoint.exists():
-        server, seconds = _restore(world, server, folder)
+    server, seconds = _restore(world, folder) if folder.checkpoint.exists() else (_first(world, folder), 0.0)
     finished = folder.summary()
     if finished is not None:
         return Result(finished, folder.rounds(), server.params_D, folder.path)
@@ -127,13 +127,21 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
     return _loop(world, server, description, folder, callbacks, rounds, seconds)
 
 
-def _restore(world: World, fresh: Server, folder: RunFolder) -> tuple[Server, float]:
+def _first(world: World, folder: RunFolder | None) -> Server:
+    """Make the server before round 0, which may take its time: a defense may have to learn first."""
+    try:
+        return first_server(world)
+    except KeyboardInterrupt:
+        raise Interrupted(folder.path if folder else None, 0) from None
+
+
+def _restore(world: World, folder: RunFolder) -> tuple[Server, float]:
     tensors, meta = checkpoint.load(folder.checkpoint)
     if meta["config"] != folder.run()["config"]:
         raise UserError(f"{folder.checkpoint}: this checkpoint is of a run with other settings than run.json says")
     params_D = tensors.pop("params_D").to(world.device)
     states = []
-    for prefix, state in _memories(world, fresh):
+    for prefix, state in _memories(world, blank_server(world)):
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         try:
             states.append(restore_state(state, own))

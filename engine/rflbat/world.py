@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,6 +23,7 @@ from rflbat.data.registry import DATASETS, load
 from rflbat.defenses.base import Defense, check_clients
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
+from rflbat.held_out import draw_held_out, learn
 from rflbat.models.registry import MODELS
 from rflbat.randomness import generator
 from rflbat.registry import lookup
@@ -60,28 +62,32 @@ def resolve(experiment: Experiment) -> Experiment:
     )
 
 
-def divide(experiment: Experiment, dataset: Dataset) -> list[np.ndarray]:
+def divide(experiment: Experiment, dataset: Dataset, held_out: Sequence[int] | np.ndarray = ()) -> list[np.ndarray]:
     """Divide the training samples among the clients, by the draw of (seed, "partition").
 
     Args:
         experiment: configuration.
         dataset: the data.
+        held_out: positions of samples that no client gets.
 
     Returns:
-        per client the positions of its samples.
+        per client the positions of its samples in the whole training set.
 
     Raises:
         UserError: the partition does not fit the data.
     """
     writers = None if dataset.train_writers is None else dataset.train_writers.cpu().numpy()
-    return partition(
+    labels = dataset.train_y.cpu().numpy()
+    left = np.delete(np.arange(len(labels)), held_out)
+    parts = partition(
         experiment.partition,
-        dataset.train_y.cpu().numpy(),
+        labels[left],
         experiment.clients,
         experiment.alpha,
         generator(experiment.seed, "partition"),
-        writers,
+        None if writers is None else writers[left],
     )
+    return [left[part] for part in parts]
 
 
 def make_shadows(experiment: Experiment) -> tuple[Defense, ...]:
@@ -137,7 +143,8 @@ def build(experiment: Experiment) -> World:
         UserError: files are missing or damaged, or settings do not fit the data.
     """
     experiment, dataset, attack, defense = prepare(experiment)
-    samples = divide(experiment, dataset)
+    held_out = draw_held_out(defense, experiment.seed, len(dataset.train_y))
+    samples = divide(experiment, dataset, held_out)
     device = torch.device(experiment.device)
     words = 0 if dataset.words is None else len(dataset.words)
     model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes, words)
@@ -163,11 +170,27 @@ def build(experiment: Experiment) -> World:
         backend=backend,
         device=device,
         shadows=make_shadows(experiment),
+        held_out=held_out,
+        words=dataset.words,
     )
 
 
+def blank_server(world: World) -> Server:
+    """Give a server of the right shapes: the drawn start of the model, and defenses without memories.
+
+    Args:
+        world: what no round changes.
+
+    Returns:
+        the server; a defense that learns before the first round has not learned yet.
+    """
+    params_D = world.model.init(generator(world.experiment.seed, "model")).to(world.device)
+    size = (world.experiment.clients, world.model.layout.size, world.device)
+    return Server(0, params_D, world.defense.init(*size), tuple(shadow.init(*size) for shadow in world.shadows))
+
+
 def first_server(world: World) -> Server:
-    """Give the server before round 0: the drawn start of the model, and a defense without memories.
+    """Give the server before round 0: as ``blank_server``, but a defense that learns from clean updates has learned.
 
     Args:
         world: what no round changes.
@@ -175,9 +198,9 @@ def first_server(world: World) -> Server:
     Returns:
         the server.
     """
-    params_D = world.model.init(generator(world.experiment.seed, "model")).to(world.device)
-    size = (world.experiment.clients, world.model.layout.size, world.device)
-    return Server(0, params_D, world.defense.init(*size), tuple(shadow.init(*size) for shadow in world.shadows))
+    server = blank_server(world)
+    learned = learn(world, server.params_D)
+    return server if learned is None else replace(server, defense_state=learned)
 
 
 def versions() -> dict[str, str]:
@@ -214,6 +237,7 @@ def describe(world: World) -> dict[str, Any]:
         "kernels": {op: dispatch.choose(op, "auto", device).name for op in dispatch.IMPLEMENTATIONS},
         "backend": world.backend.as_dict(),
         "sizes": [len(own) for own in world.samples],
+        "held_out": len(world.held_out),
         "stages": list(world.defense.stages),
         "clients": world.experiment.clients,
         "parameters": world.model.layout.size,

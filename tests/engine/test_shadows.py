@@ -40,7 +40,10 @@ def test_the_run_is_bit_for_bit_that_without_shadows(tmp_path):
     assert not (tmp_path / "plain" / "shadows.jsonl").exists()
 
 
-@pytest.mark.parametrize("name", [name for name in DEFENSES if name != "bulyan"])
+LEARNING = [name for name in DEFENSES if make_defense(name, {}).pretrain is not None]
+
+
+@pytest.mark.parametrize("name", [name for name in DEFENSES if name not in ("bulyan", *LEARNING)])
 def test_a_shadow_decides_as_the_defense_does_in_a_run_of_its_own(name):
     """In the first round both see the same updates, and draw the same numbers."""
     world = build(small(shadow=name))
@@ -140,6 +143,13 @@ def test_the_table_counts_attacked_rounds_alone():
 def test_unknown_names_are_told_before_any_work():
     with pytest.raises(UserError, match=r"unknown defense 'rflbta'; did you mean 'rflbat'\?"):
         small(shadow="krum,rflbta")
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_defense_that_takes_samples_from_the_clients_is_no_shadow(name):
+    with pytest.raises(UserError, match=f"^shadow='{name}' learns from samples .*: defense='{name}'$"):
+        small(shadow=f"krum,{name}")
+    assert small(defense=name).shadows == ()
 
 
 def test_names_may_repeat_and_have_spaces():

@@ -86,6 +86,8 @@ class Decision:
 Init = Callable[[int, int, torch.device], Any]
 """``init(clients, parameters, device)`` gives the state before the first round."""
 Apply = Callable[[Updates, Any, Draw], Decision]
+Pretrain = Callable[[Tensor, Draw], Any]
+"""``pretrain(clean (M, D), draw)`` gives the state before the first round, from updates that nobody attacked."""
 
 
 def no_state(clients: int, parameters: int, device: torch.device) -> NoState:
@@ -103,6 +105,8 @@ class Defense:
         apply: (updates, state, draw) -> decision.
         init: (clients, parameters, device) -> state, a frozen dataclass of tensors.
         least_clients: fewest clients of a round that its parameters admit.
+        pretrain: (clean updates ``(M, D)``, draw) -> the state before the first round, in the shapes of ``init``, for
+            a defense that learns what clean updates look like; None for all others. Non-finite rows are to be ignored.
     """
 
     name: str
@@ -110,6 +114,7 @@ class Defense:
     apply: Apply
     init: Init = no_state
     least_clients: int = 1
+    pretrain: Pretrain | None = None
 
 
 def check_clients(defense: Defense, arguments: Mapping[str, object], clients: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rflbat.defenses.auror import auror
+from rflbat.defenses.autoencoder import autoencoder
 from rflbat.defenses.base import Defense
 from rflbat.defenses.bulyan import bulyan
 from rflbat.defenses.fedavg import fedavg
@@ -47,6 +48,7 @@ DEFENSES: dict[str, Row] = {
     "bulyan": Row(bulyan, translation=True),
     "norm_clipping": Row(norm_clipping, translation=False),
     "auror": Row(auror, translation=True),
+    "autoencoder": Row(autoencoder, translation=False),
 }
 
 

@@ -21,6 +21,7 @@ ROUNDS = "rounds.jsonl"
 CLIENTS = "clients.jsonl"
 TIMINGS = "timings.jsonl"
 SHADOWS = "shadows.jsonl"
+VOCABULARY = "vocabulary.txt"
 CHECKPOINT = "checkpoint.safetensors"
 FIGURES = "figures"
 
@@ -110,6 +111,11 @@ class RunFolder:
     def write_run(self, run: Mapping[str, Any]) -> None:
         """Replace run.json as a whole."""
         _write(self.path / RUN, run)
+
+    def write_vocabulary(self, words: Iterable[str]) -> None:
+        """Write vocabulary.txt as a whole: one word a line, the first with token id 0."""
+        with replacing(self.path / VOCABULARY) as temporary:
+            temporary.write_text("".join(f"{word}\n" for word in words), encoding="utf-8", newline="\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json as a whole, which marks the run as finished."""

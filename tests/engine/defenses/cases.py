@@ -3,9 +3,10 @@
 Axes: N clients of the round, D parameters.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from rflbat.aggregate import aggregate
-from rflbat.defenses.base import Decision
+from rflbat.defenses.base import Decision, state_tensors
 from tests.oracles import defenses as oracles
 from tests.oracles import related
 from tests.oracles.defenses import Answer
@@ -60,6 +61,47 @@ def conspiring(clients: int, seed: int) -> Array:
     return as_float32(rng.permutation(updates_ND))
 
 
+def honest(updates: int, seed: int) -> Array:
+    """Noise alone: what `straying` clients are told from."""
+    return as_float32(np.random.default_rng(seed).standard_normal((updates, PARAMETERS)))
+
+
+def straying(clients: int, seed: int) -> Array:
+    """Noise; a fifth of the clients, at least one from 3 on, moves a tenth of the coordinates far, each its own."""
+    rng = np.random.default_rng(seed)
+    updates_ND = rng.standard_normal((clients, PARAMETERS))
+    for row_D in updates_ND[: 0 if clients < 3 else max(1, clients // 5)]:
+        row_D[rng.choice(PARAMETERS, 10, replace=False)] += 8
+    return as_float32(rng.permutation(updates_ND))
+
+
+def layer(weight: Array, bias: Array, x: Array) -> Array:
+    """One dense layer of one vector."""
+    return np.array([math.fsum(row * x) for row in weight]) + bias
+
+
+def errors_of(detector: Any, updates_ND: Any) -> Array:
+    """Each client's reconstruction error, one vector at a time in numpy; NaN where the update is not finite."""
+    part = {name: value.numpy() for name, value in state_tensors(detector).items()}
+    errors = []
+    for row_D in np.asarray(updates_ND, dtype=np.float64):
+        if not np.isfinite(row_D).all():
+            errors.append(math.nan)
+            continue
+        x = (row_D[part["index_S"]] - part["mean_S"]) / part["scale_S"]
+        hidden = np.maximum(layer(part["weight1_HS"], part["bias1_H"], x), 0)
+        code = np.maximum(layer(part["weight2_CH"], part["bias2_C"], hidden), 0)
+        hidden = np.maximum(layer(part["weight3_HC"], part["bias3_H"], code), 0)
+        rebuilt = layer(part["weight4_SH"], part["bias4_S"], hidden)
+        errors.append(math.fsum((x - rebuilt) ** 2) / len(x))
+    return np.array(errors)
+
+
+def autoencoder(updates: Any, sizes: Sequence[float] | None) -> Answer:
+    """The paper's selection, given the errors of the network that the case has trained."""
+    return related.autoencoder_selection(errors_of(trained("autoencoder"), updates), updates, sizes)
+
+
 @dataclass(frozen=True)
 class Case:
     """How one defense is tested.
@@ -72,6 +114,7 @@ class Case:
         identical_pass: identical updates give that update; False: nobody is kept.
         scores: name of the defense's scores in the oracle's detail.
         stages: names of the stages at which the cases above must let somebody fall.
+        clean: for a defense that learns before the first round: its clean updates.
         untied: from how many clients on their order does not matter; below, the method's ties are decided by it.
     """
 
@@ -82,6 +125,7 @@ class Case:
     identical_pass: bool = True
     scores: str | None = None
     stages: frozenset[str] = frozenset()
+    clean: Callable[[], Array] | None = None
     untied: int = 1
 
 
@@ -107,11 +151,31 @@ CASES = {
     "bulyan": Case(related.bulyan, scores="scores", stages=frozenset({"bulyan"}), untied=15),
     "norm_clipping": Case(related.norm_clipping, uses_sizes=True, scores="scores"),
     "auror": Case(related.auror, conspiring, uses_sizes=True, scores="scores", stages=frozenset({"auror"})),
+    # Its state lasts: the battery goes on from what it has learned once.
+    "autoencoder": Case(
+        autoencoder,
+        straying,
+        uses_sizes=True,
+        scores="scores",
+        stages=frozenset({"autoencoder"}),
+        clean=partial(honest, 60, 0),
+    ),
 }
+
+
+@cache
+def trained(name: str) -> Any:
+    """The state with which the case begins; None for a defense that learns nothing before the first round."""
+    case = CASES[name]
+    if case.clean is None:
+        return None
+    clean_MD = case.clean()
+    return aggregate(clean_MD, name, clean=clean_MD, **case.parameters).state
 
 
 def decide(name: str, updates_ND: Any, dtype: torch.dtype = torch.float64, **more: Any) -> Decision:
     """Aggregate under a defense with its case's parameters; `more` goes to `aggregate`."""
+    more.setdefault("state", trained(name))
     return aggregate(torch.as_tensor(updates_ND).to(dtype), name, **CASES[name].parameters, **more)
 
 

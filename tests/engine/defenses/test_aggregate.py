@@ -3,6 +3,8 @@
 Axes: N clients of the round, D parameters.
 """
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -208,6 +210,50 @@ STRANGE_STATES = {
 def test_a_state_that_does_not_fit_is_refused(kind):
     """Taken for no state it would switch FoolsGold's memory off without a word."""
     refused("state", defense="foolsgold", state=STRANGE_STATES[kind]())
+
+
+DETECTOR = {"surrogate": 40, "hidden": 6, "code": 2, "epochs": 2}
+
+
+@cache
+def detector():
+    return aggregate(scattered(7, 0), "autoencoder", clean=scattered(9, 1), **DETECTOR).state
+
+
+def test_a_defense_that_learns_takes_clean_updates_or_a_state():
+    updates_ND = scattered(7, 0)
+    refused("autoencoder has to learn first .*; give clean= an .* or state=", defense="autoencoder")
+    refused("both state= and clean=", defense="autoencoder", clean=scattered(9, 1), state=detector(), **DETECTOR)
+    refused("fedavg does not learn from clean updates", clean=scattered(9, 1))
+    again = aggregate(torch.as_tensor(updates_ND), "autoencoder", clean=DLPackOnly(scattered(9, 1)), **DETECTOR)
+    later = aggregate(updates_ND, "autoencoder", state=detector(), **DETECTOR)
+    assert torch.equal(again.scores, later.scores)
+    # a larger round too: the state is not about single clients
+    assert aggregate(scattered(70, 0), "autoencoder", state=detector(), **DETECTOR).kept.any()
+
+
+@pytest.mark.parametrize(
+    ("clean", "message"),
+    [
+        (np.ones((4, 50)), r"clean updates have the shape \(4, 50\); wanted is \(any number, 101\)"),
+        (np.ones(101), r"clean updates have the shape \(101,\)"),
+        ([[1.0] * 101], "clean updates are a list"),
+        (np.ones((4, 101), dtype=int), "clean updates are of type"),
+        (np.full((4, 101), np.nan), "all 4 clean updates hold NaN or Inf"),
+    ],
+    ids=["width", "one row", "list", "integers", "NaN"],
+)
+def test_clean_updates_that_do_not_fit(clean, message):
+    refused(message, defense="autoencoder", clean=clean)
+
+
+@pytest.mark.parametrize(
+    ("updates_ND", "changed"),
+    [(scattered(7, 0)[:, :63], {}), (scattered(7, 0), {"hidden": 7}), (scattered(7, 0), {"surrogate": 41})],
+    ids=["other parameters", "another width", "other coordinates"],
+)
+def test_a_detector_of_another_model_or_of_other_sizes_is_refused(updates_ND, changed):
+    refused("the state's", updates_ND, "autoencoder", state=detector(), **{**DETECTOR, **changed})
 
 
 def test_a_history_is_no_state_of_the_memoryless():

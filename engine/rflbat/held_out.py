@@ -1,0 +1,105 @@
+"""The held-out set: clean updates for a defense that must learn what clean updates look like.
+
+A tenth of the training samples is taken away before the others are divided among the clients, and serves the server to
+rehearse: ten honest clients of its own, and some rounds of FedAvg without an attack. Every draw has a purpose of its
+own, so that no other draw of the run changes. Axes: N clients of the rehearsal, D parameters.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rflbat.clients.batches import draw_batches
+from rflbat.clients.step import SGD, make_feed
+from rflbat.defenses.base import Defense, NoState, Updates
+from rflbat.defenses.fedavg import fedavg
+from rflbat.errors import UserError
+from rflbat.randomness import generator, uniforms
+from rflbat.round import World, move
+from rflbat_kernels import finite_rows
+
+SHARE = 0.1
+"""Of the training samples."""
+CLIENTS, ROUNDS = 10, 20
+
+
+def draw_held_out(defense: Defense, seed: int, samples: int) -> np.ndarray:
+    """Draw the samples that no client gets.
+
+    Args:
+        defense: the run's.
+        seed: seed of the run.
+        samples: number of training samples.
+
+    Returns:
+        their positions, ascending int64: the nearest number to a tenth; none for a defense that learns nothing.
+
+    Raises:
+        UserError: a tenth is less than one sample for each client of the rehearsal.
+    """
+    if defense.pretrain is None:
+        return np.empty(0, np.int64)
+    count = int(SHARE * samples + 0.5)
+    if count < CLIENTS:
+        raise UserError(
+            f"{defense.name} learns from a tenth of the training samples, at least {CLIENTS}; here are {samples} in all"
+        )
+    return np.sort(generator(seed, "held-out").choice(samples, count, replace=False))
+
+
+@torch.no_grad()
+def clean_updates(world: World, params_D: Tensor) -> Tensor:
+    """Rehearse: FedAvg among honest clients that share the held-out samples evenly, by the run's own settings.
+
+    20 rounds of 10 clients give 200 updates, all of which are kept: 800 D bytes, as much as the updates of a round of
+    200 clients (800 MB for a million parameters), until the defense has learned from them.
+
+    Args:
+        world: what no round changes; its samples are not touched.
+        params_D: the model's start.
+
+    Returns:
+        updates ``(200, D)``, round after round; a row may be non-finite where training diverges.
+    """
+    experiment, device = world.experiment, world.device
+    order = generator(experiment.seed, "held-out-clients").permutation(world.held_out)
+    shares = np.array_split(order, CLIENTS)
+    sgd = SGD(experiment.local_steps, experiment.lr, experiment.momentum, experiment.weight_decay)
+    sizes_N = torch.tensor([len(own) for own in shares], dtype=torch.float64, device=device)
+    ids_N = torch.arange(CLIENTS, device=device)
+    rehearsed = params_D.new_empty(ROUNDS, CLIENTS, len(params_D))
+    for number in range(ROUNDS):
+        batches = draw_batches(
+            shares,
+            np.zeros(CLIENTS, bool),
+            generator(experiment.seed, "held-out-batches", number),
+            steps=experiment.local_steps,
+            batch=experiment.batch_size,
+            poisoned_share=0.0,
+        ).to(device)
+        feed = make_feed(world.train_x, world.train_y, batches, (), ids_N, experiment.target)
+        params_ND = rehearsed[number].copy_(params_D)
+        world.backend.train()(params_ND, world.model, feed, sgd)
+        params_ND.sub_(params_D)
+        updates = Updates(params_ND, sizes_N, ids_N, finite_rows(params_ND))
+        draw = uniforms(experiment.seed, "held-out-defense", number, device)
+        params_D = move(params_D, fedavg().apply(updates, NoState(), draw).update, experiment.server_lr)
+    return rehearsed.flatten(0, 1)
+
+
+def learn(world: World, params_D: Tensor) -> Any:
+    """Make the state with which the run's defense starts, if it learns what clean updates look like.
+
+    Args:
+        world: what no round changes.
+        params_D: the model's start.
+
+    Returns:
+        the state, or None if the defense learns nothing.
+    """
+    if world.defense.pretrain is None:
+        return None
+    draw = uniforms(world.experiment.seed, "pretrain", 0, world.device)
+    return world.defense.pretrain(clean_updates(world, params_D), draw)
