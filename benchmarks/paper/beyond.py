@@ -119,8 +119,16 @@ def hundred_table(rows: Rows) -> Table:
     body = []
     for row in rows:
         rates = (f"{percent(row, key):.1f}" for key in ("accuracy", "attack_success_rate", "malicious_weight"))
-        body.append((row["dataset"], row["defense"], row["local_steps"], *rates))
-    columns = ("data", "defense", "local steps", "accuracy, %", "attack success, %", "mean weight of the malicious, %")
+        body.append((row["dataset"], row["defense"], row["local_steps"], row["attack_start"], *rates))
+    columns = (
+        "data",
+        "defense",
+        "local steps",
+        "clean rounds before",
+        "accuracy, %",
+        "attack success, %",
+        "mean weight of the malicious, %",
+    )
     return Table("", columns, body)
 
 
