@@ -1,6 +1,7 @@
 """From the cells' summaries to what the page says: one CSV row per run, means over seeds, verdicts."""
 
 import csv
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
@@ -110,7 +111,7 @@ def over_seeds(rows: Sequence[Mapping[str, str]], setting: str) -> Measured:
         setting: "malicious" or "alpha".
 
     Returns:
-        (partition, setting, defense, metric) -> mean, sample standard deviation.
+        (partition, setting, defense, metric) -> mean, sample standard deviation (NaN for one seed).
     """
     values: dict[tuple[str, float, str, str], list[float]] = {}
     for row in rows:
@@ -118,25 +119,33 @@ def over_seeds(rows: Sequence[Mapping[str, str]], setting: str) -> Measured:
             key = (row["partition"], float(row[setting]), row["defense"], metric)
             values.setdefault(key, []).append(100 * float(row[metric]))
     return {
-        key: (statistics.fmean(each), statistics.stdev(each) if len(each) > 1 else 0.0) for key, each in values.items()
+        key: (statistics.fmean(each), statistics.stdev(each) if len(each) > 1 else math.nan)
+        for key, each in values.items()
     }
 
 
-def claims_table(claims: Sequence[Claim], measured: Measured, setting: str) -> Table:
-    """Set the paper's claims beside our means: paper, here, difference, verdict."""
+def claims_table(claims: Sequence[Claim], measured: Measured, setting: str, learned: float = 0.0) -> Table:
+    """Set the paper's claims beside our means: paper, here, difference, verdict.
+
+    A claim that the attack fails is not judged on a model of less than ``learned`` percent accuracy: a model that has
+    learned nothing has not learned the backdoor either.
+    """
     body = []
     for claim in claims:
         mean, spread = measured[claim.partition, claim.setting, claim.defense, claim.metric]
         accuracy, accuracy_spread = measured[claim.partition, claim.setting, claim.defense, "accuracy"]
+        verdict = "holds" if claim.holds(mean) else "**does not hold**"
+        if accuracy < learned and claim.holds(0.0):
+            verdict = "not judged: accuracy too low"
         body.append(
             (
                 claim.defense,
                 f"{100 * claim.setting:.0f} %" if setting == "malicious" else f"{claim.setting:g}",
                 claim.paper,
-                f"{mean:.1f} ± {spread:.1f}",
+                with_spread(mean, spread),
                 "" if claim.number is None else f"{mean - claim.number:+.1f}",
-                "holds" if claim.holds(mean) else "**does not hold**",
-                f"{accuracy:.1f} ± {accuracy_spread:.1f}",
+                verdict,
+                with_spread(accuracy, accuracy_spread),
             )
         )
     columns = ("defense", setting, "paper: attack success, %", "here, %", "difference", "claim", "accuracy here, %")
@@ -154,9 +163,14 @@ def noise_table(rows: Sequence[Mapping[str, str]]) -> Table:
     return Table("", ("defense", "partition", *(f"batch of {size}" for size in sizes)), body)
 
 
+def with_spread(mean: float, spread: float) -> str:
+    """Give mean ± standard deviation as text, the mean alone where there is one seed."""
+    return f"{mean:.1f}" if math.isnan(spread) else f"{mean:.1f} ± {spread:.1f}"
+
+
 def mean_and_spread(values: Sequence[float]) -> str:
     """Give mean ± sample standard deviation as text."""
-    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.1f}"
+    return with_spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
 
 
 def clusters_table(rows: Sequence[Mapping[str, str]]) -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.paper.beyond import sections
 from benchmarks.paper.claims import Measured, comparisons, figure_6, figure_7, figure_11
-from benchmarks.paper.measured import claims_table, clusters_table, noise_table, over_seeds, read_csv
+from benchmarks.paper.measured import claims_table, clusters_table, noise_table, over_seeds, read_csv, with_spread
 from benchmarks.paper.pictures import bars, client_sizes, over_alpha, sizes_by_alpha
 from benchmarks.paper.pictures_beyond import stamped_images, stamped_text
 from benchmarks.paper.studies import ALPHAS, FIGURE_7_ALPHA, MNIST
@@ -91,8 +91,8 @@ def floor_table(measured: Measured) -> Table:
                 (
                     partition,
                     f"{100 * share:.0f} %",
-                    f"{mean:.1f} ± {spread:.1f}",
-                    f"{accuracy[0]:.1f} ± {accuracy[1]:.1f}",
+                    with_spread(mean, spread),
+                    with_spread(*accuracy),
                 )
             )
     return Table("", ("partition", "malicious", "attack success, %", "accuracy, %"), body)
