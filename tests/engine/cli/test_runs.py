@@ -177,7 +177,9 @@ def test_ctrl_c_while_data_are_read(call: Call, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to one process")
 def test_exit_status_of_ctrl_c() -> None:
-    script = "import sys; from rflbat.cli import main; sys.exit(main())"
+    # A process that was started in the background inherits a SIGINT that is ignored.
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"import signal, sys; {heard}; from rflbat.cli import main; sys.exit(main())"
     line = f"run {SMALL} --rounds 1000000 --device cpu --out long"
     with subprocess.Popen(
         [sys.executable, "-c", script, *line.split()],
@@ -189,7 +191,10 @@ def test_exit_status_of_ctrl_c() -> None:
         assert process.stdout is not None
         settings, first = process.stdout.readline(), process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        try:
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert settings.startswith("dataset=digits, ")
     assert first.startswith("round 1/1000000 ")
     assert (process.returncode, err.count("\n")) == (130, 1)
