@@ -1,12 +1,15 @@
 """Many runs: the product of settings and seeds, each cell a run folder, finished cells never run twice."""
 
 import itertools
+import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -104,8 +107,16 @@ def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
     return folder.summary() or resume(path).summary
 
 
-def _one_thread() -> None:
+def _start_worker(parent: int) -> None:
+    """Compute on one thread, and end with the sweep: a worker that outlives it would write into cells of the next."""
     torch.set_num_threads(1)
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 def _results(cells: Sequence[Cell], out: Path, jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -114,7 +125,9 @@ def _results(cells: Sequence[Cell], out: Path, jobs: int) -> Iterator[tuple[Cell
             yield cell, run_cell(cell, out)
         return
     # spawn: a forked child of a process that has used threads or CUDA may hang.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
         waiting = {pool.submit(run_cell, cell, out): cell for cell in cells}
         try:
             for future in as_completed(waiting):

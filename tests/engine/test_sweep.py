@@ -1,5 +1,10 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -221,6 +226,47 @@ def test_several_processes_give_the_same_summaries(tmp_path):
         folder = RunFolder.open(tmp_path / "two" / "cells" / cell.name)
         assert folder.rounds() == RunFolder.open(tmp_path / "one" / "cells" / cell.name).rounds()
         assert folder.run()["machine"]["threads"] == 1
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="the kernel lists processes in /proc")
+def test_workers_end_with_a_killed_sweep(tmp_path):
+    """Or they would go on writing into the cells that the next sweep resumes."""
+    out = tmp_path / "sweep"
+    words = f"sweep --rounds 1000000 --clients 9 --local-steps 1 --seeds 2 --jobs 2 --quiet --out {out}".split()
+    script = "import sys; from rflbat.cli import main; sys.exit(main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *words], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ) as process:
+        wait_for(lambda: len(list(out.glob("cells/*/rounds.jsonl"))) == 2)
+        workers = [worker for worker in children(process.pid) if "spawn_main" in command_of(worker)]
+        assert len(workers) == 2
+        process.kill()
+    wait_for(lambda: not any("spawn_main" in command_of(worker) for worker in workers))
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def children(parent):
+    """Processes whose parent is the given one: the field behind the state, which follows the name in brackets."""
+    known = (int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
+    return [process for process in known if read(process, "stat").rpartition(")")[2].split()[1:2] == [str(parent)]]
+
+
+def command_of(process):
+    """Empty for a process that is gone or waits to be reaped."""
+    return read(process, "cmdline")
+
+
+def read(process, name):
+    try:
+        return Path(f"/proc/{process}/{name}").read_text()
+    except OSError:
+        return ""
 
 
 def test_a_cell_that_does_not_fit_the_data_is_told_before_any_runs(tmp_path):
