@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -116,7 +117,7 @@ def _start_worker(parent: int) -> None:
 def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
-    os._exit(1)
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _results(cells: Sequence[Cell], out: Path, jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
