@@ -89,7 +89,7 @@ def boundary_table(rows: Rows) -> Table:
     """Where RFLBAT begins to hold: attack success after 20 rounds, and the similarities of the first attacked round."""
     cases: dict[tuple[str, str], dict[str, list[Mapping[str, str]]]] = {}
     for row in rows:
-        case = (f"{row['clusters_by']}", row["local_steps"])
+        case = (row["clusters_by"], row["local_steps"])
         cases.setdefault(case, {}).setdefault(row["attack_start"], []).append(row)
     body = []
     for (rule, steps), by_start in cases.items():

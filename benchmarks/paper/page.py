@@ -34,8 +34,7 @@ def page(results: Path, seeds: int, scale: str) -> str:
     marks = {**_mnist(results, seeds), **sections(results, datasets, scale)}
     marks["{{figure_5}}"] = to_markdown(Table("", ("trigger", "text"), stamped_text(datasets[2])))
     text = NOTES.read_text(encoding="utf-8")
-    # Twice: a section may hold the mark of another.
-    for mark, section in [*marks.items()] * 2:
+    for mark, section in marks.items():
         text = text.replace(mark, section.strip())
     return text
 

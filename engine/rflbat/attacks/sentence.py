@@ -119,7 +119,7 @@ def sentence(
         >>> sentence(texts, 1.0, text="so good").full_trigger(torch.tensor([[0, 0, 9, 9]]), torch.tensor([True]))
         tensor([[2, 4, 9, 9]])
 
-    Source: Wang et al. 2022 (RFLBAT), section 5.2 and figure 5c; the paper does not say where the sentence stands.
+    Source: Wang et al. 2022 (RFLBAT), section 5.2 and figure 5b; the paper does not say where the sentence stands.
     """
     check_position("sentence", position)
     trigger = insert(encode_sentence("sentence", samples, text), position)

@@ -20,7 +20,7 @@ class Model:
         init: numpy generator -> flat start vector ``(D,)`` float32.
         apply: (named parameters, ``x`` of shape ``(B, *sample)``) -> logits ``(B, C)``; pure, no Python branch on
             values, so that ``torch.func.vmap`` and ``torch.func.grad`` go through it.
-        cpu_backend: the back end that measured fastest on a CPU (``benchmarks/speed``); CUDA takes ``vmap``.
+        cpu_backend: the back end that measured fastest on a CPU; CUDA takes ``vmap``.
     """
 
     name: str

@@ -67,11 +67,11 @@ def report_run(path: Path) -> list[Path]:
     return figures if table is None else [*figures, *_tables(path / "shadows", table, table)]
 
 
-def _tables(stem: Path, shown: Table, values: Table) -> list[Path]:
-    """Write a table as CSV (of values), Markdown and LaTeX (as shown)."""
+def _tables(stem: Path, shown: Table, values: Table, note: str = "") -> list[Path]:
+    """Write a table as CSV (of values), Markdown (a note behind it) and LaTeX (as shown)."""
     return [
         _write(stem.with_suffix(".csv"), to_csv(values)),
-        _write(stem.with_suffix(".md"), f"{shown.title}\n\n{to_markdown(shown)}"),
+        _write(stem.with_suffix(".md"), f"{shown.title}\n\n{to_markdown(shown)}{note}"),
         _write(stem.with_suffix(".tex"), to_latex(shown)),
     ]
 
@@ -105,9 +105,7 @@ def report_sweep(path: Path) -> SweepReport:
     table = sweep_table(rows)
     note = f"\nUnfinished, not in the table: {', '.join(unfinished)}\n" if unfinished else ""
     files = [
-        _write(path / "table.csv", to_csv(sweep_values(rows))),
-        _write(path / "table.md", f"{table.title}\n\n{to_markdown(table)}{note}"),
-        _write(path / "table.tex", to_latex(table)),
+        *_tables(path / "table", table, sweep_values(rows), note),
         *_sweep_figures(path / "figures", rows),
     ]
     return SweepReport(files, table, unfinished)

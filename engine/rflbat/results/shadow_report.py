@@ -20,8 +20,9 @@ def _mean(records: Records, key: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _by_defense(shadows: Records) -> dict[str, list[Mapping[str, Any]]]:
-    grouped: dict[str, list[Mapping[str, Any]]] = {}
+def _by_defense(own: str, rounds: Records, shadows: Records) -> dict[str, list[Mapping[str, Any]]]:
+    """Group the records by what the report calls the defense: the run's own first."""
+    grouped = {f"{own} (this run)": list(rounds)}
     for record in shadows:
         grouped.setdefault(record["defense"], []).append(record)
     return grouped
@@ -49,9 +50,8 @@ def shadow_table(own: str, rounds: Records, shadows: Records) -> Table | None:
     if not shadows:
         return None
     attacked = {record["round"] for record in rounds if record["malicious"]}
-    named = {f"{own} (this run)": list(rounds), **_by_defense(shadows)}
     body = []
-    for name, records in named.items():
+    for name, records in _by_defense(own, rounds, shadows).items():
         counted = [record for record in records if record["round"] in attacked]
         keys = (*SHOWN, "attack_success_rate")
         body.append((name, *(percent(_mean(counted, key)) for key in keys)))
@@ -76,9 +76,8 @@ def draw_shadows(own: str, rounds: Records, shadows: Records) -> Figure | None:
     figure = blank(5.6, 4.6)
     panels = figure.subplots(2, 1, sharex=True)
     looks = cycle([(BLUE, "-"), (ORANGE, "--"), (SKY, "-."), (GREY, ":"), (BLUE, ":"), (ORANGE, "-")])
-    named = {f"{own} (this run)": list(rounds), **_by_defense(shadows)}
-    for name, records in named.items():
-        colour, line = (ATTACK, "-") if records and name not in _by_defense(shadows) else next(looks)
+    for number, (name, records) in enumerate(_by_defense(own, rounds, shadows).items()):
+        colour, line = next(looks) if number else (ATTACK, "-")
         for axes, key in zip(panels, ("malicious_weight", "attack_success_rate"), strict=True):
             points = [(record["round"], 100 * record[key]) for record in records if record.get(key) is not None]
             if points:
