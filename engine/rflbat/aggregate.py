@@ -102,7 +102,7 @@ def aggregate(
 
     Rows with NaN or Inf are dropped before anything else (stage "nonfinite"); if nobody is kept the update is 0.
     Everything runs where the updates lie; only ``sizes``, and whether ``clean`` is finite, are looked at
-    on the host.
+    on the host. Inside ``with rflbat_kernels.using({"gram": "triton"})`` the kernels are those chosen there.
 
     Args:
         updates: ``(N, D)`` updates, local minus global: a torch tensor, a numpy array or anything with DLPack.

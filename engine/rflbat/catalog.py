@@ -12,6 +12,8 @@ from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
 from rflbat_kernels import dispatch
 
+Row = Mapping[str, Callable[..., Any] | dispatch.OnDemand]
+
 
 def _first_line(make: Callable[..., Any]) -> str:
     return (inspect.getdoc(make) or "").partition("\n")[0]
@@ -29,7 +31,7 @@ def catalog() -> dict[str, dict[str, str]]:
         "attacks": {name: _first_line(make) for name, make in ATTACKS.items()},
         "defenses": {name: _first_line(row.make) for name, row in DEFENSES.items()},
         "recipes": {name: _first_line(make) for name, make in RECIPES.items()},
-        "kernels": {op: ", ".join(names) for op, names in dispatch.IMPLEMENTATIONS.items()},
+        "kernels": {op: _names(row) for op, row in dispatch.IMPLEMENTATIONS.items()},
     }
 
 
@@ -69,10 +71,22 @@ def show(name: str) -> str:
     return lookup("name", merged, name)
 
 
-def _implementations(row: Mapping[str, Callable[..., Any]]) -> str:
-    functions = {getattr(function, "func", function) for function in row.values()}
-    pages = sorted(_documented(function) for function in functions)
-    return "\n\n".join([f"implementations: {', '.join(row)}", *pages])
+def _names(row: Row) -> str:
+    on_demand = {name: entry for name, entry in row.items() if isinstance(entry, dispatch.OnDemand)}
+    return ", ".join(f"{name} ({'/'.join(on_demand[name].devices)})" if name in on_demand else name for name in row)
+
+
+def _implementations(row: Row) -> str:
+    own = {getattr(entry, "func", entry) for entry in row.values() if not isinstance(entry, dispatch.OnDemand)}
+    pages = [f"implementations: {_names(row)}", *sorted(_documented(function) for function in own)]
+    for name, entry in row.items():
+        if isinstance(entry, dispatch.OnDemand):
+            needs = f"{name} needs {' and '.join(entry.packages)} ({entry.install})"
+            try:
+                pages.append(f"{needs}: {_documented(entry.func)}")
+            except ImportError as error:
+                pages.append(f"{needs}: {error}")
+    return "\n\n".join(pages)
 
 
 def _grid(recipe: str) -> str:

@@ -46,7 +46,12 @@ USAGE = """usage: rflbat COMMAND ...
 
 rflbat COMMAND --help lists the flags of a command; rflbat --version prints the version."""
 
-REPEATED = {"dataset_args": "dataset_arg", "defense_args": "defense_arg", "attack_args": "attack_arg"}
+REPEATED = {
+    "dataset_args": "dataset_arg",
+    "defense_args": "defense_arg",
+    "attack_args": "attack_arg",
+    "kernels": "kernels",
+}
 """Fields of a configuration that are mappings, and the flag that adds one entry."""
 
 Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]

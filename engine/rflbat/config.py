@@ -15,6 +15,7 @@ from rflbat.defenses.registry import DEFENSES
 from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
 from rflbat.registry import check_arguments, lookup
+from rflbat_kernels import dispatch
 
 ROLES = ("redrawn", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
@@ -72,6 +73,10 @@ class Experiment:
     device: str = _option("auto", f"where everything runs: {', '.join(DEVICES)}")
     backend: str = _option("auto", f"local training: {', '.join(BACKENDS)}")
     chunk: int | None = _option(None, "clients per tensor program; default by memory")
+    kernels: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "implementation of a kernel, name=value, of `rflbat list kernels`; repeatable"},
+    )
     eval_every: int = _option(1, "evaluate after every this many rounds, and after the last")
     checkpoint_every: int = _option(10, "checkpoint after every this many rounds, and after the last")
 
@@ -174,6 +179,13 @@ def _check_names(experiment: Experiment) -> None:
         value = getattr(experiment, key)
         if value not in allowed:
             raise UserError(f"{key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
+    for op, name in experiment.kernels.items():
+        if not (isinstance(op, str) and isinstance(name, str)):
+            raise UserError(f"kernels: {op!r}={name!r} is not a pair of names")
+        try:
+            dispatch.check(op, name)
+        except ValueError as error:
+            raise UserError(f"kernels: {error}") from None
 
 
 def _check_ranges(experiment: Experiment) -> None:

@@ -16,6 +16,7 @@ from rflbat.results import checkpoint
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.round import Server, World, run_round
 from rflbat.world import blank_server, build, describe, first_server
+from rflbat_kernels import using
 
 
 class Callback(Protocol):
@@ -130,7 +131,8 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
 def _first(world: World, folder: RunFolder | None) -> Server:
     """Make the server before round 0, which may take its time: a defense may have to learn first."""
     try:
-        return first_server(world)
+        with using(world.experiment.kernels):
+            return first_server(world)
     except KeyboardInterrupt:
         raise Interrupted(folder.path if folder else None, 0) from None
 
@@ -181,7 +183,8 @@ def _loop(
             callback.on_start(description)
         while server.round_number < experiment.rounds:
             started = time.perf_counter()
-            after, outcome = run_round(world, server)
+            with using(experiment.kernels):
+                after, outcome = run_round(world, server)
             record = round_record(world, outcome)
             spent = time.perf_counter() - started
             if folder is not None:

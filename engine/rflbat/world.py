@@ -46,13 +46,18 @@ def resolve(experiment: Experiment) -> Experiment:
         the configuration that is printed and stored.
 
     Raises:
-        UserError: CUDA is asked for and not there.
+        UserError: CUDA is asked for and not there, or a kernel is, that cannot run on the device or lacks a package.
     """
     device = experiment.device
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device='cuda', but torch sees no CUDA device here; allowed: auto, cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    for op, name in experiment.kernels.items():
+        try:
+            dispatch.choose(op, name, device)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"kernels: {error}") from None
     data_dir = experiment.data_dir or os.environ.get(DATA_DIR) or None
     return replace(
         experiment,
@@ -227,14 +232,14 @@ def describe(world: World) -> dict[str, Any]:
     Returns:
         a dictionary that JSON can hold.
     """
-    device = str(world.device)
+    device, kernels = str(world.device), world.experiment.kernels
     cuda = world.device.type == "cuda"
     return {
         "config": world.experiment.to_dict(),
         "versions": versions(),
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "device": torch.cuda.get_device_name(world.device) if cuda else device,
-        "kernels": {op: dispatch.choose(op, "auto", device).name for op in dispatch.IMPLEMENTATIONS},
+        "kernels": {op: dispatch.choose(op, kernels.get(op, "auto"), device).name for op in dispatch.IMPLEMENTATIONS},
         "backend": world.backend.as_dict(),
         "sizes": [len(own) for own in world.samples],
         "held_out": len(world.held_out),

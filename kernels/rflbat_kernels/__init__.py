@@ -1,19 +1,23 @@
 """Numerical operations of robust aggregation: any torch device, float64 inside, no wait for the device."""
 
-from rflbat_kernels.dispatch import Choice, choose
-from rflbat_kernels.gram import Gram, finite_rows, gram, weighted_sum
-from rflbat_kernels.kmeans import KMeans, gap_statistic, kmeans, silhouette
-from rflbat_kernels.median import masked_median
-from rflbat_kernels.order import (
-    Split,
+from rflbat_kernels.dispatch import Choice, choose, using
+from rflbat_kernels.gram import Gram, finite_rows
+from rflbat_kernels.kmeans import KMeans, gap_statistic, silhouette
+from rflbat_kernels.operations import (
     column_central_mean,
     column_median,
     column_trimmed_mean,
     column_two_means,
-    minority_counts,
+    gram,
+    kmeans,
+    masked_median,
+    pca,
+    pca_lowrank,
+    squared_distances,
+    weighted_sum,
 )
-from rflbat_kernels.pairwise import cosines, distances, squared_distances
-from rflbat_kernels.pca import pca, pca_lowrank
+from rflbat_kernels.order import Split, minority_counts
+from rflbat_kernels.pairwise import cosines, distances
 
 __all__ = [
     "Choice",
@@ -37,5 +41,6 @@ __all__ = [
     "pca_lowrank",
     "silhouette",
     "squared_distances",
+    "using",
     "weighted_sum",
 ]

@@ -42,7 +42,7 @@ WRONG_TYPE = [
     *[(name, bad) for name in COUNTS for bad in (1.5, True, [1], "many", "1.5", "nan")],
     *[(name, bad) for name in FRACTIONS for bad in (True, [0.1], {}, "many", "")],
     *[(name, bad) for name in NAMES for bad in (3, ["iid"], True)],
-    *[(name, bad) for name in ("defense_args", "attack_args") for bad in (3, "clusters=2", ["clusters"])],
+    *[(name, bad) for name in ("defense_args", "attack_args", "kernels") for bad in (3, "clusters=2", ["clusters"])],
     ("rounds", None),
     ("dataset", None),
 ]
@@ -129,6 +129,19 @@ def test_parameters_of_a_method_are_checked() -> None:
     assert "size='big'" in refused(attack_args={"size": "big"})
 
 
+def test_names_of_kernels_are_checked() -> None:
+    assert "did you mean 'gram'?" in refused(kernels={"gramm": "reference"})
+    said = refused(kernels={"pca": "eig"})
+    assert said == "kernels: pca has no implementation 'eig'; did you mean 'eigh'? Allowed: auto, eigh, squaring"
+    assert "'gram'=3" in refused(kernels={"gram": 3})
+    assert Experiment(kernels={"gram": "auto"}).kernels == {"gram": "auto"}
+
+
+def test_a_file_from_before_there_were_kernels() -> None:
+    old = {name: value for name, value in Experiment().to_dict().items() if name != "kernels"}
+    assert Experiment.from_dict(old) == Experiment()
+
+
 def test_text_is_read_as_what_the_setting_is() -> None:
     told = Experiment.from_dict(
         {"rounds": "3", "lr": "1e-2", "participants": "none", "malicious": 1, "model": "logistic"}
@@ -148,6 +161,7 @@ def test_text_is_read_as_what_the_setting_is() -> None:
             "scale": st.floats(allow_nan=False, allow_infinity=False),
             "seed": st.integers(),
             "partition": st.sampled_from(KINDS),
+            "kernels": st.fixed_dictionaries({}, optional={"pca": st.just("eigh"), "kmeans": st.just("cuml")}),
             "defense_args": st.fixed_dictionaries({}, optional={"clusters": st.integers(1, 9), "eps1": st.just(3.0)}),
         },
     )

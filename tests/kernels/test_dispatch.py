@@ -1,17 +1,40 @@
-"""The choice of implementations, the list of public names, and the page of each operation."""
+"""The choice of implementations and its effect, the list of public names, and the page of each operation."""
 
 import importlib
+import inspect
 import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rflbat_kernels as kernels
-from rflbat_kernels import choose, dispatch, gram, pca
+from rflbat_kernels import choose, dispatch, gram, pca, using
 from tests.kernels.closeness import normal, uniform
 
 FOLDER = Path(kernels.__path__[0])
+PUBLIC: dict[str, Callable[..., Any]] = {
+    "gram": kernels.gram,
+    "weighted_sum": kernels.weighted_sum,
+    "pairwise": kernels.squared_distances,
+    "median": kernels.masked_median,
+    "column_median": kernels.column_median,
+    "column_trimmed_mean": kernels.column_trimmed_mean,
+    "column_central_mean": kernels.column_central_mean,
+    "column_two_means": kernels.column_two_means,
+    "kmeans": kernels.kmeans,
+    "pca": kernels.pca,
+    "pca_lowrank": kernels.pca_lowrank,
+}
+"""What callers of each operation import."""
 
 
 @pytest.fixture(autouse=True)
@@ -21,16 +44,17 @@ def nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_table() -> None:
     assert {op: list(row) for op, row in dispatch.IMPLEMENTATIONS.items()} == {
-        "gram": ["reference"],
+        "gram": ["reference", "triton"],
         "weighted_sum": ["reference"],
         "pairwise": ["reference"],
         "median": ["reference"],
-        "column_median": ["reference"],
-        "column_trimmed_mean": ["reference"],
+        "column_median": ["reference", "triton"],
+        "column_trimmed_mean": ["reference", "triton"],
         "column_central_mean": ["reference"],
         "column_two_means": ["reference"],
-        "kmeans": ["reference"],
-        "pca": ["eigh", "squaring", "lowrank"],
+        "kmeans": ["reference", "cuml"],
+        "pca": ["eigh", "squaring"],
+        "pca_lowrank": ["reference"],
     }
 
 
@@ -47,23 +71,30 @@ def test_every_implementation_runs() -> None:
         "column_central_mean": (matrix, torch.tensor(3)),
         "column_two_means": (matrix,),
         "kmeans": (matrix[None], (2,), uniform(1, 1, 3, 2)),
+        "pca": (square,),
+        "pca_lowrank": (matrix,),
     }
     for op, row in dispatch.IMPLEMENTATIONS.items():
-        for name in row:
+        for name, entry in row.items():
+            if isinstance(entry, dispatch.OnDemand):
+                with pytest.raises(ValueError, match=f"{op}={name} runs on cuda alone, not on cpu; allowed there: ref"):
+                    choose(op, name)
+                continue
             choice = choose(op, name)
             assert (choice.op, choice.name, choice.reason) == (op, name, "asked for by name")
-            if op == "pca":
-                scores = choice.function(matrix if name == "lowrank" else square, components=3)
-                torch.testing.assert_close(scores, pca(square, components=3))
-            else:
-                choice.function(*arguments[op])
+            got = choice.function(*arguments[op])
+            if op in {"pca", "pca_lowrank"}:
+                torch.testing.assert_close(got, pca(square))
 
 
-@pytest.mark.parametrize("op", ["gram", "weighted_sum", "pairwise", "median", "kmeans"])
+@pytest.mark.parametrize("op", [op for op in PUBLIC if op != "pca"])
 @pytest.mark.parametrize("device", ["cpu", "cuda", torch.device("cuda", 1)])
-def test_auto_takes_the_only_implementation(op: str, device: torch.device | str) -> None:
+def test_auto_is_the_reference_and_nothing_that_is_imported_on_demand(op: str, device: torch.device | str) -> None:
+    alone = len(dispatch.IMPLEMENTATIONS[op]) == 1
     choice = choose(op, device=device)
-    assert (choice.name, choice.reason) == ("reference", "the only implementation")
+    assert choice.name == "reference"
+    assert choice.reason == ("the only implementation" if alone else "the others run where they are named")
+    assert inspect.unwrap(PUBLIC[op]) is inspect.unwrap(choice.function)
 
 
 def test_auto_chooses_the_solver_of_pca_by_device() -> None:
@@ -78,17 +109,19 @@ def test_auto_chooses_the_solver_of_pca_by_device() -> None:
     [
         ("grim", "auto", "there is no operation 'grim'; did you mean 'gram'? Allowed: gram, weighted_sum"),
         ("xyz", "auto", "there is no operation 'xyz'. Allowed: gram, weighted_sum"),
-        ("pca", "low_rank", "pca has no implementation 'low_rank'; did you mean 'lowrank'? Allowed: auto, eigh"),
-        ("gram", "triton", "gram has no implementation 'triton'. Allowed: auto, reference"),
+        ("pca", "squarin", "pca has no implementation 'squarin'; did you mean 'squaring'? Allowed: auto, eigh"),
+        ("kmeans", "cumll", "kmeans has no implementation 'cumll'; did you mean 'cuml'? Allowed: auto, reference"),
+        ("gram", "sklearn", "gram has no implementation 'sklearn'. Allowed: auto, reference"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest_and_the_allowed(
     op: str, implementation: str, message: str
 ) -> None:
-    with pytest.raises(ValueError) as caught:
-        choose(op, implementation)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+    for ask in (choose, dispatch.check, lambda op, implementation: using({op: implementation}).__enter__()):
+        with pytest.raises(ValueError) as caught:
+            ask(op, implementation)
+        assert str(caught.value).startswith(message)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("implementation", ["auto", "eigh"])
@@ -110,6 +143,124 @@ def test_each_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         "pca on cuda: eigh",
     ]
     assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+Calls = list[torch.Tensor]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Give every operation an implementation "spy", which notes what it gets and computes nothing."""
+    seen: Calls = []
+
+    def spy(tensor: torch.Tensor, *rest: object, **further: object) -> str:
+        seen.append(tensor)
+        return "spied"
+
+    for row in dispatch.IMPLEMENTATIONS.values():
+        monkeypatch.setitem(row, "spy", spy)
+    return seen
+
+
+@pytest.mark.parametrize("op", dispatch.IMPLEMENTATIONS)
+def test_a_choice_has_effect_inside_its_block_alone(op: str, calls: Calls) -> None:
+    with using({op: "spy"}):
+        assert PUBLIC[op](torch.ones(3, 3)) == "spied"
+        assert PUBLIC["gram" if op == "pca" else "pca"](torch.ones(3, 3)) != "spied"
+    with suppress(TypeError):  # the reference of some wants more
+        PUBLIC[op](torch.ones(3, 3))
+    assert len(calls) == 1
+
+
+def test_a_keyword_is_as_good_as_a_position(calls: Calls) -> None:
+    with using({"gram": "spy"}):
+        assert gram(valid_N=None, **{"tensor": torch.ones(3, 3)}) == "spied"
+
+
+def test_blocks_nest(calls: Calls) -> None:
+    with using({"gram": "spy", "pca": "spy"}):
+        with using({"gram": "auto"}):
+            assert gram(torch.ones(3, 3)) != "spied"
+            assert pca(torch.ones(3, 3)) == "spied"
+            with using({"gram": "spy"}):
+                assert gram(torch.ones(3, 3)) == "spied"
+        assert gram(torch.ones(3, 3)) == "spied"
+    assert gram(torch.ones(3, 3)) != "spied"
+
+
+def test_an_error_ends_the_block(calls: Calls) -> None:
+    with pytest.raises(ZeroDivisionError), using({"gram": "spy"}):
+        raise ZeroDivisionError
+    with pytest.raises(ValueError), using({"gram": "spy", "kmeans": "nothing"}):
+        pytest.fail("the block was entered")
+    assert gram(torch.ones(3, 3)) != "spied"
+
+
+def test_other_threads_see_the_choice(calls: Calls) -> None:
+    """A pool trains clients, and autograd walks back on threads of its own."""
+    with using({"gram": "spy"}), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(gram, torch.ones(3, 3)).result() == "spied"
+
+
+def test_a_choice_holds_on_fake_tensors(calls: Calls) -> None:
+    with FakeTensorMode(), using({"gram": "spy"}):
+        assert gram(torch.ones(3, 3, device="cuda")) == "spied"
+    assert calls[0].device.type == "cuda"
+
+
+def test_a_chosen_solver_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    square = gram(normal(7, 63)).centred_NN
+    reference = importlib.import_module("rflbat_kernels.pca.reference")
+    ran = []
+    for name in ("_eigh", "_squaring"):
+        real = getattr(reference, name)
+        monkeypatch.setattr(reference, name, lambda x, name=name, real=real: ran.append(name) or real(x))
+    with using({"pca": "squaring"}):
+        first = pca(square)
+        pca(square, solver="eigh")  # what the caller says explicitly is nearer
+    second = pca(square)
+    assert ran == ["_squaring"] * 2 + ["_eigh"] * 4
+    torch.testing.assert_close(first, second)
+
+
+def test_a_choice_is_logged_once_not_at_every_call(calls: Calls, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for _ in range(3):
+        with using({"gram": "spy"}):
+            gram(torch.ones(3, 3))
+            gram(torch.ones(3, 3))
+            pca(torch.ones(3, 3))
+    assert [record.getMessage() for record in caplog.records] == ["gram on cpu: spy (asked for by name)"]
+
+
+def test_a_call_without_a_tensor_is_answered_by_the_reference(calls: Calls) -> None:
+    with using({"gram": "spy"}), pytest.raises(TypeError, match="matrix_ND"):
+        gram()
+
+
+@pytest.mark.parametrize("op", dispatch.IMPLEMENTATIONS)
+def test_callers_see_the_reference_s_page(op: str) -> None:
+    reference = inspect.unwrap(PUBLIC[op])
+    assert PUBLIC[op].__name__ == reference.__name__
+    assert PUBLIC[op].__doc__ == reference.__doc__
+    assert inspect.signature(PUBLIC[op]) == inspect.signature(reference)
+
+
+def test_implementations_of_an_operation_take_the_same_arguments() -> None:
+    for row in dispatch.IMPLEMENTATIONS.values():
+        taken = []
+        for entry in row.values():
+            with suppress(ImportError):  # where a package is missing
+                function = entry.func if isinstance(entry, dispatch.OnDemand) else entry
+                taken.append(list(inspect.signature(function).parameters))
+        assert taken == [taken[0]] * len(taken)
+
+
+def test_nothing_heavy_is_imported_before_it_is_chosen() -> None:
+    script = "import sys, rflbat_kernels; print({'triton', 'cupy', 'cuml'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_every_public_name_is_listed_and_documented() -> None:

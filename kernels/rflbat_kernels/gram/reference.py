@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 BLOCK_BYTES = 32 * 2**20
-_SLAB = 64
+CACHED_BYTES = 2 * 2**20
+"""Largest block on a CPU: converted, measured from its anchor and multiplied while it is in the cache."""
+_SLAB = 52
 """Rows of one product; the slabs below the diagonal are never computed."""
 
 
@@ -55,6 +57,8 @@ def check_mask(valid_N: Tensor | None, rows: int) -> None:
 
 def _column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[tuple[int, int]]:
     rows, columns = matrix_ND.shape
+    if matrix_ND.device.type == "cpu":
+        block_bytes = min(block_bytes, CACHED_BYTES)
     width = max(1, block_bytes // (8 * max(1, rows)))
     for start in range(0, columns, width):
         yield start, min(columns, start + width)
@@ -137,7 +141,8 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     Args:
         matrix_ND: any float type, any strides. No gradient is recorded.
         valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
-        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
+            block is never larger than 2 MiB.
 
     Returns:
         the three matrices, with zeros in rows and columns of invalid rows.
@@ -185,7 +190,8 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
     Args:
         weights_N: finite, any float type.
         matrix_ND: any float type, any strides. No gradient is recorded.
-        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
+            block is never larger than 2 MiB.
 
     Returns:
         (D,) in the matrix's own type.

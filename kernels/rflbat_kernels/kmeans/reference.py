@@ -54,7 +54,8 @@ def kmeans(
         clusters: L numbers, each at least 1; K is the largest.
         uniforms_MLRK: in [0, 1); R is the number of restarts.
         valid_N: bool (N,) or (M, N), points that count; the others may hold anything. None: all.
-        iterations: rounds of Lloyd, at least 0; their number is fixed, since to stop early is to wait.
+        iterations: rounds of Lloyd, at least 0. On a device all are done, since to stop early is to wait; on a CPU they
+            end once no centre moves, with the same result.
 
     Returns:
         labels, centres and inertia of the best restarts.
@@ -159,10 +160,14 @@ def _cluster(
         squared_MKLRN = _squared(columns, centres_MJQ.view(sets, -1, *shape_KLR, 1))
         nearest_MKLRN = torch.addcmul(tiny_K111, squared_MKLRN, shade_K111)
         nearest_MKLRN.eq_(nearest_MKLRN.amin(1, keepdim=True))
-        if left > 0:
-            # The centre so far counts as 2^-900 of a point: nothing beside a member, everything without one.
-            sums_MJQ = torch.baddbmm(centres_MJQ, summands_MJN, nearest_MKLRN.flatten(1, 3).mT, beta=2.0**-900)
-            centres_MJQ = sums_MJQ / sums_MJQ[:, -1:]
+        if left == 0:
+            break
+        # The centre so far counts as 2^-900 of a point: nothing beside a member, everything without one.
+        sums_MJQ = torch.baddbmm(centres_MJQ, summands_MJN, nearest_MKLRN.flatten(1, 3).mT, beta=2.0**-900)
+        before_MJQ, centres_MJQ = centres_MJQ, sums_MJQ / sums_MJQ[:, -1:]
+        # Centres that stand still stand still for ever. Only a CPU may look: elsewhere to look is to wait.
+        if centres_MJQ.device.type == "cpu" and torch.equal(centres_MJQ, before_MJQ):
+            break
     inertia_MLR = (squared_MKLRN.mul_(nearest_MKLRN).sum(1) * weights_MN[:, None, None]).sum(3)
     # Restarts that found the same clusters differ by rounding; that must not decide which numbering wins.
     best_ML1 = (inertia_MLR <= inertia_MLR.amin(2, keepdim=True) * (1 + 1e-12)).to(torch.uint8).argmax(2, keepdim=True)

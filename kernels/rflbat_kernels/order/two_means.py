@@ -70,8 +70,10 @@ def column_two_means(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_
 
 def _best(block: Sorted) -> Split:
     """Try every k and keep the best, all in float64."""
-    values_NB, count = block
-    anchor_B = values_NB[0].clamp_min(0.0) + at_rank(values_NB, count - 1).clamp_max(0.0)
+    count = block.valid_rows
+    anchor_B = at_rank(block.values_BN, torch.zeros_like(count)).clamp_min(0.0)
+    anchor_B += at_rank(block.values_BN, count - 1).clamp_max(0.0)
+    values_NB = block.values_BN.T.to(torch.float64, memory_format=torch.contiguous_format)
     valid_N1 = (torch.arange(len(values_NB), device=values_NB.device) < count)[:, None]
     centred_NB = torch.where(valid_N1, values_NB - anchor_B, 0.0)
     total_B, lower_B, distance_B, merit_B, minority_B = (torch.zeros_like(anchor_B) for _ in range(5))

@@ -14,7 +14,7 @@ SETTINGS = {
     *("--dataset-arg", "--tokenizer", "--shadow"),
     *("--attack", "--attack-arg", "--malicious", "--roles", "--attack-start", "--scale", "--target"),
     *("--defense", "--defense-arg", "--rounds", "--local-steps", "--batch-size", "--lr", "--momentum"),
-    *("--weight-decay", "--server-lr", "--seed", "--device", "--backend", "--chunk"),
+    *("--weight-decay", "--server-lr", "--seed", "--device", "--backend", "--chunk", "--kernels"),
     *("--eval-every", "--checkpoint-every"),
 }
 FLAGS = {

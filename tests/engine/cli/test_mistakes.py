@@ -43,6 +43,10 @@ run --roles fix -> roles='fix' | did you mean 'fixed'? | redrawn
 run --device gpu -> device='gpu' | did you mean 'cpu'? | auto
 run --device cuda -> device='cuda' | allowed: auto, cpu
 run --backend vmapp -> backend='vmapp' | did you mean 'vmap'? | loop
+run --kernels kmean=cuml -> kernels: | 'kmean' | did you mean 'kmeans'? | gram
+run --kernels kmeans=cumll -> kernels: kmeans | 'cumll' | did you mean 'cuml'? | auto, reference
+run --kernels kmeans=cuml -> kernels: kmeans=cuml | cuda alone, not on cpu | allowed there: reference
+sweep --out s --kernels kmeans=cuml -> kernels: kmeans=cuml | cuda alone, not on cpu
 list datset -> kind 'datset' | did you mean 'datasets'? | kernels
 list --bogus -> --bogus
 list datasets extra -> extra
@@ -91,6 +95,8 @@ ARGUMENTS = """
 run --defense-arg clusters -> --defense-arg 'clusters' | name=value
 run --defense-arg clusters= -> 'clusters=' | name=value
 run --defense-arg =3 -> '=3' | name=value
+run --kernels gram -> --kernels 'gram' | name=value
+run --kernels gram=reference --kernels gram=auto -> --kernels | 'gram' twice
 run --attack-arg size -> --attack-arg 'size' | name=value
 run --defense-arg cluster=3 -> 'cluster' | did you mean 'clusters'? | eps1
 run --defense fedavg --defense-arg f=1 -> 'f' | it takes none
@@ -166,6 +172,7 @@ run --config fraction.toml -> rounds=1.5 | int
 run --config yes.toml -> rounds=True | int
 run --config number.toml -> dataset=3 | str
 run --config args.toml -> defense_args=3 | dict
+run --config kernels.toml -> kernels: 'gram'=3 | names
 run --config range.toml -> lr=nan | above 0
 run --config defense.toml -> 'cluster' | did you mean 'clusters'?
 sweep --out s --config unknown.toml -> 'roundz' | did you mean 'rounds'?
@@ -179,6 +186,7 @@ TOML = {
     "yes": "rounds = true",
     "number": "dataset = 3",
     "args": "defense_args = 3",
+    "kernels": "[kernels]\ngram = 3",
     "range": "lr = nan",
     "defense": "[defense_args]\ncluster = 3",
 }

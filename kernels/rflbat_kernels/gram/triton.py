@@ -1,0 +1,196 @@
+"""The Gram matrix of the rows of a wide matrix on a CUDA device by Triton: anchored, multiplied, summed in one kernel.
+
+Axes: N rows (clients), D columns (parameters), S slabs of columns, P rows filled up to whole tiles, T rows of one tile,
+B columns of one step.
+"""
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+from rflbat_kernels.gram.reference import BLOCK_BYTES, Gram, _check, check_mask, double_centre, stand_ins
+
+TILE = 64
+"""Most rows of a tile; up to so many are anchored and multiplied in one read."""
+PROGRAMS = 512
+"""About so many run at once; more slabs would only make the workspace larger."""
+_STEP = 32
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rows_at(
+    stand_in_N: tl.tensor, first: tl.tensor, rows: tl.tensor, MASKED: tl.constexpr, T: tl.constexpr
+) -> tl.tensor:
+    """Number the rows of a tile; beyond the last one it is repeated, and an invalid one is replaced."""
+    row_T = tl.minimum(first + tl.arange(0, T), rows - 1).to(tl.int64)
+    if MASKED:
+        row_T = tl.load(stand_in_N + row_T)
+    return row_T
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _anchors_kernel(
+    matrix_ND: tl.tensor,
+    stand_in_N: tl.tensor,
+    anchor_D: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    row_stride: tl.tensor,
+    column_stride: tl.tensor,
+    MASKED: tl.constexpr,
+    T: tl.constexpr,
+    B: tl.constexpr,
+) -> None:
+    """Find the anchors of B columns, a tile of rows after the other."""
+    column_B = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
+    inside_B = column_B < columns
+    lowest_B = tl.full([B], float("inf"), tl.float64)
+    highest_B = tl.full([B], float("-inf"), tl.float64)
+    for first in range(0, rows, T):
+        row_T = _rows_at(stand_in_N, first, rows, MASKED, T)
+        address_TB = matrix_ND + (row_T[:, None] * row_stride + column_B[None, :] * column_stride)
+        value_TB = tl.load(address_TB, mask=inside_B[None, :], other=0.0).to(tl.float64)
+        lowest_B = tl.minimum(lowest_B, tl.min(value_TB, 0))
+        highest_B = tl.maximum(highest_B, tl.max(value_TB, 0))
+    anchor_B = tl.maximum(lowest_B, 0.0) + tl.minimum(highest_B, 0.0)
+    tl.store(anchor_D + column_B, anchor_B.to(anchor_D.dtype.element_ty), mask=inside_B)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _products_kernel(
+    matrix_ND: tl.tensor,
+    stand_in_N: tl.tensor,
+    anchor_D: tl.tensor,
+    upper_SPP: tl.tensor,
+    along_SP: tl.tensor,
+    square_S: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    slab: tl.tensor,
+    tiles: tl.tensor,
+    row_stride: tl.tensor,
+    column_stride: tl.tensor,
+    MASKED: tl.constexpr,
+    ALONE: tl.constexpr,
+    T: tl.constexpr,
+    B: tl.constexpr,
+) -> None:
+    """Sum the products of two tiles of rows over one slab of columns; ALONE: one tile holds all rows."""
+    split = tl.program_id(0).to(tl.int64)
+    top, left = tl.program_id(1) // tiles, tl.program_id(1) % tiles
+    if left < top:
+        return
+    top_T = _rows_at(stand_in_N, top * T, rows, MASKED, T)
+    left_T = _rows_at(stand_in_N, left * T, rows, MASKED, T)
+    sum_TT = tl.zeros([T, T], tl.float64)
+    along_T = tl.zeros([T], tl.float64)
+    square_B = tl.zeros([B], tl.float64)
+    for start in range(0, slab, B):
+        column_B = split * slab + start + tl.arange(0, B)
+        inside_B = column_B < columns
+        address_B = matrix_ND + column_B * column_stride
+        top_TB = tl.load(address_B[None, :] + top_T[:, None] * row_stride, mask=inside_B[None, :], other=0.0)
+        top_TB = top_TB.to(tl.float64)
+        if ALONE:
+            anchor_B = tl.maximum(tl.min(top_TB, 0), 0.0) + tl.minimum(tl.max(top_TB, 0), 0.0)
+            top_TB -= anchor_B[None, :]
+            left_TB = top_TB
+        else:
+            anchor_B = tl.load(anchor_D + column_B, mask=inside_B, other=0.0).to(tl.float64)
+            left_TB = tl.load(address_B[None, :] + left_T[:, None] * row_stride, mask=inside_B[None, :], other=0.0)
+            left_TB = left_TB.to(tl.float64) - anchor_B[None, :]
+            top_TB -= anchor_B[None, :]
+        sum_TT = tl.dot(top_TB, tl.trans(left_TB), sum_TT, out_dtype=tl.float64)
+        along_T += tl.sum(top_TB * anchor_B[None, :], 1)
+        square_B += anchor_B * anchor_B
+    within_T = tl.arange(0, T)
+    row_T = split * tiles * T + top * T + within_T
+    tl.store(upper_SPP + (row_T[:, None] * tiles * T + left * T + within_T[None, :]), sum_TT)
+    if left == top:
+        tl.store(along_SP + row_T, along_T)
+        if top == 0:
+            tl.store(square_S + split, tl.sum(square_B, 0))
+
+
+def check_launch(op: str, *tensors: Tensor | None) -> None:
+    """Refuse tensors that a Triton kernel cannot reach.
+
+    Args:
+        op: the operation, for the message.
+        tensors: to lie on one CUDA device, or, where Triton interprets its kernels, on the CPU; None passes.
+
+    Raises:
+        ValueError: they lie elsewhere, or on two devices.
+    """
+    allowed = ("cuda", "cpu") if triton.knobs.runtime.interpret else ("cuda",)
+    devices = {tensor.device for tensor in tensors if tensor is not None}
+    if len(devices) > 1 or any(device.type not in allowed for device in devices):
+        found = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"{op}=triton got tensors on {found}, allowed: one device of {', '.join(allowed)}")
+
+
+def _slabs(rows: int, columns: int, block_bytes: int) -> tuple[int, int, int, int]:
+    """Rows of a tile, tiles, columns of a slab and slabs: read off the shape, so that every device sums alike."""
+    tile = min(TILE, max(16, triton.next_power_of_2(rows)))
+    tiles = triton.cdiv(rows, tile)
+    most = min(PROGRAMS // (tiles * (tiles + 1) // 2), block_bytes // (8 * (tiles * tile) ** 2))
+    slab = triton.cdiv(columns, max(1, most) * _STEP) * _STEP
+    return tile, tiles, slab, triton.cdiv(columns, slab) if columns else 1
+
+
+@torch.no_grad()
+def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Gram:
+    """Compute the inner products of all pairs of rows by float64 products of anchored tiles.
+
+    The formulas are the reference's. Up to 64 rows the matrix is read once: a program anchors a step of columns in
+    registers and multiplies it with itself. Above, a first kernel finds the anchors, and each pair of tiles on or above
+    the diagonal reads its own rows. Each slab of columns writes its partial sums to a workspace, which is added up in
+    a fixed order: no atomics, and the same bits in every run.
+
+    Args:
+        matrix_ND: float16, bfloat16, float32 or float64, any strides, on a CUDA device. No gradient is recorded.
+        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        block_bytes: most bytes of the workspace, if one slab needs no more; at least 1.
+
+    Returns:
+        the three matrices, with zeros in rows and columns of invalid rows.
+
+    Raises:
+        ValueError: wrong shape, type or device.
+
+    Example:
+        >>> gram(torch.tensor([[1.0, 2.0], [3.0, 2.0]]).cuda()).raw_NN.tolist()  # doctest: +SKIP
+        [[5.0, 7.0], [7.0, 13.0]]
+
+    Source: Gower 1966 (the mean as origin).
+    """
+    _check(matrix_ND, block_bytes)
+    rows, columns = matrix_ND.shape
+    check_mask(valid_N, rows)
+    check_launch("gram", matrix_ND, valid_N)
+    if rows == 0:
+        return Gram(*(matrix_ND.new_zeros(0, 0, dtype=torch.float64) for _ in range(3)))
+    tile, tiles, slab, slabs = _slabs(rows, columns, block_bytes)
+    alone, masked = tiles == 1, valid_N is not None
+    stand_in_N = matrix_ND if valid_N is None else stand_ins(valid_N)
+    anchor_D = matrix_ND if alone else torch.empty(columns, dtype=matrix_ND.dtype, device=matrix_ND.device)
+    shapes = ((slabs, tiles * tile, tiles * tile), (slabs, tiles * tile), (slabs,))
+    sums = [torch.empty(shape, dtype=torch.float64, device=matrix_ND.device) for shape in shapes]
+    with torch.cuda.device(matrix_ND.get_device()):  # -1, which changes nothing, on the host
+        if not alone and columns:
+            _anchors_kernel[(triton.cdiv(columns, 128),)](
+                matrix_ND, stand_in_N, anchor_D, rows, columns, *matrix_ND.stride(), masked, 32, 128
+            )
+        _products_kernel[(slabs, tiles * tiles)](
+            *(matrix_ND, stand_in_N, anchor_D, *sums, rows, columns, slab, tiles, *matrix_ND.stride()),
+            *(masked, alone, tile, _STEP),
+        )
+    upper_NN, along_N, anchor_square = (part.sum(0) for part in sums)
+    upper_NN, along_N = upper_NN[:rows, :rows], along_N[:rows]
+    anchored_NN = upper_NN.triu() + upper_NN.triu(1).T
+    raw_NN = anchored_NN + (along_N[:, None] + along_N[None, :]) + anchor_square
+    if valid_N is not None:
+        both_NN = valid_N[:, None] & valid_N[None, :]
+        anchored_NN, raw_NN = torch.where(both_NN, anchored_NN, 0.0), torch.where(both_NN, raw_NN, 0.0)
+    return Gram(double_centre(anchored_NN, valid_N), raw_NN, anchored_NN)

@@ -1,0 +1,22 @@
+"""The operations as callers see them: each call runs the implementation that `using` chose, else the reference."""
+
+from rflbat_kernels.dispatch import dispatched
+from rflbat_kernels.gram import reference as _gram
+from rflbat_kernels.kmeans import reference as _kmeans
+from rflbat_kernels.median import reference as _median
+from rflbat_kernels.order import reference as _order
+from rflbat_kernels.order import two_means as _two_means
+from rflbat_kernels.pairwise import reference as _pairwise
+from rflbat_kernels.pca import reference as _pca
+
+gram = dispatched("gram", _gram.gram)
+weighted_sum = dispatched("weighted_sum", _gram.weighted_sum)
+squared_distances = dispatched("pairwise", _pairwise.squared_distances)
+masked_median = dispatched("median", _median.masked_median)
+column_median = dispatched("column_median", _order.column_median)
+column_trimmed_mean = dispatched("column_trimmed_mean", _order.column_trimmed_mean)
+column_central_mean = dispatched("column_central_mean", _order.column_central_mean)
+column_two_means = dispatched("column_two_means", _two_means.column_two_means)
+kmeans = dispatched("kmeans", _kmeans.kmeans)
+pca = dispatched("pca", _pca.pca)
+pca_lowrank = dispatched("pca_lowrank", _pca.pca_lowrank)
