@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rflbat.clients.batches import draw_batches
+from rflbat.clients.executor import same_start
 from rflbat.clients.step import SGD, make_feed
 from rflbat.defenses.base import Defense, NoState, Updates
 from rflbat.defenses.fedavg import fedavg
@@ -80,10 +81,9 @@ def clean_updates(world: World, params_D: Tensor) -> Tensor:
             poisoned_share=0.0,
         ).to(device)
         feed = make_feed(world.train_x, world.train_y, batches, (), ids_N, experiment.target)
-        params_ND = rehearsed[number].copy_(params_D)
-        world.backend.train()(params_ND, world.model, feed, sgd)
-        params_ND.sub_(params_D)
-        updates = Updates(params_ND, sizes_N, ids_N, finite_rows(params_ND))
+        updates_ND = rehearsed[number]
+        world.backend.train(updates_ND, same_start(params_D), world.model, feed, sgd)
+        updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))
         draw = uniforms(experiment.seed, "held-out-defense", number, device)
         params_D = move(params_D, fedavg().apply(updates, NoState(), draw).update, experiment.server_lr)
     return rehearsed.flatten(0, 1)

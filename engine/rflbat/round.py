@@ -13,6 +13,7 @@ from torch import Tensor
 from rflbat.attacks.base import Attack
 from rflbat.clients.backend import Backend
 from rflbat.clients.batches import draw_batches
+from rflbat.clients.executor import same_start
 from rflbat.clients.step import SGD, make_feed
 from rflbat.config import Experiment
 from rflbat.defenses.base import Decision, Defense, Updates
@@ -86,6 +87,7 @@ class Outcome:
         decision: the defense's decision.
         measures: as ``evaluation.evaluate``, or None in a round that was not evaluated.
         shadows: what the defenses that look on would have done.
+        chunk: clients that were trained at a time; less than was planned where memory ran out.
     """
 
     round_number: int
@@ -94,6 +96,7 @@ class Outcome:
     decision: Decision
     measures: Tensor | None
     shadows: tuple[Glance, ...] = ()
+    chunk: int = 1
 
 
 def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
@@ -187,9 +190,9 @@ def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
     feed = make_feed(world.train_x, world.train_y, batches, attack.local_triggers, group_N, experiment.target)
 
     sgd = SGD(experiment.local_steps, experiment.lr, experiment.momentum, experiment.weight_decay)
-    params_ND = server.params_D.repeat(len(clients_N), 1)
-    world.backend.train()(params_ND, world.model, feed, sgd)
-    updates_ND = attack.tamper(params_ND.sub_(server.params_D), malicious)
+    updates_ND = server.params_D.new_empty(len(clients_N), len(server.params_D))
+    chunk = world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, sgd)
+    updates_ND = attack.tamper(updates_ND, malicious)
 
     updates = Updates(
         matrix_ND=updates_ND,
@@ -211,4 +214,4 @@ def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
             for each in shadows
         ]
     after = Server(number + 1, params_D, decision.state, tuple(each.decision.state for each in shadows))
-    return after, Outcome(number, clients_N, malicious_N, decision, measures, tuple(shadows))
+    return after, Outcome(number, clients_N, malicious_N, decision, measures, tuple(shadows), chunk)

@@ -35,14 +35,13 @@ class Patched:
     backend: Backend
     change: Callable[[torch.Tensor], object]
 
-    def train(self):
-        inner = self.backend.train()
-
-        def train(params_ND, *rest):
-            inner(params_ND, *rest)
-            self.change(params_ND)
-
-        return train
+    def train(self, updates_ND, start, *rest):
+        chunk = self.backend.train(updates_ND, start, *rest)
+        start_ND = start(slice(0, len(updates_ND)))
+        params_ND = updates_ND + start_ND
+        self.change(params_ND)
+        torch.sub(params_ND, start_ND, out=updates_ND)
+        return chunk
 
 
 def patched(world, change):

@@ -101,7 +101,8 @@ def test_run_json_says_what_ran(tmp_path):
     same = {key: value for key, value in experiment.to_dict().items() if key not in filled}
     assert {key: config[key] for key in same} == {**same, "data_dir": config["data_dir"]}
     assert build(Experiment.from_dict(config)).experiment.to_dict() == config
-    assert described["backend"] == {"name": "vmap", "chunk": 5, "reason": build(experiment).backend.reason}
+    assert described["backend"] == build(experiment).backend.as_dict()
+    assert (described["backend"]["name"], described["backend"]["chunk"]) == ("analytic", 5)
     assert described["stages"] == ["kept", "nonfinite", "filter1", "cluster", "filter2"]
     assert (described["clients"], sum(described["sizes"]), described["parameters"]) == (13, 1442, 7850)
     assert {"torch", "numpy", "python"} <= set(described["versions"])

@@ -3,21 +3,28 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from rflbat.clients import loop, vmap
-from rflbat.clients.step import SGD, Feed
+from rflbat.clients import analytic, executor, loop, vmap
+from rflbat.clients.memory import bytes_per_client
+from rflbat.clients.step import SGD, Feed, Gradient
 from rflbat.errors import UserError, nearest
 from rflbat.models.base import Model
 
-BACKENDS = ("auto", "vmap", "loop")
+GRADIENTS: dict[str, Callable[[Model], Gradient]] = {
+    "vmap": vmap.gradient,
+    "loop": loop.gradient,
+    "analytic": analytic.gradient,
+}
+BACKENDS = ("auto", *GRADIENTS)
 CPU_BUDGET = 128 * 2**20
 """Bytes that a chunk may work on where no device memory is there to ask about."""
-
-Train = Callable[[Tensor, Model, Feed, SGD], None]
+CACHE_BUDGET = 2 * 2**20
+"""The same for a written-out gradient on a CPU: it reads a batch twice, the second time from the cache."""
+MEASURED = "fastest measured for this model on a CPU"
+UNMEASURED = "all clients of a chunk in each kernel"
 
 
 @dataclass(frozen=True)
@@ -25,22 +32,33 @@ class Backend:
     """A resolved choice.
 
     Args:
-        name: "vmap" or "loop".
-        chunk: clients per tensor program (1 for the loop).
+        name: "vmap", "loop" or "analytic".
+        chunk: clients at a time (1 for the loop).
+        workers: chunks at a time.
         reason: why ``auto`` chose it, or "asked for".
     """
 
     name: str
     chunk: int
+    workers: int
     reason: str
 
-    def train(self) -> Train:
-        """Give the training function of this choice.
+    def train(self, updates_ND: Tensor, start: executor.Start, model: Model, feed: Feed, sgd: SGD) -> int:
+        """Train every client of a round by this choice.
+
+        Args:
+            updates_ND: written to: the updates, local minus start.
+            start: where clients start.
+            model: functional model.
+            feed: batches of the round.
+            sgd: optimizer and number of local steps.
 
         Returns:
-            function (params_ND, model, feed, sgd) that trains in place.
+            the smallest chunk that was needed: less than ``chunk`` where memory ran out.
         """
-        return partial(vmap.train, chunk=self.chunk) if self.name == "vmap" else loop.train
+        gradient = GRADIENTS[self.name](model)
+        settings = {"chunk": self.chunk, "workers": self.workers}
+        return executor.train(updates_ND, start, model.layout, gradient, feed, sgd, **settings)
 
     def as_dict(self) -> dict[str, object]:
         """Give the choice as run.json stores it.
@@ -51,12 +69,13 @@ class Backend:
         return asdict(self)
 
 
-def chunk_size(model: Model, sample: tuple[int, ...], batch: int, clients: int, device: torch.device) -> int:
-    """Choose how many clients fit one tensor program.
+def chunk_size(
+    model: Model, sample: tuple[int, ...], batch: int, clients: int, device: torch.device, name: str = "vmap"
+) -> int:
+    """Choose how many clients are trained at a time.
 
-    Memory model, float32: a client holds its batch twice (gathered, and for the backward pass) and its gradient,
-    velocity and one temporary: ``4 * (2 * B * F + 3 * D)`` bytes. A chunk takes at most a quarter of the free
-    memory of a CUDA device, or 128 MiB on a CPU.
+    A chunk takes at most a quarter of the free memory of a CUDA device, or 128 MiB on a CPU, by the memory model of
+    ``clients.memory``; with a written-out gradient on a CPU, its batch stays within 2 MiB of cache.
 
     Args:
         model: functional model.
@@ -64,23 +83,30 @@ def chunk_size(model: Model, sample: tuple[int, ...], batch: int, clients: int, 
         batch: batch size B.
         clients: clients of the round.
         device: where training runs.
+        name: the back end.
 
     Returns:
         number of clients, at least 1.
     """
-    budget = torch.cuda.mem_get_info(device)[0] // 4 if device.type == "cuda" else CPU_BUDGET
-    per_client = 4 * (2 * batch * math.prod(sample) + 3 * model.layout.size)
-    return max(1, min(clients, budget // per_client))
+    if device.type == "cuda":
+        budget, needed = torch.cuda.mem_get_info(device)[0] // 4, bytes_per_client(model, sample, batch)
+    elif name == "analytic":
+        budget, needed = CACHE_BUDGET, 4 * batch * math.prod(sample)
+    else:
+        budget, needed = CPU_BUDGET, bytes_per_client(model, sample, batch)
+    return max(1, min(clients, budget // needed))
 
 
 def choose_backend(
     name: str, chunk: int | None, model: Model, sample: tuple[int, ...], batch: int, clients: int, device: torch.device
 ) -> Backend:
-    """Resolve ``auto`` and the chunk size.
+    """Resolve ``auto``, the chunk size and the number of workers.
+
+    On a CPU as many chunks are trained at once as torch has threads, each by kernels of one thread.
 
     Args:
-        name: "auto", "vmap" or "loop".
-        chunk: clients per tensor program, or None for the memory model.
+        name: "auto", "vmap", "loop" or "analytic".
+        chunk: clients at a time, or None for the memory model.
         model: functional model.
         sample: shape of one sample.
         batch: batch size.
@@ -91,19 +117,25 @@ def choose_backend(
         the resolved choice.
 
     Raises:
-        UserError: an unknown name, or a chunk for the loop.
+        UserError: an unknown name, a chunk for the loop, or a model without a gradient of its own for ``analytic``.
     """
     if name not in BACKENDS:
         raise UserError(f"unknown back end '{name}'{nearest(name, BACKENDS)}; known: {', '.join(BACKENDS)}")
-    if name == "loop":
-        if chunk is not None:
-            raise UserError(f"chunk={chunk} has no meaning for back end 'loop', which trains one client at a time")
-        return Backend("loop", 1, "asked for")
+    if name == "loop" and chunk is not None:
+        raise UserError(f"chunk={chunk} has no meaning for back end 'loop', which trains one client at a time")
     reason = "asked for"
     if name == "auto":
-        reason = "fastest measured for this model on this kind of device"
-        if device.type == "cpu" and model.cpu_backend == "loop":
-            if chunk is None:
-                return Backend("loop", 1, reason)
-            reason = "a chunk was asked for, and only vmap has one"
-    return Backend("vmap", chunk or chunk_size(model, sample, batch, clients, device), reason)
+        name, reason = _fastest(model, chunk, device)
+    GRADIENTS[name](model)
+    size = 1 if name == "loop" else chunk or chunk_size(model, sample, batch, clients, device, name)
+    workers = min(torch.get_num_threads(), -(-clients // size)) if device.type == "cpu" else 1
+    return Backend(name, size, workers, reason)
+
+
+def _fastest(model: Model, chunk: int | None, device: torch.device) -> tuple[str, str]:
+    """Give what ``auto`` takes, and why."""
+    if device.type != "cpu":
+        return "vmap" if model.gradient is None else "analytic", UNMEASURED
+    if model.cpu_backend == "loop" and chunk is not None:
+        return "vmap", "a chunk was asked for, and the loop has none"
+    return model.cpu_backend, MEASURED

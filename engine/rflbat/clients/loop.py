@@ -1,37 +1,38 @@
-"""Back end ``loop``: one client at a time, the debugger and the check on the other back ends.
+"""Back end ``loop``: plain autograd, one client at a time. The check on the other back ends."""
 
-Axes: N clients of the round, D parameters.
-"""
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from rflbat.clients.step import SGD, Feed, batch_loss, local_buffers
-from rflbat.models.base import Model
+from rflbat.clients.step import Gradient, batch_loss
+from rflbat.models.base import Gradients, Model
 
 
-def train(params_ND: Tensor, model: Model, feed: Feed, sgd: SGD) -> None:
-    """Train every client in place, one after another, by the same pure functions as ``vmap``.
+def gradient(model: Model) -> Gradient:
+    """Make the gradient of a chunk, client after client, so that each runs by the fused kernels for one model.
 
     Args:
-        params_ND: start parameters on entry, trained ones on return; rows may differ.
         model: functional model.
-        feed: batches of the round.
-        sgd: optimizer and number of local steps.
 
-    Raises:
-        RuntimeError: a step failed; the message names the client, the step and the shapes.
+    Returns:
+        function of a chunk's parameters and batches.
     """
-    gradients = torch.func.grad(batch_loss(model))
-    for client in range(len(params_ND)):
-        named, velocity = local_buffers(model.layout, params_ND[client], sgd)
-        for step in range(sgd.steps):
-            x_1B, labels_1B, weight_1B = feed(slice(client, client + 1), step)
-            try:
-                computed = gradients(named, x_1B[0], labels_1B[0], weight_1B[0])
-            except RuntimeError as error:
-                shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
-                where = f"client {client} of the round, step {step}, batch {tuple(x_1B.shape[1:])}, parameters {shapes}"
-                raise RuntimeError(f"{where}: {error}") from error
-            for name, gradient in computed.items():
-                sgd.apply(named[name], gradient, velocity[name])
+    loss = batch_loss(model)
+
+    def of_client(named: Mapping[str, Tensor], x_B: Tensor, labels_B: Tensor, weight_B: Tensor) -> list[Tensor]:
+        leaves = {name: value.detach().requires_grad_() for name, value in named.items()}
+        with torch.enable_grad():
+            value = loss(leaves, x_B, labels_B, weight_B)
+        return list(torch.autograd.grad(value, list(leaves.values()), materialize_grads=True))
+
+    def gradients(named: Mapping[str, Tensor], x_nB: Tensor, labels_nB: Tensor, weight_nB: Tensor) -> Gradients:
+        found = [
+            of_client({name: value[client] for name, value in named.items()}, *batch)
+            for client, batch in enumerate(zip(x_nB, labels_nB, weight_nB, strict=True))
+        ]
+        if len(found) == 1:
+            return {name: value[None] for name, value in zip(named, found[0], strict=True)}
+        return {name: torch.stack(each) for name, each in zip(named, zip(*found, strict=True), strict=True)}
+
+    return gradients

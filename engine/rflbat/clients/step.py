@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from rflbat.clients.batches import Batches
-from rflbat.models.base import Model
+from rflbat.models.base import Gradients, Model
 from rflbat.parameters import Layout
 
 Feed = Callable[[slice, int], tuple[Tensor, Tensor, Tensor]]
 """``feed(rows, step)`` gives ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the clients."""
+
+Gradient = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients]
+"""``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B))`` of the batch loss of each client."""
 
 Stamp = Callable[[Tensor, Tensor], Tensor]
 """``stamp(x_B..., on_B)`` puts the trigger on the samples where ``on`` is true; may write into ``x``."""

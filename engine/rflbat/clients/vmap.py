@@ -1,32 +1,27 @@
-"""Back end ``vmap``: a chunk of clients at a time as one tensor program.
+"""Back end ``vmap``: autograd of all clients of a chunk as one tensor program."""
 
-Axes: N clients of the round, n clients of a chunk, D parameters.
-"""
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from rflbat.clients.step import SGD, Feed, batch_loss, local_buffers
-from rflbat.models.base import Model
+from rflbat.clients.step import Gradient, batch_loss
+from rflbat.models.base import Gradients, Model
 
 
-def train(params_ND: Tensor, model: Model, feed: Feed, sgd: SGD, *, chunk: int) -> None:
-    """Train every client in place, ``chunk`` clients per tensor program.
-
-    ``vmap(grad(loss))`` over the clients of a chunk; each client has its own parameters, so a step is one batched
-    product instead of n small ones. The chunk bounds memory and changes nothing else.
+def gradient(model: Model) -> Gradient:
+    """Make ``vmap(grad(loss))``: a step of n clients, each of its own parameters, is one batched product.
 
     Args:
-        params_ND: start parameters on entry, trained ones on return; rows may differ.
         model: functional model.
-        feed: batches of the round.
-        sgd: optimizer and number of local steps.
-        chunk: clients per program, at least 1.
+
+    Returns:
+        function of a chunk's parameters and batches.
     """
-    gradients = torch.func.vmap(torch.func.grad(batch_loss(model)))
-    for first in range(0, len(params_ND), chunk):
-        rows = slice(first, first + chunk)
-        named, velocity = local_buffers(model.layout, params_ND[rows], sgd)
-        for step in range(sgd.steps):
-            for name, gradient in gradients(named, *feed(rows, step)).items():
-                sgd.apply(named[name], gradient, velocity[name])
+    of_chunk = torch.func.vmap(torch.func.grad(batch_loss(model)))
+
+    def gradients(named: Mapping[str, Tensor], x_nB: Tensor, labels_nB: Tensor, weight_nB: Tensor) -> Gradients:
+        found: Gradients = of_chunk(named, x_nB, labels_nB, weight_nB)
+        return found
+
+    return gradients

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from rflbat.parameters import Layout
 
+Gradients = dict[str, Tensor]
+"""Name of a parameter -> gradient, with an axis n of clients in front."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -20,7 +23,13 @@ class Model:
         init: numpy generator -> flat start vector ``(D,)`` float32.
         apply: (named parameters, ``x`` of shape ``(B, *sample)``) -> logits ``(B, C)``; pure, no Python branch on
             values, so that ``torch.func.vmap`` and ``torch.func.grad`` go through it.
-        cpu_backend: the back end that measured fastest on a CPU; CUDA takes ``vmap``.
+        cpu_backend: the back end that measured fastest on a CPU (``benchmarks/speed``).
+        gradient: the gradient of the batch loss of ``clients.step.batch_loss``, written out for a chunk of clients:
+            (named parameters ``(n, ...)``, ``x (n, B, *sample)``, labels ``(n, B)``, sample weights ``(n, B)``) ->
+            gradients. None: autograd.
+        table: name of the parameter whose rows the token ids of a sample pick, "" if there is none. Training changes
+            no other row.
+        resized: the same model with a table of so many rows.
     """
 
     name: str
@@ -28,6 +37,9 @@ class Model:
     init: Callable[[np.random.Generator], Tensor]
     apply: Callable[[Mapping[str, Tensor], Tensor], Tensor]
     cpu_backend: str = "vmap"
+    gradient: Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients] | None = None
+    table: str = ""
+    resized: "Callable[[int], Model] | None" = None
 
 
 def uniform_start(layout: Layout, bounds: Mapping[str, float], stream: np.random.Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Multinomial logistic regression, the paper's model for MNIST.
 
-Axes: B batch, F features of a sample, C classes.
+Axes: n clients of a chunk, B batch, F features of a sample, C classes.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rflbat.errors import UserError
-from rflbat.models.base import Model
+from rflbat.models.base import Gradients, Model
 from rflbat.parameters import Layout
 
 
@@ -50,4 +50,14 @@ def logistic(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
     def apply(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         return torch.nn.functional.linear(x.flatten(1), parameters["weight"], parameters["bias"])
 
-    return Model("logistic", layout, init, apply)
+    def gradient(parameters: Mapping[str, Tensor], x_nB: Tensor, labels_nB: Tensor, weight_nB: Tensor) -> Gradients:
+        # Samples on the last axis: both products then read the batch as it lies, twice as fast as the other way round.
+        x_nBF, weight_nCF = x_nB.flatten(2), parameters["weight"]
+        logits_nCB = torch.baddbmm(parameters["bias"][:, :, None], weight_nCF, x_nBF.mT)
+        right_nCB = labels_nB[:, None] == torch.arange(classes, device=x_nB.device)[:, None]
+        error_nCB = torch.softmax(logits_nCB, 1).sub_(right_nCB.to(logits_nCB.dtype))
+        share_nB = weight_nB.to(error_nCB.dtype) / weight_nB.sum(1, keepdim=True)
+        error_nCB.mul_(share_nB[:, None])
+        return {"weight": torch.bmm(error_nCB, x_nBF), "bias": error_nCB.sum(2)}
+
+    return Model("logistic", layout, init, apply, cpu_backend="analytic", gradient=gradient)

@@ -13,6 +13,7 @@ from torch.nn.functional import embedding, linear
 
 from rflbat.errors import UserError
 from rflbat.models.base import Model, uniform_start
+from rflbat.models.recurrence import last_state
 from rflbat.parameters import Layout
 
 EMBEDDING, UNITS, HIDDEN = 100, 100, 64
@@ -21,9 +22,8 @@ EMBEDDING, UNITS, HIDDEN = 100, 100, 64
 def lstm(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
     """Embedding of 100, one LSTM layer of 100 units, a layer of 64: 5,766,089 parameters for the paper's 56,785 words.
 
-    The state after the last token is read, so texts are padded in front. One product gives the input part of the
-    gates for all tokens; the loop over tokens then holds one small product each. Gates in the order i, f, g, o and two
-    bias vectors, as torch.nn.LSTM. Embeddings start standard normal, everything else uniform in
+    The state after the last token is read, so texts are padded in front. Gates in the order i, f, g, o and two bias
+    vectors, as torch.nn.LSTM. Embeddings start standard normal, everything else uniform in
     ``[-1/sqrt(fan in), 1/sqrt(fan in)]`` (LSTM: fan in = units).
 
     Args:
@@ -69,16 +69,12 @@ def lstm(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
 
     def apply(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
         vectors_BTE = embedding(x, parameters["embedding.weight"])
-        bias_G = parameters["lstm.bias_ih"] + parameters["lstm.bias_hh"]
-        inputs_BTG = linear(vectors_BTE, parameters["lstm.weight_ih"], bias_G)
-        state_BU = cell_BU = torch.zeros_like(inputs_BTG[:, 0, :UNITS])
-        # A slice per token would cost a full-size zero fill each in the backward pass; unbind does not.
-        for input_BG in inputs_BTG.unbind(1):
-            gates_BG = input_BG + linear(state_BU, parameters["lstm.weight_hh"])
-            i, f, g, o = gates_BG.chunk(4, 1)
-            cell_BU = torch.sigmoid(f) * cell_BU + torch.sigmoid(i) * torch.tanh(g)
-            state_BU = torch.sigmoid(o) * torch.tanh(cell_BU)
+        recurrent = (parameters[f"lstm.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        state_BU = last_state(vectors_BTE, *recurrent)
         hidden = torch.relu(linear(state_BU, parameters["hidden.weight"], parameters["hidden.bias"]))
         return linear(hidden, parameters["linear.weight"], parameters["linear.bias"])
 
-    return Model("lstm", layout, init, apply)
+    def resized(rows: int) -> Model:
+        return lstm(shape, classes, rows)
+
+    return Model("lstm", layout, init, apply, cpu_backend="loop", table="embedding.weight", resized=resized)

@@ -66,7 +66,7 @@ def test_run_json_holds_what_was_resolved(straight: Done) -> None:
     assert run["config"] | asked | resolved == run["config"]
     assert (run["clients"], run["sizes"]) == (7, [206] * 7)
     assert run["stages"] == ["kept", "nonfinite", "filter1", "cluster", "filter2"]
-    assert set(run["backend"]) == {"name", "chunk", "reason"}
+    assert set(run["backend"]) == {"name", "chunk", "workers", "reason"}
     assert run["config"]["device"] in {"cpu", "cuda"}
     assert datetime.fromisoformat(run["started"]).tzinfo is not None
 

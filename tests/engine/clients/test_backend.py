@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from rflbat.clients import backend
-from rflbat.clients.backend import CPU_BUDGET, Backend, choose_backend, chunk_size
+from rflbat.clients.backend import (
+    CACHE_BUDGET,
+    CPU_BUDGET,
+    MEASURED,
+    UNMEASURED,
+    Backend,
+    choose_backend,
+    chunk_size,
+)
+from rflbat.clients.memory import bytes_per_client
 from rflbat.errors import UserError
 from rflbat.models.logistic import logistic
 from rflbat.models.registry import MODELS
@@ -14,8 +23,8 @@ from tests.engine.models.inputs import SHAPES, make
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SAMPLE = (1, 28, 28)
 MODEL = logistic(SAMPLE, 10)
-MEASURED = "fastest measured for this model on this kind of device"
-ON_CPU = {"logistic": "vmap", "cnn": "loop", "lstm": "vmap"}
+ON_CPU = {"logistic": "analytic", "cnn": "loop", "lstm": "loop"}
+ON_CUDA = {"logistic": "analytic", "cnn": "vmap", "lstm": "vmap"}
 
 
 def choose(name, chunk=None, *, batch=60, clients=101):
@@ -39,72 +48,79 @@ def free(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 101, 5000])
-def test_a_chunk_that_was_asked_for_is_kept(chunk):
-    assert choose("vmap", chunk) == Backend("vmap", chunk, "asked for")
-    assert choose("auto", chunk) == Backend("vmap", chunk, MEASURED)
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
-def test_the_loop_takes_one_client_at_a_time():
-    assert choose("loop") == Backend("loop", 1, "asked for")
+@pytest.mark.parametrize(("chunk", "workers"), [(1, 2), (3, 2), (7, 2), (101, 1), (5000, 1)])
+def test_a_chunk_that_was_asked_for_is_kept(chunk, workers, two_threads):
+    assert choose("vmap", chunk) == Backend("vmap", chunk, workers, "asked for")
+    assert choose("auto", chunk) == Backend("analytic", chunk, workers, MEASURED)
 
 
-def test_auto_says_what_it_chose_and_why():
-    chosen = choose("auto")
-    assert chosen.name in {"vmap", "loop"}
-    assert chosen.reason != "asked for"
-    assert len(chosen.reason) > 20
+def test_the_loop_takes_one_client_at_a_time_on_each_thread(two_threads):
+    assert choose("loop") == Backend("loop", 1, 2, "asked for")
+    assert choose("loop", clients=1) == Backend("loop", 1, 1, "asked for")
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_auto_takes_on_a_cpu_what_measured_fastest_there(model):
     chosen = choose_auto(model, None, CPU)
-    assert chosen.as_dict() == {
-        "name": ON_CPU[model],
-        "chunk": 1 if ON_CPU[model] == "loop" else 5,
-        "reason": MEASURED,
-    }
+    assert (chosen.name, chosen.reason) == (ON_CPU[model], MEASURED)
+    assert chosen.chunk == (1 if ON_CPU[model] == "loop" else 5)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_auto_takes_vmap_on_cuda(model, free):
-    assert choose_auto(model, None, CUDA).as_dict() == {"name": "vmap", "chunk": 5, "reason": MEASURED}
+def test_auto_takes_all_clients_at_once_on_cuda(model, free):
+    assert choose_auto(model, None, CUDA) == Backend(ON_CUDA[model], 5, 1, UNMEASURED)
     assert free == [CUDA]
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_auto_takes_vmap_where_a_chunk_was_asked_for(model, free):
+def test_auto_takes_no_loop_where_a_chunk_was_asked_for(model, free):
     for device in (CPU, CUDA):
         chosen = choose_auto(model, 3, device)
-        assert (chosen.name, chosen.chunk) == ("vmap", 3)
+        assert (chosen.name, chosen.chunk) == (ON_CUDA[model], 3)
         # Nobody measured vmap fastest where the loop is.
-        assert (chosen.reason == MEASURED) == (device == CUDA or ON_CPU[model] == "vmap")
+        assert (chosen.reason == MEASURED) == (device == CPU and ON_CPU[model] != "loop")
     assert free == []
 
 
 def test_a_chunk_takes_a_quarter_of_the_free_memory_of_a_device(free):
-    needed = 4 * (2 * 60 * math.prod(SAMPLE) + 3 * MODEL.layout.size)
-    assert chunk_size(MODEL, SAMPLE, 60, 10**9, CUDA) == 10**9 // 4 // needed
+    assert chunk_size(MODEL, SAMPLE, 60, 10**9, CUDA) == 10**9 // 4 // bytes_per_client(MODEL, SAMPLE, 60)
 
 
-def test_the_choice_can_be_stored():
-    assert json.loads(json.dumps(choose("vmap", 7).as_dict())) == {"name": "vmap", "chunk": 7, "reason": "asked for"}
+def test_the_choice_can_be_stored(two_threads):
+    stored = {"name": "vmap", "chunk": 7, "workers": 2, "reason": "asked for"}
+    assert json.loads(json.dumps(choose("vmap", 7).as_dict())) == stored
 
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(UserError) as caught:
         choose("vmapp")
-    assert str(caught.value) == "unknown back end 'vmapp'; did you mean 'vmap'?; known: auto, vmap, loop"
+    assert str(caught.value) == "unknown back end 'vmapp'; did you mean 'vmap'?; known: auto, vmap, loop, analytic"
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if ON_CUDA[name] != "analytic"])
+def test_a_gradient_that_nobody_wrote_is_refused(model):
+    with pytest.raises(UserError, match=f"model '{model}' has none"):
+        choose_backend("analytic", None, make(model)[0], SHAPES[model], 13, 5, CPU)
 
 
 @pytest.mark.parametrize("batch", [1, 60, 601, 10**6])
-def test_a_chunk_stays_within_its_memory(batch):
-    chunk = chunk_size(MODEL, SAMPLE, batch, 10**9, CPU)
-    needed = 4 * (2 * batch * math.prod(SAMPLE) + 3 * MODEL.layout.size)
+@pytest.mark.parametrize("name", ["vmap", "analytic"])
+def test_a_chunk_stays_within_its_memory(batch, name):
+    chunk = chunk_size(MODEL, SAMPLE, batch, 10**9, CPU, name)
+    needed = {"vmap": bytes_per_client(MODEL, SAMPLE, batch), "analytic": 4 * batch * math.prod(SAMPLE)}[name]
+    budget = {"vmap": CPU_BUDGET, "analytic": CACHE_BUDGET}[name]
     if chunk == 1:
-        assert 2 * needed > CPU_BUDGET
+        assert 2 * needed > budget
     else:
-        assert chunk * needed <= CPU_BUDGET < (chunk + 1) * needed
+        assert chunk * needed <= budget < (chunk + 1) * needed
 
 
 @pytest.mark.parametrize("clients", [1, 3, 101])

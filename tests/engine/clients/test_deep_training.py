@@ -12,13 +12,13 @@ import torch
 
 from rflbat.attacks.base import Samples
 from rflbat.attacks.registry import make_attack
-from rflbat.clients import loop, vmap
 from rflbat.clients.batches import Batches, draw_batches
 from rflbat.clients.step import SGD, make_feed
 from rflbat.models.cnn import cnn
 from rflbat.models.lstm import lstm
 from rflbat.randomness import generator
 from tests.engine.attacks.formats import encode, inserted
+from tests.engine.clients.training import back_ends, train
 from tests.engine.models.inputs import random_samples
 from tests.engine.models.plain import PlainLSTM, plain_cnn, with_parameters
 
@@ -34,9 +34,7 @@ MALICIOUS_N = np.array([False, True, True, False, True])
 GROUPS = (0, 3, 1, 2, 0)
 BATCH, STEPS, N = 4, 4, len(SIZES)
 OPTIMIZERS = [SGD(STEPS, 0.1, m, w) for m in (0.0, 0.9) for w in (0.0, 0.05)]
-BACKENDS = {"loop": loop.train} | {
-    f"vmap{chunk}": lambda *args, chunk=chunk: vmap.train(*args, chunk=chunk) for chunk in (1, 3, N + 4)
-}
+BACKENDS = back_ends(N, analytic=False)
 
 every_model = pytest.mark.parametrize("name", MODELS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -59,10 +57,7 @@ class Problem:
         feed = make_feed(
             self.x, self.labels, self.plan, ATTACKS[self.name].local_triggers, torch.tensor(GROUPS), TARGET
         )
-        params_ND = self.params_ND.clone()
-        with torch.no_grad():  # as in a round
-            BACKENDS[backend](params_ND, MODELS[self.name], feed, sgd)
-        return params_ND
+        return train(BACKENDS[backend], self.params_ND, MODELS[self.name], feed, sgd)
 
 
 @functools.cache

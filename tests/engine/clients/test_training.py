@@ -13,10 +13,10 @@ import torch
 
 from rflbat.attacks.base import Samples
 from rflbat.attacks.pixel import pixel
-from rflbat.clients import loop, vmap
 from rflbat.clients.batches import draw_batches
 from rflbat.clients.step import SGD, make_feed
 from rflbat.models.logistic import logistic
+from tests.engine.clients.training import back_ends, train
 from tests.oracles import training as oracle
 
 SHAPE, CLASSES, TARGET, INK = (2, 5, 3), 4, 1, 1.5
@@ -26,9 +26,7 @@ BATCH, STEPS, N = 5, 6, len(SIZES)
 MODEL = logistic(SHAPE, CLASSES)
 TRIGGER = pixel(Samples(SHAPE, INK), 1.0, size=2).full_trigger
 OPTIMIZERS = [SGD(STEPS, 0.3, m, w) for m in (0.0, 0.9) for w in (0.0, 0.05)]
-BACKENDS = {"loop": loop.train} | {
-    f"vmap{chunk}": lambda *args, chunk=chunk: vmap.train(*args, chunk=chunk) for chunk in (1, 3, 7, N + 4)
-}
+BACKENDS = back_ends(N, analytic=True)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,10 +44,7 @@ class Problem:
         return make_feed(**{"stamps": (TRIGGER,), "group_N": group_N, "target": TARGET, **values})
 
     def trained(self, backend, sgd, **changes):
-        params_ND = self.params_ND.clone()
-        with torch.no_grad():  # as in a round
-            BACKENDS[backend](params_ND, MODEL, self.feed(**changes), sgd)
-        return params_ND
+        return train(BACKENDS[backend], self.params_ND, MODEL, self.feed(**changes), sgd)
 
 
 def make_problem(dtype=torch.float64):
@@ -227,12 +222,14 @@ def test_each_group_stamps_its_own_trigger():
         assert (labels_NB[poisoned_NB] == TARGET).all()
 
 
-def test_the_loop_names_the_client_and_step_that_failed():
+@pytest.mark.parametrize("backend", ["loop", "vmap3"])
+def test_a_step_that_fails_is_named(backend):
     def apply(parameters, x):
         return MODEL.apply(parameters, x[:, :1])  # half of the features
 
     broken = dataclasses.replace(MODEL, apply=apply)
+    who = {"loop": "clients 0 to 0", "vmap3": "clients 0 to 2"}[backend]
     with pytest.raises(
-        RuntimeError, match=r"^client 0 of the round, step 0, batch \(5, 2, 5, 3\), parameters \{'weight': "
+        RuntimeError, match=rf"^{who} of the round, step 0, batch \(5, 2, 5, 3\), parameters \{{'weight': \(4, 30\)"
     ):
-        loop.train(PROBLEM.params_ND.clone(), broken, PROBLEM.feed(), OPTIMIZERS[0])
+        train(BACKENDS[backend], PROBLEM.params_ND, broken, PROBLEM.feed(), OPTIMIZERS[0])

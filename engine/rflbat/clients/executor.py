@@ -1,0 +1,133 @@
+"""Local training of a round: chunk after chunk, or several chunks at once on the cores of a CPU.
+
+Axes: N clients of the round, n clients of a chunk, D parameters.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rflbat.clients.step import SGD, Feed, Gradient, local_buffers
+from rflbat.parameters import Layout
+
+Start = Callable[[slice], Tensor]
+"""``start(rows)`` gives the parameters ``(n, D)`` from which the clients start; rows may differ."""
+_log = logging.getLogger(__name__)
+
+
+def same_start(params_D: Tensor) -> Start:
+    """Start every client from the same parameters, without a copy.
+
+    Args:
+        params_D: global parameters.
+
+    Returns:
+        the start.
+    """
+    return lambda rows: params_D.expand(rows.stop - rows.start, -1)
+
+
+def train(
+    updates_ND: Tensor,
+    start: Start,
+    layout: Layout,
+    gradient: Gradient,
+    feed: Feed,
+    sgd: SGD,
+    *,
+    chunk: int,
+    workers: int = 1,
+) -> int:
+    """Train every client and write its update, local minus start.
+
+    Chunks are independent, so neither their size nor the number of workers changes a client's batches; a chunk bounds
+    memory. A chunk that does not fit is trained again as two halves, from the start: nothing it did was written yet.
+
+    Args:
+        updates_ND: written to; may hold anything.
+        start: where clients start.
+        layout: names of the D parameters.
+        gradient: a back end's gradient of a chunk.
+        feed: batches of the round.
+        sgd: optimizer and number of local steps.
+        chunk: clients at a time, at least 1.
+        workers: chunks at a time. More than one: each on a thread of its own with single-threaded kernels.
+
+    Returns:
+        the smallest chunk that was needed, ``chunk`` or less.
+
+    Raises:
+        MemoryError: one client alone does not fit.
+        RuntimeError: a step failed; the message names the clients, the step and the shapes.
+    """
+    rows = [slice(first, min(first + chunk, len(updates_ND))) for first in range(0, len(updates_ND), chunk)]
+    task = partial(_train_or_halve, updates_ND, start, layout, gradient, feed, sgd)
+    if workers == 1:
+        return min(map(task, rows))
+    with _single_threaded(), ThreadPoolExecutor(workers, "rflbat-train") as pool:
+        return min(pool.map(task, rows))
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Give each new thread kernels of one thread: on a CPU two such workers beat kernels of two threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train_or_halve(
+    updates_ND: Tensor, start: Start, layout: Layout, gradient: Gradient, feed: Feed, sgd: SGD, rows: slice
+) -> int:
+    """Train a chunk; where memory runs out, its two halves. Gives the smallest chunk that was needed."""
+    clients: int = rows.stop - rows.start
+    try:
+        _train_chunk(updates_ND, start, layout, gradient, feed, sgd, rows)
+        return clients
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if clients == 1:
+            raise MemoryError(f"training one client of {layout.size} parameters does not fit: {error}") from error
+        needed = str(error).partition("\n")[0]
+    # Outside of the handler: the exception's frames hold the tensors of the failed chunk.
+    half = rows.start + clients // 2
+    _log.warning("out of memory with a chunk of %d clients (%s); going on with halves", clients, needed)
+    again: Callable[[slice], int] = partial(_train_or_halve, updates_ND, start, layout, gradient, feed, sgd)
+    return min(again(slice(rows.start, half)), again(slice(half, rows.stop)))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Know a failed allocation: CUDA's has its own type, the host's only a message."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@torch.no_grad()
+def _train_chunk(
+    updates_ND: Tensor, start: Start, layout: Layout, gradient: Gradient, feed: Feed, sgd: SGD, rows: slice
+) -> None:
+    """Take all local steps of a chunk on a copy of its parameters."""
+    start_nD = start(rows)
+    local_nD = start_nD.clone(memory_format=torch.contiguous_format)
+    named, velocity = local_buffers(layout, local_nD, sgd)
+    for step in range(sgd.steps):
+        batch = feed(rows, step)
+        try:
+            for name, found in gradient(named, *batch).items():
+                sgd.apply(named[name], found, velocity[name])
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise
+            shapes = {name: tuple(tensor.shape[1:]) for name, tensor in named.items()}
+            who = f"clients {rows.start} to {rows.stop - 1} of the round"
+            where = f"{who}, step {step}, batch {tuple(batch[0].shape[1:])}, parameters {shapes}"
+            raise RuntimeError(f"{where}: {error}") from error
+    torch.sub(local_nD, start_nD, out=updates_ND[rows])

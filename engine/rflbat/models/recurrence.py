@@ -1,0 +1,193 @@
+"""An LSTM layer of which only the last state is wanted, as one differentiable function with its own rule for vmap.
+
+Autograd through a loop over tokens records some twenty operations a token; here the backward pass is written out, and
+the weights' gradients are one product over all tokens. Under vmap all clients take each step together.
+Axes: n clients, B batch, T tokens, E inputs, U units, G = 4 U gates in the order i, f, g, o.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+_LSTM_MODE = 2
+"""What cuDNN, MIOpen and oneDNN call an LSTM."""
+
+
+def last_state(x_BTE: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
+    """Read texts by one LSTM layer and give its state after the last token.
+
+    ``gates_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh``; ``c_t = f c_{t-1} + i g``; ``h_t = o tanh(c_t)`` with i, f, o
+    through the sigmoid and g through tanh; ``h_0 = c_0 = 0``. One client in float32 on a CPU runs by oneDNN's fused
+    layer, everything else by a loop of products over tokens.
+
+    Args:
+        x_BTE: the texts' vectors.
+        weight_ih: ``(G, E)``.
+        weight_hh: ``(G, U)``.
+        bias_ih: ``(G,)``.
+        bias_hh: ``(G,)``.
+
+    Returns:
+        ``(B, U)``; differentiable once in every argument, and vmappable in every argument.
+
+    Example:
+        >>> last_state(torch.ones(2, 3, 5), torch.ones(8, 5), torch.ones(8, 2), torch.ones(8), torch.ones(8)).shape
+        torch.Size([2, 2])
+
+    Source: Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000 (forget gate).
+    """
+    state_BU: Tensor = _Forward.apply(torch.is_grad_enabled(), x_BTE, weight_ih, weight_hh, bias_ih, bias_hh)[0]
+    return state_BU
+
+
+def _fused(x: Tensor) -> bool:
+    """Say whether oneDNN's layer takes this input: one client, float32, CPU."""
+    return x.ndim == 3 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+
+def _fused_arguments(x_BTE: Tensor, units: int) -> tuple[Tensor, Tensor]:
+    """Give tokens first, as oneDNN reads them, and the empty first state."""
+    return x_BTE.transpose(0, 1).contiguous(), x_BTE.new_zeros(1, len(x_BTE), units)
+
+
+def _fused_forward(train: bool, x_BTE: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    units = weights[1].shape[1]
+    x_TBE, zero_1BU = _fused_arguments(x_BTE, units)
+    settings: tuple[Any, ...] = (False, [], _LSTM_MODE, units, 1, True, False, False, train)
+    # The layer keeps what its backward pass needs only in grad mode, which a Function's forward switches off.
+    with torch.set_grad_enabled(train):
+        plain = (value.detach() for value in (x_TBE, *weights, zero_1BU, zero_1BU))
+        found = torch.ops.aten.mkldnn_rnn_layer(*plain, *settings)
+    states_TBU, state_1BU, cell_1BU, workspace = found
+    return state_1BU[0], states_TBU, cell_1BU, workspace if train else x_BTE.new_empty(0)
+
+
+def _fused_backward(grad_BU: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
+    x_BTE, w_ih, w_hh, b_ih, b_hh, states_TBU, cell_1BU, workspace = saved
+    units = w_hh.shape[1]
+    x_TBE, zero_1BU = _fused_arguments(x_BTE, units)
+    weights, first, last = (w_ih, w_hh, b_ih, b_hh), (zero_1BU, zero_1BU), (states_TBU[-1:], cell_1BU)
+    grads = (torch.zeros_like(states_TBU), grad_BU[None].contiguous(), torch.zeros_like(cell_1BU))
+    settings: tuple[Any, ...] = (False, _LSTM_MODE, units, 1, True, True, False, [], False, workspace)
+    found = torch.ops.aten.mkldnn_rnn_layer_backward(x_TBE, *weights, *first, states_TBU, *last, *grads, *settings)
+    return found[0].transpose(0, 1), found[1], found[2], found[3], found[4]
+
+
+def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the next state, the next cell and the activated gates."""
+    i, f, g, o = gates.chunk(4, -1)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    cell = f * cell + i * g
+    return o * cell.tanh(), cell, torch.cat([i, f, g, o], -1)
+
+
+def _cell_backward(
+    grad_state: Tensor, grad_cell: Tensor, active: Tensor, before: Tensor, after: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Give the gradients of the gates and of the cell before."""
+    i, f, g, o = active.chunk(4, -1)
+    squashed = after.tanh()
+    grad_cell = grad_cell + grad_state * o * (1 - squashed * squashed)
+    grad_i, grad_f = grad_cell * g * i * (1 - i), grad_cell * before * f * (1 - f)
+    grad_g, grad_o = grad_cell * i * (1 - g * g), grad_state * squashed * o * (1 - o)
+    return torch.cat([grad_i, grad_f, grad_g, grad_o], -1), grad_cell * f
+
+
+def _stepwise_forward(train: bool, x_nBTE: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    w_ih, w_hh, b_ih, b_hh = weights
+    clients, batch, tokens, inputs = x_nBTE.shape
+    x_nME = x_nBTE.transpose(1, 2).reshape(clients, tokens * batch, inputs)
+    inputs_nTBG = torch.baddbmm((b_ih + b_hh)[:, None], x_nME, w_ih.mT).view(clients, tokens, batch, -1)
+    state_nBU = cell_nBU = x_nBTE.new_zeros(clients, batch, w_hh.shape[2])
+    states, cells = [state_nBU], [cell_nBU]
+    actives: list[Tensor] = []
+    for input_nBG in inputs_nTBG.unbind(1):
+        gates_nBG = torch.baddbmm(input_nBG, state_nBU, w_hh.mT)
+        state_nBU, cell_nBU, active_nBG = _cell(gates_nBG, cell_nBU)
+        if train or not actives:
+            states.append(state_nBU)
+            cells.append(cell_nBU)
+            actives.append(active_nBG)
+    return state_nBU.clone(), torch.stack(states, 1), torch.stack(cells, 1), torch.stack(actives, 1)
+
+
+def _stepwise_backward(grad_nBU: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
+    x_nBTE, w_ih, w_hh, _, _, states_nTBU, cells_nTBU, actives_nTBG = saved
+    clients, batch, tokens, inputs = x_nBTE.shape
+    cells, actives = cells_nTBU.unbind(1), actives_nTBG.unbind(1)
+    grad_cell_nBU, grads = torch.zeros_like(grad_nBU), []
+    for step in range(tokens - 1, -1, -1):
+        grad_gates_nBG, grad_cell_nBU = _cell_backward(
+            grad_nBU, grad_cell_nBU, actives[step], cells[step], cells[step + 1]
+        )
+        grad_nBU = torch.bmm(grad_gates_nBG, w_hh)
+        grads.append(grad_gates_nBG)
+    grads_nMG = torch.stack(grads[::-1], 1).flatten(1, 2)
+    x_nME = x_nBTE.transpose(1, 2).reshape(clients, tokens * batch, inputs)
+    grad_x_nBTE = torch.bmm(grads_nMG, w_ih).view(clients, tokens, batch, inputs).transpose(1, 2)
+    grad_hh = torch.bmm(grads_nMG.mT, states_nTBU[:, :-1].flatten(1, 2))
+    grad_bias_nG = grads_nMG.sum(1)
+    return grad_x_nBTE, torch.bmm(grads_nMG.mT, x_nME), grad_hh, grad_bias_nG, grad_bias_nG.clone()
+
+
+def _batched(info: Any, in_dims: tuple[int | None, ...], arguments: tuple[Tensor, ...]) -> list[Tensor]:
+    """Bring the axis of the clients to the front of every argument; one that all clients share is repeated."""
+    return [
+        value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+        for value, dim in zip(arguments, in_dims, strict=True)
+    ]
+
+
+class _Forward(Function):
+    """(train, x, weights, biases) -> (last state, and what a backward pass needs); x may have the axis n in front."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(train: bool, *arguments: Tensor) -> tuple[Tensor, ...]:
+        x = arguments[0]
+        if _fused(x):
+            return _fused_forward(train, *arguments)
+        if x.ndim == 4:
+            return _stepwise_forward(train, *arguments)
+        return tuple(each[0] for each in _stepwise_forward(train, *(value[None] for value in arguments)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[1:], *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:
+        return None, *_Backward.apply(grad, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], train: bool, *arguments: Tensor
+    ) -> tuple[Any, tuple[int, ...]]:
+        return _Forward.apply(train, *_batched(info, in_dims[1:], arguments)), (0,) * 4
+
+
+class _Backward(Function):
+    """(gradient of the last state, what was saved) -> gradients of the five arguments."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(*arguments: Tensor) -> tuple[Tensor, ...]:
+        x = arguments[1]
+        if _fused(x):
+            return _fused_backward(*arguments)
+        if x.ndim == 4:
+            return _stepwise_backward(*arguments)
+        return tuple(each[0] for each in _stepwise_backward(*(value[None] for value in arguments)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is saved: the gradient is not differentiated again."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor) -> tuple[Any, tuple[int, ...]]:
+        return _Backward.apply(*_batched(info, in_dims, arguments)), (0,) * 5

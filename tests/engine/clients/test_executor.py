@@ -1,0 +1,137 @@
+"""How a round's training is cut into chunks: memory that runs out, workers, and what is written.
+
+Legend of the suffixes: N clients, D parameters, n clients of a chunk.
+"""
+
+import logging
+import threading
+
+import pytest
+import torch
+
+from rflbat.clients import executor
+from rflbat.clients.step import SGD
+from rflbat.parameters import Layout
+
+LAYOUT = Layout({"weight": (2, 2), "bias": (3,)})
+N, SGD_ = 11, SGD(3, 0.5, 0.9, 0.1)
+START_ND = torch.randn(N, LAYOUT.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def feed(rows, step):
+    clients = torch.arange(N)[rows]
+    return (clients + 10.0 * step)[:, None, None], clients[:, None], torch.ones(len(clients), 1)
+
+
+def gradient(named, x_nB, labels_nB, weight_nB):
+    """Depends on the parameters, the client and the step."""
+    return {name: value.sin() + each(x_nB, value) for name, value in named.items()}
+
+
+def each(x_nB, like):
+    return x_nB.flatten(1).mean(1).view(-1, *[1] * (like.ndim - 1))
+
+
+def run(chunk, workers=1, gradient=gradient, start_ND=START_ND):
+    updates_ND = torch.full_like(start_ND, torch.nan)
+    smallest = executor.train(
+        updates_ND, lambda rows: start_ND[rows], LAYOUT, gradient, feed, SGD_, chunk=chunk, workers=workers
+    )
+    return updates_ND, smallest
+
+
+WANTED_ND, _ = run(1)
+
+
+def limited(most, error):
+    """A gradient for which more than so many clients at once do not fit, from the second step on."""
+
+    def of_chunk(named, x_nB, labels_nB, weight_nB):
+        if len(x_nB) > most and x_nB.flatten()[0] >= 10:
+            raise error
+        return gradient(named, x_nB, labels_nB, weight_nB)
+
+    return of_chunk
+
+
+OUT_OF_MEMORY = {
+    "device": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB"),
+    "host": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 11, 100])
+def test_neither_chunk_nor_workers_change_an_update(chunk, workers):
+    updates_ND, smallest = run(chunk, workers)
+    assert torch.equal(updates_ND, WANTED_ND)
+    assert smallest == {1: 1, 2: 1, 3: 2, 4: 3, 11: 11, 100: 11}[chunk]
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_chunk_that_does_not_fit_is_halved_and_changes_nothing(kind, workers, caplog):
+    with caplog.at_level(logging.WARNING):
+        updates_ND, smallest = run(11, workers, limited(3, OUT_OF_MEMORY[kind]))
+    assert torch.equal(updates_ND, WANTED_ND)
+    assert smallest == 2  # 11 -> 5 + 6 -> 2 + 3 + 3 + 3
+    assert "out of memory with a chunk of 11 clients" in caplog.text
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_one_client_that_does_not_fit_is_an_error_that_says_so(kind):
+    with pytest.raises(MemoryError, match=r"^training one client of 7 parameters does not fit: "):
+        run(4, gradient=limited(0, OUT_OF_MEMORY[kind]))
+
+
+def test_another_failure_is_no_shortage_of_memory():
+    with pytest.raises(RuntimeError, match=r"^clients 8 to 10 of the round, step 1, batch \(1, 1\), .*: bad shapes"):
+        run(4, gradient=failing_for(8, RuntimeError("bad shapes")))
+
+
+def failing_for(client, error):
+    def of_chunk(named, x_nB, labels_nB, weight_nB):
+        if int(labels_nB[0, 0]) == client and x_nB.flatten()[0] >= 10:
+            raise error
+        return gradient(named, x_nB, labels_nB, weight_nB)
+
+    return of_chunk
+
+
+def test_the_start_is_not_written_to():
+    before_ND = START_ND.clone()
+    run(4)
+    assert torch.equal(START_ND, before_ND)
+
+
+def test_the_same_start_for_all_takes_no_memory():
+    params_D = torch.arange(7.0)
+    start_nD = executor.same_start(params_D)(slice(2, 6))
+    assert start_nD.shape == (4, 7)
+    assert start_nD.data_ptr() == params_D.data_ptr()
+
+
+def test_workers_run_kernels_of_one_thread_and_leave_the_setting_alone():
+    before, seen = torch.get_num_threads(), set()
+
+    def spy(named, *batch):
+        seen.add((threading.current_thread().name, torch.get_num_threads()))
+        return gradient(named, *batch)
+
+    try:
+        torch.set_num_threads(2)
+        run(1, 2, spy)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert {threads for _, threads in seen} == {1}
+    assert all(name.startswith("rflbat-train") for name, _ in seen)
+
+
+def test_no_gradient_is_recorded_in_a_worker():
+    def spy(named, *batch):
+        assert not torch.is_grad_enabled()
+        return gradient(named, *batch)
+
+    run(2, 2, spy)
