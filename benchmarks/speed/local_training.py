@@ -12,15 +12,16 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rflbat.clients import loop, vmap
-from rflbat.clients.backend import chunk_size
+from rflbat.clients.backend import Backend, choose_backend
 from rflbat.clients.batches import Batches, draw_batches
+from rflbat.clients.executor import same_start
 from rflbat.clients.step import SGD, make_feed
 from rflbat.config import Experiment
 from rflbat.randomness import generator
@@ -71,22 +72,18 @@ def cases(world: World) -> dict[str, Callable[[], Tensor]]:
     feed = make_feed(world.train_x, world.train_y, batches, world.attack.local_triggers, group_N, 0)
     start_D, sgd = first_server(world).params_D, SGD(STEPS, LR)
 
-    def vmapped(chunk: int) -> Tensor:
-        params_ND = start_D.repeat(clients, 1)
-        vmap.train(params_ND, world.model, feed, sgd, chunk=chunk)
-        return params_ND
+    def trained(backend: Backend) -> Tensor:
+        updates_ND = torch.empty(clients, len(start_D))
+        backend.train(updates_ND, same_start(start_D), world.model, feed, sgd)
+        return updates_ND.add_(start_D)
 
-    def looped() -> Tensor:
-        params_ND = start_D.repeat(clients, 1)
-        loop.train(params_ND, world.model, feed, sgd)
-        return params_ND
+    def chosen(name: str) -> Backend:
+        return choose_backend(name, None, world.model, (1, 28, 28), BATCH, clients, world.device)
 
-    chosen = chunk_size(world.model, (1, 28, 28), BATCH, clients, world.device)
+    backends = [chosen(name) for name in ("loop", "vmap", "auto")]
     return {
         "plain loop of modules": lambda: plain_loop(world, batches, start_D),
-        "rflbat loop": looped,
-        "rflbat vmap, chunks of 20": lambda: vmapped(20),
-        f"rflbat vmap, chunks of {chosen} (chosen)": lambda: vmapped(chosen),
+        **{f"rflbat {each.name}": partial(trained, each) for each in backends},
     }
 
 
