@@ -86,7 +86,9 @@ def test_wheel_holds_all_sources_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     operations = {str(Path(name).parent) for name in sources() if name.endswith("/reference.py")}
     assert len(operations) >= 5
     pages = {f"{operation}/README.md" for operation in operations}
-    assert held == {*sources(), "rflbat/py.typed", "rflbat_kernels/py.typed", *pages}
+    web = {path.relative_to(ROOT / "engine").as_posix() for path in (ROOT / "engine/rflbat/results/web").iterdir()}
+    assert len(web) >= 5
+    assert held == {*sources(), "rflbat/py.typed", "rflbat_kernels/py.typed", *pages, *web}
 
 
 def test_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:

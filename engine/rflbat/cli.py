@@ -27,6 +27,7 @@ from rflbat.progress import Silence, choose
 from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
 from rflbat.results.folder import RunFolder
+from rflbat.results.page import NEEDS, available
 from rflbat.results.report import CELLS, report_run, report_sweep
 from rflbat.results.shadow_report import shadow_table
 from rflbat.results.tables import closing_table, to_rich
@@ -158,8 +159,8 @@ def _finish(console: Console, folder: RunFolder, quiet: bool) -> None:
         if looked_on:
             console.print(to_rich(looked_on))
         console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True, markup=False)
-        for figure in figures:
-            console.print(f"  {figure}", highlight=False, soft_wrap=True, markup=False)
+        for line in [*figures, *([] if available() else [NEEDS])]:
+            console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
 
 
 class Settings(Silence):
@@ -241,7 +242,8 @@ def _report(arguments: list[str], console: Console) -> None:
     report = report_sweep(path)
     if not flags.quiet:
         console.print(to_rich(report.table))
-        for line in [*report.files, *(f"unfinished: {name}" for name in report.unfinished)]:
+        missing = [] if available() else [NEEDS]
+        for line in [*report.files, *missing, *(f"unfinished: {name}" for name in report.unfinished)]:
             console.print(str(line), highlight=False, soft_wrap=True, markup=False)
 
 

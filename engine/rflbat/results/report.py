@@ -1,4 +1,4 @@
-"""What can be made again from the records on disk: the figures of a run, the table and figures of a sweep."""
+"""What can be made again from the records on disk: page, figures and tables of a run and of a sweep."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,11 @@ from rflbat.results.figures import (
     setting_label,
 )
 from rflbat.results.folder import RUN, RunFolder
+from rflbat.results.page import available
 from rflbat.results.pca_figures import draw_pca_panels, draw_pca_scatter, located
+from rflbat.results.run_page import run_page
 from rflbat.results.shadow_report import draw_shadows, shadow_table
+from rflbat.results.sweep_page import sweep_page
 from rflbat.results.tables import SweepRow, Table, aggregate, sweep_table, sweep_values, to_csv, to_latex, to_markdown
 
 CELLS = "cells"
@@ -28,7 +31,7 @@ class SweepReport:
     """What `report_sweep` made.
 
     Args:
-        files: the table as CSV, Markdown and LaTeX, then the figures as PNG and PDF.
+        files: the table as CSV, Markdown and LaTeX, the figures as PNG and PDF, and the page.
         table: the aggregated table, to show.
         unfinished: names of the cells without a result, which the table leaves out.
     """
@@ -39,14 +42,14 @@ class SweepReport:
 
 
 def report_run(path: Path) -> list[Path]:
-    """Draw every figure of a run again from its records, finished or not; with shadow defenses, their table too.
+    """Draw every figure of a run again from its records, finished or not, and write its page.
 
     Args:
         path: the folder of the run.
 
     Returns:
-        The PNG files, in `path/figures`, and the table of shadow defenses as Markdown, CSV and LaTeX. What the run
-        has no records for is left out.
+        The PNG files, in `path/figures`, the table of shadow defenses as Markdown, CSV and LaTeX, and `report.html`.
+        What the run has no records for is left out; so is the page where the packages of `rflbat[report]` are not.
 
     Raises:
         UserError: the folder holds no run, or a file of it is damaged.
@@ -62,9 +65,11 @@ def report_run(path: Path) -> list[Path]:
         "client_sizes.png": draw_client_sizes(folder.run().get("sizes") or []),
         "shadows.png": draw_shadows(own, folder.rounds(), folder.shadows()),
     }
-    figures = [save(figure, folder.figures / name) for name, figure in drawn.items() if figure is not None]
+    made = [save(figure, folder.figures / name) for name, figure in drawn.items() if figure is not None]
     table = shadow_table(own, folder.rounds(), folder.shadows())
-    return figures if table is None else [*figures, *_tables(path / "shadows", table, table)]
+    if table is not None:
+        made += _tables(path / "shadows", table, table)
+    return [*made, run_page(folder)] if available() else made
 
 
 def _tables(stem: Path, shown: Table, values: Table, note: str = "") -> list[Path]:
@@ -77,13 +82,14 @@ def _tables(stem: Path, shown: Table, values: Table, note: str = "") -> list[Pat
 
 
 def report_sweep(path: Path) -> SweepReport:
-    """Aggregate the finished cells of a sweep over their seeds: table.{csv,md,tex}, and the bars as PNG and PDF.
+    """Aggregate the finished cells of a sweep over their seeds: table.{csv,md,tex}, bars as PNG and PDF, the page.
 
     Args:
         path: the folder of the sweep; each run lies in a folder of its own in `path/cells`.
 
     Returns:
-        The files written, the table and the names of unfinished cells. Figures hold six settings each.
+        The files written, the table and the names of unfinished cells. Figures hold six settings each. The page is
+        left out where the packages of `rflbat[report]` are not.
 
     Raises:
         UserError: there are no cells, none is finished, or a file of one is damaged.
@@ -98,15 +104,16 @@ def report_sweep(path: Path) -> SweepReport:
         if summary is None or not (cell / RUN).exists():
             unfinished.append(cell.name)
         else:
-            finished.append((folder.run().get("config", {}), summary))
+            finished.append(folder)
     if not finished:
         raise UserError(f"{path}: none of the {len(folders)} runs of this sweep is finished")
-    rows = aggregate(finished)
+    rows = aggregate([(folder.run().get("config", {}), folder.summary() or {}) for folder in finished])
     table = sweep_table(rows)
     note = f"\nUnfinished, not in the table: {', '.join(unfinished)}\n" if unfinished else ""
     files = [
         *_tables(path / "table", table, sweep_values(rows), note),
         *_sweep_figures(path / "figures", rows),
+        *([sweep_page(path, rows, table, finished)] if available() else []),
     ]
     return SweepReport(files, table, unfinished)
 

@@ -130,6 +130,22 @@ def aggregate(cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
     return sorted(rows, key=lambda row: [_order(row.settings[axis]) for axis in (*axes[1:], axes[0])])
 
 
+def settings_of(rows: Sequence[SweepRow], config: Mapping[str, Any]) -> int | None:
+    """Find the row of a sweep that a run belongs to.
+
+    Example:
+        >>> settings_of([SweepRow({"defense": "krum"}, 1, {}, {})], {"defense": "krum", "seed": 3})
+        0
+    """
+    flat = _flatten(config)
+    matching = (
+        number
+        for number, row in enumerate(rows)
+        if all(repr(flat.get(name)) == repr(value) for name, value in row.settings.items())
+    )
+    return next(matching, None)
+
+
 def sweep_table(rows: Sequence[SweepRow]) -> Table:
     """The sweep as people read it: rates in percent, mean ± standard deviation over the seeds.
 

@@ -25,7 +25,15 @@ RATES = {"accuracy", "attack_success_rate", "attack_success_rate_inclusive"}
 DETECTION = {"precision", "recall", "false_positive_rate", "malicious_weight"}
 ROUND = {"round", "kept", "dropped", "malicious", "nonfinite", "stages", "nobody_kept", *RATES, *DETECTION}
 CLIENT = {"round", "client", "malicious", "kept", "stage", "weight", "score", "coordinates", "cluster", "samples"}
-FILES = {"run.json", "rounds.jsonl", "clients.jsonl", "timings.jsonl", "summary.json", "checkpoint.safetensors"}
+FILES = {
+    "run.json",
+    "rounds.jsonl",
+    "clients.jsonl",
+    "timings.jsonl",
+    "summary.json",
+    "report.html",
+    "checkpoint.safetensors",
+}
 
 
 @pytest.fixture(scope="module")

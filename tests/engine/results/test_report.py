@@ -8,6 +8,7 @@ from rflbat.results.folder import CLIENTS, ROUNDS, RUN, SUMMARY, TIMINGS
 from rflbat.results.report import report_run, report_sweep
 
 PCA = ["pca_rounds.png", "pca_last_round.png"]
+PAGE = "report.html"
 FIGURES = ["accuracy_and_attack.png", *PCA, "kept_over_rounds.png", "client_sizes.png"]
 
 
@@ -31,8 +32,8 @@ def write_sweep(write_run, path, defenses=("krum", "rflbat"), shares=(0.1, 0.5),
 
 def test_every_figure_of_a_run_is_drawn(run):
     files = report_run(run.path)
-    assert [file.name for file in files] == FIGURES
-    assert all(file.parent == run.path / "figures" and file.stat().st_size > 5000 for file in files)
+    assert [file.name for file in files] == [*FIGURES, PAGE]
+    assert all(file.parent == run.path / "figures" and file.stat().st_size > 5000 for file in files[:-1])
     assert sorted(path.name for path in (run.path / "figures").iterdir()) == sorted(FIGURES)
 
 
@@ -40,17 +41,17 @@ def test_figures_without_records_are_left_out(run, unsaved):
     clients = [row | {"coordinates": None} for row in run.clients()]
     (run.path / CLIENTS).unlink()
     run.append_clients(clients)
-    assert [file.name for file in report_run(run.path)] == [name for name in FIGURES if name not in PCA]
+    assert [file.name for file in report_run(run.path)] == [*(name for name in FIGURES if name not in PCA), PAGE]
     for name in (CLIENTS, ROUNDS, TIMINGS):
         (run.path / name).unlink()
-    assert [file.name for file in report_run(run.path)] == ["client_sizes.png"]
+    assert [file.name for file in report_run(run.path)] == ["client_sizes.png", PAGE]
 
 
 def test_a_killed_run_can_be_reported(run, unsaved):
     for name in (ROUNDS, CLIENTS):
         contents = (run.path / name).read_bytes()
         (run.path / name).write_bytes(contents[:-7])
-    assert len(report_run(run.path)) == len(FIGURES)
+    assert len(report_run(run.path)) == len(FIGURES) + 1
 
 
 def test_the_last_round_with_coordinates_is_drawn(run, unsaved, monkeypatch):
@@ -74,7 +75,7 @@ def test_a_sweep_is_aggregated(write_run, tmp_path):
     path = write_sweep(write_run, tmp_path / "sweep")
     report = report_sweep(path)
     names = [str(file.relative_to(path)) for file in report.files]
-    assert names == ["table.csv", "table.md", "table.tex", "figures/sweep.png", "figures/sweep.pdf"]
+    assert names == ["table.csv", "table.md", "table.tex", "figures/sweep.png", "figures/sweep.pdf", PAGE]
     assert (path / "figures/sweep.pdf").read_bytes().startswith(b"%PDF-")
     assert (path / "figures/sweep.png").read_bytes().startswith(b"\x89PNG")
     assert report.unfinished == []
@@ -109,6 +110,7 @@ def test_many_settings_are_split_over_figures(write_run, tmp_path, unsaved):
     assert [file.name for file in report_sweep(path).files[3:]] == [
         *("sweep_1.png", "sweep_1.pdf"),
         *("sweep_2.png", "sweep_2.pdf"),
+        PAGE,
     ]
     assert [len(figure.axes) for figure in unsaved] == [6, 6, 2, 2]
 
