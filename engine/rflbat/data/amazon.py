@@ -4,13 +4,10 @@ Source: J. McAuley, J. Leskovec, From amateurs to connoisseurs: modeling the evo
 reviews, 2013 (SNAP web-FineFoods); Kaggle snap/amazon-fine-food-reviews.
 """
 
-import contextlib
 import csv
-import gzip
 import io
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ import torch
 from rflbat.data.base import Dataset
 from rflbat.data.text import Vocabulary, distinct, frequent_words, make_tokenizer, pad_in_front, split
 from rflbat.errors import UserError
+from rflbat.reading import unpacked
 
 FOLDERS = ("amazon", "amazon_fine_food")
 ORIGIN = "kaggle.com/datasets/snap/amazon-fine-food-reviews"
@@ -33,6 +31,7 @@ _WRITER = "UserId"
 _CLASSES = 5
 _SCORES = {f"{score}{tail}": score for score in range(1, _CLASSES + 1) for tail in ("", ".0")}
 _PER_CLASS = 20_000  # of the paper
+_WHOLE = 2**32  # bytes of one file, unpacked; Kaggle's has 3 * 10^8
 _LONGEST = 2**24  # characters of a line or a field
 _NO_TOKEN = re.compile(r'(?:["\s;:]|<br />)*', re.IGNORECASE)
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of other bytes
@@ -99,7 +98,7 @@ def load(
             ...
         rflbat.errors.UserError: ...no-such-folder: there is no such folder; get Reviews.csv from kaggle.com/...
     """
-    reviews = read_reviews(_find(data_dir))
+    reviews = read_reviews(*_find(data_dir))
     labels = [score - 1 for score in reviews.scores]
     firsts = distinct(reviews.texts)
     per_class = _checked(per_class, Counter(labels[position] for position in firsts.values()), reviews.source)
@@ -127,7 +126,7 @@ def load(
     )
 
 
-def read_reviews(path: Path) -> Reviews:
+def read_reviews(path: Path, within: Path | None = None) -> Reviews:
     """Read reviews from Kaggle's table, or from a file of texts with its labels beside it.
 
     * A table (any name but `texts.txt`): CSV in UTF-8 with a header; the columns `Score` and `Text` are needed,
@@ -142,6 +141,7 @@ def read_reviews(path: Path) -> Reviews:
 
     Args:
         path: the table, or `texts.txt` or `texts.txt.gz`.
+        within: folder of data sets; a link in it that leads out is refused.
 
     Returns:
         The usable rows and the counts of the others.
@@ -162,7 +162,7 @@ def read_reviews(path: Path) -> Reviews:
     scores: list[int] = []
     users: list[str] = []
     skipped: Counter[str] = Counter()
-    rows = _pairs(path) if path.name.startswith(_TEXTS) else _table(path)
+    rows = _pairs(path, within) if path.name.startswith(_TEXTS) else _table(path, within)
     for row in rows:
         if isinstance(row, str):
             skipped[row] += 1
@@ -184,7 +184,8 @@ def _hint(root: Path | None) -> str:
     return f"get {_TABLE} from {ORIGIN} and put it in {place}"
 
 
-def _find(data_dir: Path | None) -> Path:
+def _find(data_dir: Path | None) -> tuple[Path, Path]:
+    """Give the file to read, and the folder of data sets that it lies in."""
     if data_dir is None:
         raise UserError(f"the Amazon reviews need a data folder; {_hint(None)}")
     root = Path(os.path.abspath(data_dir.expanduser()))
@@ -194,7 +195,7 @@ def _find(data_dir: Path | None) -> Path:
     for name in (_TABLE, _TEXTS):
         for folder in folders:
             if (path := _file(folder, name)) is not None:
-                return path
+                return path, root
     for folder in folders:
         if _file(folder, _LABELS) is not None:
             raise UserError(f"{folder}: holds {_LABELS} without {_TEXTS}; put both there, or {_hint(root)}")
@@ -247,27 +248,19 @@ def _fault(score: str, text: str) -> str | None:
     return "not UTF-8" if _NOT_UTF8.search(text) else None
 
 
-def _lines(path: Path, newline: str) -> Iterator[str]:
+def _lines(path: Path, newline: str, within: Path | None) -> Iterator[str]:
     """Give the lines of a text, plain or gzip, in bounded pieces: without a line break a file is no table of texts."""
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            with gzip.GzipFile(fileobj=raw) if packed else contextlib.nullcontext(raw) as content:
-                stream = io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline)
-                while piece := stream.readline(_LONGEST):
-                    yield piece
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: its gzip data is damaged or cut short ({error}); {_hint(None)}") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {_hint(None)}") from error
+    with unpacked(path, _WHOLE, _hint(None), within) as content:
+        stream = io.TextIOWrapper(content, "utf-8-sig", "surrogateescape", newline)
+        while piece := stream.readline(_LONGEST):
+            yield piece
 
 
-def _table(path: Path) -> Iterator[tuple[str, str, str] | str]:
+def _table(path: Path, within: Path | None) -> Iterator[tuple[str, str, str] | str]:
     """Give score, text and user of each row, or the reason why it has none."""
     limit = csv.field_size_limit(_LONGEST)
     try:
-        rows = csv.reader(_lines(path, newline=""))
+        rows = csv.reader(_lines(path, "", within))
         try:
             header = [name.strip() for name in next(rows, [])]
         except csv.Error as error:
@@ -299,13 +292,13 @@ def _unbroken(rows: Iterator[list[str]]) -> Iterator[list[str] | None]:
             yield None
 
 
-def _pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+def _pairs(path: Path, within: Path | None) -> Iterator[tuple[str, str, str]]:
     """Give score, text and no user of each line of two files."""
     labels_path = _file(path.parent, _LABELS)
     if labels_path is None:
         raise UserError(f"{path.parent}: holds {path.name} without {_LABELS}, one score 1 to 5 a line; put both there")
     texts = scores = 0
-    for text, score in zip_longest(_lines(path, "\n"), _lines(labels_path, "\n")):
+    for text, score in zip_longest(_lines(path, "\n", within), _lines(labels_path, "\n", within)):
         texts += text is not None
         scores += score is not None
         if text is not None and score is not None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from rflbat.data.base import Dataset
 from rflbat.data.leaf import read_users, shown
 from rflbat.errors import UserError
+from rflbat.reading import open_regular
 from rflbat.results import checkpoint
 
 _log = logging.getLogger(__name__)
@@ -72,12 +73,12 @@ def load(data_dir: Path | None = None) -> Dataset:
         raise UserError(f"FEMNIST needs a data folder (--data-dir DIR); {_HINT}")
     root = Path(os.path.abspath(data_dir.expanduser()))
     folder, paths = _find(root)
-    key = _key(paths)
+    key = _key(root, paths)
     tensors = _recall(folder, key)
     if tensors is None:
-        tensors = _parse(folder, paths)
+        tensors = _parse(root, folder, paths)
         # Files that changed while they were read must not be remembered by what they held before.
-        if _key(paths) == key:
+        if _key(root, paths) == key:
             _remember(folder, key, tensors)
     return Dataset(
         name="femnist",
@@ -121,9 +122,9 @@ def _files(folder: Path, part: str) -> list[Path]:
     return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
 
 
-def _parse(folder: Path, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
+def _parse(root: Path, folder: Path, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
     _log.info("reading %d LEAF files in %s", sum(map(len, paths.values())), folder)
-    parts = {part: _read_part(paths[part]) for part in _PARTS}
+    parts = {part: _read_part(root, paths[part]) for part in _PARTS}
     for part in _PARTS:
         if not parts[part]:
             raise UserError(f"{folder}: its {part} files hold no samples; {_HINT}")
@@ -137,12 +138,12 @@ def _parse(folder: Path, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_part(paths: list[Path]) -> Part:
+def _read_part(root: Path, paths: list[Path]) -> Part:
     """Read images (n, 784) and labels (n,) of each user that has any."""
     part: Part = {}
     homes: dict[str, Path] = {}
     for path in paths:
-        for user, x, y in read_users(path, _HINT):
+        for user, x, y in read_users(path, _HINT, root):
             if user in homes:
                 raise UserError(
                     f"{path}: user {shown(user)} stands in {homes[user]}, too; keep one of the two files; {_HINT}"
@@ -201,13 +202,13 @@ def _join(part: Part, dtype: np.dtype[Any]) -> tuple[Tensor, Tensor]:
 # The cache.
 
 
-def _key(paths: dict[str, list[Path]]) -> str:
+def _key(root: Path, paths: dict[str, list[Path]]) -> str:
     """Give the SHA-256 of the SHA-256s of all files, whatever their names, and of the format of the cache."""
     lines = [_FORMAT]
     for part in _PARTS:
         for path in paths[part]:
             try:
-                with path.open("rb") as file:
+                with open_regular(path, root) as file:
                     lines.append(f"{part} {hashlib.file_digest(file, 'sha256').hexdigest()}")
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror or error}); {_HINT}") from error
@@ -232,9 +233,26 @@ def _recall(folder: Path, key: str) -> dict[str, Tensor] | None:
         except UserError as error:
             _log.debug("nothing from the cache: %s", error)
             continue
-        if meta == {"key": key}:
+        if meta == {"key": key} and _is_whole(tensors):
             return tensors
     return None
+
+
+def _is_whole(tensors: dict[str, Tensor]) -> bool:
+    """Say whether this is what `_parse` gives: a checksum says only that nobody changed it by accident."""
+    if set(tensors) != {"train_writers", *(f"{part}_{axis}" for part in _PARTS for axis in "xy")}:
+        return False
+    dtype = tensors["train_x"].dtype
+    for part in _PARTS:
+        x, y = tensors[f"{part}_x"], tensors[f"{part}_y"]
+        if (x.dtype, x.shape) != (dtype, (len(y), 1, _SIDE, _SIDE)) or (y.dtype, y.dim()) != (torch.int64, 1):
+            return False
+        if dtype not in (torch.uint8, torch.float32) or not len(y) or not 0 <= int(y.min()) <= int(y.max()) < _CLASSES:
+            return False
+        if dtype == torch.float32 and not bool(((x >= 0) & (x <= 1)).all()):
+            return False
+    writers = tensors["train_writers"]
+    return (writers.dtype, writers.shape) == (torch.int64, tensors["train_y"].shape) and int(writers.min()) >= 0
 
 
 def _remember(folder: Path, key: str, tensors: dict[str, Tensor]) -> None:

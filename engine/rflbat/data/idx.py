@@ -3,18 +3,16 @@
 Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits, "File formats".
 """
 
-import gzip
 import math
 import os
 import struct
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rflbat.errors import UserError
+from rflbat.reading import unpacked
 
 _MAGIC: dict[int, tuple[np.dtype[Any], int]] = {  # type and number of axes
     0x0801: (np.dtype(">u1"), 1),
@@ -25,15 +23,16 @@ _CHUNK = 2**20
 _LARGEST = 2**32  # bytes; the largest relative of MNIST has 0.6 GB, so a larger claim is a damaged header or a bomb
 
 
-def read_idx(path: Path, hint: str = "") -> npt.NDArray[Any]:
-    """Read one IDX file, plain or gzip (told apart by its first bytes, since browsers unpack and keep the name).
+def read_idx(path: Path, hint: str = "", within: Path | None = None) -> npt.NDArray[Any]:
+    """Read one IDX file, plain or gzip.
 
     The file is never trusted: sizes in the header are compared with the bytes that are there before memory is taken
-    for them, and of a compressed file at most one byte more than the header declares is ever unpacked.
+    for them, and of a compressed file at most one byte more than the header declares is ever handed on.
 
     Args:
         path: the file.
         hint: ends the message of an error: where to get a good file.
+        within: folder of data sets; a link in it that leads out is refused.
 
     Returns:
         uint8 (n,) for magic 0x0801 (labels), uint8 (n, rows, columns) for 0x0803 (images),
@@ -49,28 +48,12 @@ def read_idx(path: Path, hint: str = "") -> npt.NDArray[Any]:
         >>> read_idx(path).tolist()
         [5, 0, 4]
     """
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if packed:
-                with gzip.GzipFile(fileobj=raw) as unpacked:
-                    return _parse(unpacked, None)
-            return _parse(raw, os.fstat(raw.fileno()).st_size)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        reason = f"its gzip data is damaged or cut short ({error})"
-        raise UserError(_message(path, reason, hint)) from error
-    except OSError as error:
-        raise UserError(_message(path, f"cannot be read ({error.strerror or error})", hint)) from error
-    except ValueError as error:
-        raise UserError(_message(path, str(error), hint)) from error
+    with unpacked(path, _LARGEST + 16, hint, within) as stream:
+        # A plain file can be seeked in, so its length is known beforehand.
+        return _parse(stream, os.fstat(stream.fileno()).st_size if stream.seekable() else None)
 
 
-def _message(path: Path, reason: str, hint: str) -> str:
-    return f"{path}: {reason}; {hint}" if hint else f"{path}: {reason}"
-
-
-def _parse(stream: IO[bytes] | gzip.GzipFile, file_size: int | None) -> npt.NDArray[Any]:
+def _parse(stream: IO[bytes], file_size: int | None) -> npt.NDArray[Any]:
     """Read header and values; `file_size` in bytes where it is known beforehand (not for gzip)."""
     start = stream.read(4)
     if len(start) < 4 or (magic := int.from_bytes(start, "big")) not in _MAGIC:
@@ -96,7 +79,7 @@ def _parse(stream: IO[bytes] | gzip.GzipFile, file_size: int | None) -> npt.NDAr
     return np.frombuffer(values, dtype).astype(dtype.newbyteorder("="), copy=False).reshape(shape)
 
 
-def _read_up_to(stream: IO[bytes] | gzip.GzipFile, limit: int) -> bytearray:
+def _read_up_to(stream: IO[bytes], limit: int) -> bytearray:
     """Read at most `limit` bytes in pieces: `stream.read(limit)` would take memory for what a header only claims."""
     values = bytearray()
     while len(values) < limit and (piece := stream.read(min(_CHUNK, limit - len(values)))):

@@ -3,18 +3,17 @@
 Source: S. Caldas et al., LEAF: a benchmark for federated settings, 2018 (arXiv:1812.01097), "all_data" files.
 """
 
-import gzip
 import json
 import re
 import reprlib
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rflbat.errors import UserError
+from rflbat.reading import unpacked
 
 _BLOCK = 2**20  # bytes asked of the stream at once
+_WHOLE = 2**34  # bytes of one file, unpacked; all of FEMNIST, which LEAF divides into many files, has 6 * 10^9
 _LARGEST = 2**25  # bytes of one user; the largest of FEMNIST has 9 million, so more is a damaged or hostile file
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
@@ -37,8 +36,8 @@ def shown(value: object) -> str:
     return _shortened.repr(value)
 
 
-def read_users(path: Path, hint: str = "") -> Iterator[tuple[str, list[Any], list[Any]]]:
-    """Read the users of one file, plain or gzip (told apart by its first bytes), each before the next is looked at.
+def read_users(path: Path, hint: str = "", within: Path | None = None) -> Iterator[tuple[str, list[Any], list[Any]]]:
+    """Read the users of one file, plain or gzip, each before the next is looked at.
 
     The file holds one object with `users`, `num_samples` and `user_data` in any order; further keys are ignored, as
     LEAF's `hierarchies`. Whether the three agree is known, and said, only at the end of the file.
@@ -46,6 +45,7 @@ def read_users(path: Path, hint: str = "") -> Iterator[tuple[str, list[Any], lis
     Args:
         path: the file.
         hint: ends the message of an error: where to get a good file.
+        within: folder of data sets; a link in it that leads out is refused.
 
     Yields:
         Name of the user, its `x` and its `y`: lists of equal length, maybe empty, of whatever JSON values.
@@ -60,25 +60,8 @@ def read_users(path: Path, hint: str = "") -> Iterator[tuple[str, list[Any], lis
         >>> list(read_users(path))
         [('u', [[0.5]], [7])]
     """
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if packed:
-                with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield from _users(_Text(unpacked))
-            else:
-                yield from _users(_Text(raw))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(_message(path, f"its gzip data is damaged or cut short ({error})", hint)) from error
-    except OSError as error:
-        raise UserError(_message(path, f"cannot be read ({error.strerror or error})", hint)) from error
-    except ValueError as error:
-        raise UserError(_message(path, str(error), hint)) from error
-
-
-def _message(path: Path, reason: str, hint: str) -> str:
-    return f"{path}: {reason}; {hint}" if hint else f"{path}: {reason}"
+    with unpacked(path, _WHOLE, hint, within) as stream:
+        yield from _users(_Text(stream))
 
 
 def _users(text: "_Text") -> Iterator[tuple[str, list[Any], list[Any]]]:
@@ -137,7 +120,7 @@ def _check_lists(users: Any, numbers: Any, counts: dict[str, int] | None) -> Non
 class _Text:
     """JSON text of which only the part in hand is in memory; every mistake is a ValueError that says where."""
 
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._buffer = b""
         self._at = 0  # the next byte in the buffer

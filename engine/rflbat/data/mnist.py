@@ -105,8 +105,8 @@ def load(data_dir: Path | None = None, family: Family = MNIST) -> Dataset:
         root = Path(os.path.abspath(data_dir.expanduser()))
         mend = get = _hint(family, root)
         folder = _find(root, family, get)
-    train_x, train_y = _read_part(folder, "train", mend)
-    test_x, test_y = _read_part(folder, "t10k", mend)
+    train_x, train_y = _read_part(root, folder, "train", mend)
+    test_x, test_y = _read_part(root, folder, "t10k", mend)
     for other in (MNIST, FASHION_MNIST):
         if other is not family and tuple(train_y[:10].tolist()) == other.first_labels:
             raise UserError(f"{folder}: holds {other.title}, not {family.title}; {get}")
@@ -184,11 +184,11 @@ def _download(root: Path, family: Family) -> None:
         getattr(datasets, family.torchvision)(root, download=True)
 
 
-def _read_part(folder: Path, part: str, hint: str) -> tuple[Tensor, Tensor]:
+def _read_part(root: Path, folder: Path, part: str, hint: str) -> tuple[Tensor, Tensor]:
     """Read images (n, 1, 28, 28) uint8 and labels (n,) int64 of "train" or "t10k"."""
     stems = [f"{part}-{kind}" for kind in _KINDS]
     images_path, labels_path = (_file(folder, stem) or folder / stem for stem in stems)
-    images, labels = read_idx(images_path, hint), read_idx(labels_path, hint)
+    images, labels = read_idx(images_path, hint, root), read_idx(labels_path, hint, root)
     if images.shape[1:] != (_SIDE, _SIDE):
         raise UserError(f"{images_path}: holds an array of shape {images.shape}, expected (n, 28, 28); {hint}")
     if labels.shape != images.shape[:1]:
@@ -203,12 +203,13 @@ def _read_part(folder: Path, part: str, hint: str) -> tuple[Tensor, Tensor]:
 
 def _read_writers(root: Path, folder: Path, train_y: Tensor) -> Tensor | None:
     """Read the writer (n,) int64 of each training image, or None where no file says it."""
-    places = (root, root / "mnist_writers", folder.parent / "mnist_writers")
-    path = next((found for place in places if (found := _file(place, _WRITERS)) is not None), None)
+    beside = folder.parent / "mnist_writers"
+    places = ((root, root), (root / "mnist_writers", root), (beside, beside))
+    path, within = next(((found, top) for place, top in places if (found := _file(place, _WRITERS))), (None, root))
     if path is None:
         return None
     hint = f"get {_WRITERS}.gz from github.com/facebookresearch/qmnist, or remove it to go without writers"
-    table = read_idx(path, hint)
+    table = read_idx(path, hint, within)
     if table.ndim != 2 or table.shape[1] <= _WRITER_COLUMN or len(table) != len(train_y):
         raise UserError(f"{path}: holds an array of shape {table.shape}, expected ({len(train_y)}, 8); {hint}")
     if not torch.equal(torch.from_numpy(table[:, 0]).to(torch.int64), train_y):
