@@ -1,7 +1,9 @@
 """The loop over rounds: callbacks, the run folder, checkpoint and resume."""
 
+import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,13 +11,13 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from rflbat.config import Experiment
-from rflbat.defenses.base import restore_state, state_tensors
 from rflbat.errors import UserError
 from rflbat.records import client_records, round_record, shadow_records, summarise
-from rflbat.results import checkpoint
 from rflbat.results.folder import RUN, RunFolder
+from rflbat.results.lock import sole_writer
 from rflbat.round import Server, World, run_round
-from rflbat.world import blank_server, build, describe, first_server
+from rflbat.snapshot import last_round, restore, save
+from rflbat.world import build, describe, first_server
 from rflbat_kernels import using
 
 
@@ -78,7 +80,8 @@ def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequen
         summary, rounds and final parameters.
 
     Raises:
-        UserError: settings or data do not fit, or the folder already holds a run.
+        UserError: settings or data do not fit, the folder already holds a run or is in use by another process, or
+            it cannot be written to.
         Interrupted: Ctrl-C; a checkpoint was written.
 
     Example:
@@ -88,10 +91,12 @@ def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequen
     """
     world = build(experiment)
     description = describe(world)
-    folder = None if out is None else RunFolder.create(Path(out), description)
-    if folder is not None and world.words is not None:
-        folder.write_vocabulary(world.words)
-    return _loop(world, _first(world, folder), description, folder, callbacks, [], 0.0)
+    if out is None:
+        return _loop(world, _first(world, None), description, None, callbacks, [], 0.0)
+    with sole_writer(Path(out)):
+        folder = RunFolder.create(Path(out), description)
+        _write_words(world, folder)
+        return _loop(world, _first(world, folder), description, folder, callbacks, [], 0.0)
 
 
 def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
@@ -107,25 +112,61 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
         as ``run``.
 
     Raises:
-        UserError: no run is there, or a file of it is damaged or belongs to another run.
+        UserError: no run is there, a file of it is damaged or belongs to another run, another process is at work on
+            it, or it cannot be written to.
         Interrupted: Ctrl-C; a checkpoint was written.
     """
     folder = RunFolder.open(Path(path))
     description = folder.run()
     if not isinstance(description.get("config"), dict):
         raise UserError(f"{folder.path / RUN}: damaged: it holds no configuration")
+    if folder.summary() is not None:
+        return _go_on(folder, description, callbacks)
+    with sole_writer(folder.path):
+        return _go_on(folder, description, callbacks)
+
+
+def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[Callback]) -> Result:
     world = build(Experiment.from_dict(description["config"]))
-    server, seconds = _restore(world, folder) if folder.checkpoint.exists() else (_first(world, folder), 0.0)
+    latest = folder.latest
+    server, seconds = (_first(world, folder), 0.0) if latest is None else restore(world, folder, latest)
     finished = folder.summary()
     if finished is not None:
         return Result(finished, folder.rounds(), server.params_D, folder.path)
-    folder.truncate(server.round_number)
+    with _writing(folder):
+        folder.truncate(server.round_number)
+        _write_words(world, folder)
     rounds = folder.rounds()
     listed = {record["round"] for record in folder.clients()}
     if not len(rounds) == len(listed) == server.round_number:
         known = f"{len(rounds)} rounds and the clients of {len(listed)} are recorded"
         raise UserError(f"{folder.path}: the checkpoint is of round {server.round_number}, but {known}")
     return _loop(world, server, description, folder, callbacks, rounds, seconds)
+
+
+def _write_words(world: World, folder: RunFolder) -> None:
+    if world.words is not None:
+        with _writing(folder):
+            folder.write_vocabulary(world.words)
+
+
+@contextmanager
+def _writing(folder: RunFolder | None) -> Iterator[None]:
+    """Tell of a full disk or a folder that is gone, and from where the run can go on."""
+    try:
+        yield
+    except OSError as error:
+        if folder is None:
+            raise
+        what = f"{error.filename or folder.path}: cannot be written: {error.strerror or error}"
+        if not folder.path.is_dir():
+            raise UserError(f"{what}; the run folder {folder.path} is gone, and the run with it") from error
+        done = last_round(folder)
+        since = (
+            "from the start, no checkpoint being there yet" if done is None else f"from the checkpoint of round {done}"
+        )
+        again = shlex.join(["rflbat", "resume", str(folder.path)])
+        raise UserError(f"{what}; once that is mended, `{again}` goes on {since}") from error
 
 
 def _first(world: World, folder: RunFolder | None) -> Server:
@@ -135,36 +176,6 @@ def _first(world: World, folder: RunFolder | None) -> Server:
             return first_server(world)
     except KeyboardInterrupt:
         raise Interrupted(folder.path if folder else None, 0) from None
-
-
-def _restore(world: World, folder: RunFolder) -> tuple[Server, float]:
-    tensors, meta = checkpoint.load(folder.checkpoint)
-    if meta["config"] != folder.run()["config"]:
-        raise UserError(f"{folder.checkpoint}: this checkpoint is of a run with other settings than run.json says")
-    params_D = tensors.pop("params_D").to(world.device)
-    states = []
-    for prefix, state in _memories(world, blank_server(world)):
-        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        try:
-            states.append(restore_state(state, own))
-        except ValueError as error:
-            raise UserError(f"{folder.checkpoint}: does not fit '{prefix.rstrip('.')}': {error}") from None
-    return Server(meta["round"], params_D, states[0], tuple(states[1:])), meta["seconds"]
-
-
-def _memories(world: World, server: Server) -> list[tuple[str, Any]]:
-    """List the memories of all defenses, each with the prefix of its tensors in a checkpoint."""
-    shadows = zip(world.shadows, server.shadow_states, strict=True)
-    return [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]
-
-
-def _save(folder: RunFolder | None, config: Mapping[str, Any], world: World, server: Server, seconds: float) -> None:
-    if folder is None:
-        return
-    memories = _memories(world, server)
-    state = {f"{prefix}{name}": t for prefix, memory in memories for name, t in state_tensors(memory).items()}
-    meta = {"round": server.round_number, "seconds": seconds, "config": config}
-    checkpoint.save(folder.checkpoint, {"params_D": server.params_D, **state}, meta)
 
 
 def _loop(
@@ -188,23 +199,31 @@ def _loop(
             record = round_record(world, outcome)
             spent = time.perf_counter() - started
             if folder is not None:
-                folder.append_round(record)
-                folder.append_clients(client_records(world, outcome))
-                if outcome.shadows:
-                    folder.append_shadows(shadow_records(world, outcome))
-                folder.append_timing({"round": outcome.round_number, "seconds": spent})
+                with _writing(folder):
+                    folder.append_round(record)
+                    folder.append_clients(client_records(world, outcome))
+                    if outcome.shadows:
+                        folder.append_shadows(shadow_records(world, outcome))
+                    folder.append_timing({"round": outcome.round_number, "seconds": spent})
             rounds.append(record)
             server, seconds = after, seconds + spent
             if server.round_number % experiment.checkpoint_every == 0 or server.round_number == experiment.rounds:
                 _save(folder, config, world, server, seconds)
             for callback in callbacks:
                 callback.on_round({**record, "seconds": spent})
+        summary = summarise(world, rounds, seconds)
+        if folder is not None:
+            with _writing(folder):
+                folder.write_summary(summary)
     except KeyboardInterrupt:
         _save(folder, config, world, server, seconds)
         raise Interrupted(folder.path if folder else None, server.round_number) from None
-    summary = summarise(world, rounds, seconds)
-    if folder is not None:
-        folder.write_summary(summary)
     for callback in callbacks:
         callback.on_end(summary)
     return Result(summary, rounds, server.params_D, folder.path if folder else None)
+
+
+def _save(folder: RunFolder | None, config: Mapping[str, Any], world: World, server: Server, seconds: float) -> None:
+    if folder is not None:
+        with _writing(folder):
+            save(folder, config, world, server, seconds)

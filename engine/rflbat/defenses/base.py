@@ -197,10 +197,11 @@ def restore_state(fresh: Any, tensors: Mapping[str, Tensor]) -> Any:
         the stored state.
 
     Raises:
-        ValueError: names or shapes do not fit.
+        ValueError: names, shapes or types do not fit.
     """
     wanted = state_tensors(fresh)
-    if {name: value.shape for name, value in wanted.items()} != {name: value.shape for name, value in tensors.items()}:
-        raise ValueError(f"the stored state holds {sorted(tensors)}, not {sorted(wanted)} in their shapes")
+    kinds = [{name: (value.shape, value.dtype) for name, value in held.items()} for held in (wanted, tensors)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(f"the stored state holds {sorted(tensors)}, not {sorted(wanted)} in their shapes and types")
     device = {name: value.device for name, value in wanted.items()}
     return type(fresh)(**{name: value.to(device[name]) for name, value in tensors.items()})

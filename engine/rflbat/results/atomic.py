@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """Hand out a temporary path beside `path`, and put what was written there in the place of `path`.
 
     The file reaches the disk (fsync) before it takes its name (os.replace), so a crash at any moment leaves either the
@@ -18,6 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file to replace; it need not exist, its folder must.
+        previous: where the old file is kept, in the same folder. A crash may then leave it there alone, and no `path`.
 
     Yields:
         The path to write to; the block must create a file there.
@@ -32,10 +33,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # One fixed name: what a killed process left is overwritten by the next write instead of piling up.
     temporary = path.with_name(f".{path.name}.partial")
+    temporary.unlink(missing_ok=True)  # it may be a link to a file of somebody else
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -1,6 +1,8 @@
 """Checkpoints: every tensor of a run's state, and a JSON document, in ONE safetensors file that is whole or absent."""
 
 import json
+import os
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rflbat.errors import UserError
+from rflbat.reading import open_regular
 from rflbat.results.atomic import replacing, to_json
 
 FORMAT = "rflbat checkpoint 1"
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], previous: Path | None = None) -> None:
     """Write a checkpoint beside the old one, then put it in its place.
 
     The file is plain safetensors: other tools can read the tensors. A checksum of the document and of every name,
@@ -27,6 +30,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
         path: the file; its folder must exist.
         tensors: any dtype, shape (0-dim and empty too), layout and device; views of one buffer are fine.
         meta: a JSON document: `round` (the next round to run), `seconds` (elapsed), `config`. NaN becomes null.
+        previous: where the old checkpoint is kept; by default it is not.
 
     Raises:
         OSError: the disk is full or the folder not writable; the old file is then untouched.
@@ -42,8 +46,14 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
     plain = _separate(tensors)
     document = to_json(meta)
     metadata = {"format": FORMAT, "meta": document, "crc32": _checksum(plain, document)}
-    with replacing(path) as temporary:
-        save_file(plain, temporary, metadata)
+    with replacing(path, previous) as temporary:
+        try:
+            save_file(plain, temporary, metadata)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -59,6 +69,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: the file is missing, truncated, damaged, or not a checkpoint of rflbat.
     """
     try:
+        open_regular(path).close()  # a pipe would be waited for
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata: dict[str, str] = file.metadata() or {}
             # Cloned, since what safetensors hands out is still mapped to a file that the next checkpoint replaces.
@@ -69,12 +80,19 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a checkpoint, or damaged ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of rflbat: format {metadata.get('format')!r}, allowed: {FORMAT!r}")
+    if (found := metadata.get("format", "")) != FORMAT:
+        name = FORMAT.rpartition(" ")[0]
+        what = "a checkpoint of another version of rflbat" if found.startswith(name) else "not a checkpoint of rflbat"
+        raise UserError(f"{path}: {what}: format {found[:40]!r}, allowed: {FORMAT!r}")
     document = metadata.get("meta", "")
     if metadata.get("crc32") != _checksum(tensors, document):
         raise UserError(f"{path}: damaged checkpoint: its contents do not match their checksum")
-    meta: dict[str, Any] = json.loads(document)
+    try:
+        meta = json.loads(document)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged checkpoint: its document is not JSON ({error})") from error
+    if not isinstance(meta, dict):
+        raise UserError(f"{path}: damaged checkpoint: its document is a JSON {type(meta).__name__}, not an object")
     return tensors, meta
 
 

@@ -5,12 +5,14 @@ newline is written: a half-written last line is ignored on reading and removed b
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from rflbat.errors import UserError
+from rflbat.reading import open_regular, read_bounded
 from rflbat.results.atomic import replacing, to_json
 
 Record = dict[str, Any]
@@ -23,7 +25,11 @@ TIMINGS = "timings.jsonl"
 SHADOWS = "shadows.jsonl"
 VOCABULARY = "vocabulary.txt"
 CHECKPOINT = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
 FIGURES = "figures"
+
+_LARGEST = 2**26
+"""Bytes of a JSON file or of a line; run.json lists the sizes of all clients, and more is damage or malice."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,8 @@ class RunFolder:
         Raises:
             UserError: the folder already holds a run, or cannot be made.
         """
-        if any((path / name).exists() for name in (RUN, SUMMARY, ROUNDS, CLIENTS, TIMINGS, SHADOWS, CHECKPOINT)):
+        own = (RUN, SUMMARY, ROUNDS, CLIENTS, TIMINGS, SHADOWS, CHECKPOINT, PREVIOUS)
+        if any(os.path.lexists(path / name) for name in own):
             raise UserError(f"{path} already holds a run: go on with `rflbat resume {path}`, or give another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -85,6 +92,16 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """Where the checkpoint of this run lies, if there is one."""
         return self.path / CHECKPOINT
+
+    @property
+    def previous(self) -> Path:
+        """Where the checkpoint before it lies, if there is one."""
+        return self.path / PREVIOUS
+
+    @property
+    def latest(self) -> Path | None:
+        """The checkpoint to go on from: the previous one where a kill fell between two renames; None without any."""
+        return next((path for path in (self.checkpoint, self.previous) if os.path.lexists(path)), None)
 
     @property
     def figures(self) -> Path:
@@ -157,6 +174,13 @@ class RunFolder:
         """The lines of timings.jsonl."""
         return _read(self.path / TIMINGS)
 
+    def sync(self) -> None:
+        """Bring every line to the disk, so that no checkpoint knows of rounds that a power cut takes away."""
+        for path in (self.path / name for name in (ROUNDS, CLIENTS, TIMINGS, SHADOWS)):
+            if path.exists():
+                with open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+
     def truncate(self, first: int) -> None:
         """Forget the rounds from `first` on, and a half-written last line, so that a resumed run can append.
 
@@ -180,7 +204,7 @@ def read_json(path: Path) -> Record:
         UserError: the file is missing, unreadable, not JSON, or JSON but no object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_bounded(path, _LARGEST))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: {path.parent} is not the folder of a run") from None
     except OSError as error:
@@ -199,18 +223,27 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 def _append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     text = "".join(to_json(record) + "\n" for record in records)
-    with open(path, "ab") as file:
+    with open(path, "ab", opener=_no_link) as file:
         file.write(text.encode())
 
 
+def _no_link(name: str, flags: int) -> int:
+    """Open for writing; a link in the folder of a run would lead to a file of somebody else."""
+    return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 def _read(path: Path) -> list[Record]:
-    return [record for _, record in _lines(path)] if path.exists() else []
+    return [record for _, record in _lines(path)] if os.path.lexists(path) else []
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
     broken = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        for number, line in enumerate(iter(lambda: file.readline(_LARGEST), b""), start=1):
             if broken:
                 raise UserError(f"{path}: damaged: line {broken} is not the JSON record of a round")
             record = _parse(line)

@@ -4,10 +4,11 @@ import struct
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rflbat.errors import UserError
-from rflbat.results.checkpoint import load, save
+from rflbat.results.checkpoint import FORMAT, _checksum, load, save
 
 META = {"round": 7, "seconds": 12.3456789012345678, "config": {"defense": "rflbat", "lr": 0.1, "name": "Zürich"}}
 
@@ -168,10 +169,73 @@ def test_foreign_files_are_refused(path, contents):
         load(path)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "rflbat checkpoint 2", "meta": "{}"}])
-def test_tensors_of_others_are_refused(path, metadata):
+@pytest.mark.parametrize(
+    ("metadata", "what"),
+    [
+        (None, "not a checkpoint of rflbat: format ''"),
+        ({"format": "pt"}, "not a checkpoint of rflbat: format 'pt'"),
+        (
+            {"format": "rflbat checkpoint 0", "meta": "{}"},
+            "a checkpoint of another version of rflbat: format 'r",
+        ),
+        (
+            {"format": "rflbat checkpoint 2", "meta": "{}"},
+            "a checkpoint of another version of rflbat: format 'r",
+        ),
+    ],
+)
+def test_tensors_of_others_and_of_other_versions_are_refused(path, metadata, what):
     save_file({"x": torch.ones(3)}, path, metadata)
-    with pytest.raises(UserError, match="not a checkpoint of rflbat"):
+    with pytest.raises(UserError, match=what):
+        load(path)
+
+
+@pytest.mark.parametrize("document", ["", "{", "[1]", "3", "[" * 100_001])
+def test_a_document_that_is_none_is_refused_though_its_checksum_is_right(path, document):
+    save_file({}, path, {"format": FORMAT, "meta": document, "crc32": _checksum({}, document)})
+    with pytest.raises(UserError, match="damaged checkpoint: its document is"):
+        load(path)
+
+
+def test_a_full_disk_is_an_error_of_the_disk(path, monkeypatch):
+    """As safetensors tells of it: in an error of its own."""
+    save(path, state(), META)
+    before = path.read_bytes()
+
+    def full(tensors, target, metadata):
+        target.write_bytes(before[:101])
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("rflbat.results.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save(path, state(), META)
+    assert (caught.value.errno, caught.value.filename) == (28, str(path))
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_checkpoint_before_is_kept_where_it_is_wanted(path):
+    previous = path.with_name("previous")
+    for number in range(3):
+        save(path, {}, {"round": number}, previous)
+        assert load(path)[1] == {"round": number}
+        assert number == 0 or load(previous)[1] == {"round": number - 1}
+    assert set(path.parent.iterdir()) == {path, previous}
+
+
+def test_a_link_in_the_way_is_not_written_through(path, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (path.name, f".{path.name}.partial"):
+        (tmp_path / name).symlink_to(victim)
+    save(path, state(), META)
+    assert victim.read_text() == "precious"
+    assert same(load(path)[0], state())
+
+
+def test_a_pipe_is_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="cannot be read: not a regular file"):
         load(path)
 
 
