@@ -22,6 +22,7 @@ from rich.table import Table
 from rflbat.catalog import catalog, show
 from rflbat.config import Experiment
 from rflbat.doctor import examine
+from rflbat.dry_run import plan_run, show_plan
 from rflbat.errors import UserError, nearest
 from rflbat.progress import Silence, choose
 from rflbat.recipes import GRIDS, RECIPES
@@ -184,8 +185,16 @@ def _new_folder(experiment: Experiment) -> Path:
 def _run(arguments: list[str], console: Console) -> None:
     base, rest, _ = _base(arguments)
     out = ("out", _flag(str | None, "run folder to create; default runs/DATASET-DEFENSE-SEED"), None)
-    flags = _parse(_flags("run", base, [out, CONFIG, QUIET]), rest, "run [RECIPE]")
+    dry = (
+        "dry_run",
+        _flag(bool, "print settings, back end, chunk and memory of a round; run and write nothing"),
+        False,
+    )
+    flags = _parse(_flags("run", base, [out, CONFIG, QUIET, dry]), rest, "run [RECIPE]")
     experiment = _experiment(flags, base)
+    if flags.dry_run:
+        show_plan(console, plan_run(experiment))
+        return
     path = Path(flags.out) if flags.out else _new_folder(experiment)
     with choose(console, flags.quiet) as display:
         run(experiment, path, [display] if flags.quiet else [Settings(console), display])

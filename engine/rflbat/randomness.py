@@ -4,6 +4,7 @@ The key names a counter-based stream, so a draw depends on nothing else: not on 
 back end, or on how many draws were made before. A run can therefore stop and resume without storing any state.
 """
 
+import math
 from collections.abc import Callable
 from hashlib import blake2b
 
@@ -54,5 +55,34 @@ def uniforms(seed: int, purpose: str, round_number: int, device: torch.device | 
 
     def draw(*shape: int) -> Tensor:
         return torch.from_numpy(stream.random(shape)).to(device)
+
+    return draw
+
+
+def dealer(numbers_U: Tensor) -> Draw:
+    """Give uniforms that were drawn and copied before: the same numbers as ``uniforms``, without a copy per call.
+
+    Args:
+        numbers_U: float64, on the device of the round.
+
+    Returns:
+        function of a shape; it deals the numbers out in order.
+
+    Raises:
+        ValueError: from that function, when more numbers are asked for than are left.
+
+    Example:
+        >>> draw = dealer(torch.tensor([0.25, 0.5, 0.75]))
+        >>> draw(1, 2).tolist(), draw(1).tolist()
+        ([[0.25, 0.5]], [0.75])
+    """
+    dealt = 0
+
+    def draw(*shape: int) -> Tensor:
+        nonlocal dealt
+        first, dealt = dealt, dealt + math.prod(shape)
+        if dealt > len(numbers_U):
+            raise ValueError(f"{dealt} uniforms are drawn, but the defense's `uniforms` says {len(numbers_U)}")
+        return numbers_U[first:dealt].view(shape)
 
     return draw

@@ -3,7 +3,8 @@
 This is where a round's results leave the device. Axes: N clients of the round.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,44 @@ from torch import Tensor
 from rflbat.defenses.base import Decision
 from rflbat.evaluation import MEASURES
 from rflbat.round import Outcome, World
+from rflbat.shadows import Glance
+from rflbat.transfer import transfer
 
 LOCAL = "local_attack_success_rates"
 DETECTION = ("precision", "recall", "false_positive_rate", "malicious_weight")
+
+
+def download(outcome: Outcome) -> Outcome:
+    """Bring what is written down of a round to the host, in one copy. Here the host waits for the device.
+
+    Args:
+        outcome: as ``run_round`` gives it.
+
+    Returns:
+        the same with everything on the host but the updates and states of the decisions, which stay where they are.
+    """
+    glances = (Glance("", outcome.decision, outcome.measures), *outcome.shadows)
+    parts = {f"{at}.{name}": part for at, each in enumerate(glances) for name, part in _written(each).items()}
+    host = transfer(parts, "cpu")
+    own, *shadows = (
+        _rewritten(each, {name: host[f"{at}.{name}"] for name in _written(each)}) for at, each in enumerate(glances)
+    )
+    return replace(outcome, decision=own.decision, measures=own.measures, shadows=tuple(shadows))
+
+
+def _written(glance: Glance) -> dict[str, Tensor]:
+    """Name what is written down of a defense's decision."""
+    decision = glance.decision
+    named = {"kept": decision.kept, "weights": decision.weights, "scores": decision.scores}
+    named |= {f"trace.{name}": tensor for name, tensor in decision.trace.items()}
+    return named if glance.measures is None else {**named, "measures": glance.measures}
+
+
+def _rewritten(glance: Glance, named: Mapping[str, Tensor]) -> Glance:
+    """Put the tensors of ``_written`` back in their places."""
+    own = {name: named[name] for name in ("kept", "weights", "scores")}
+    trace = {name.removeprefix("trace."): tensor for name, tensor in named.items() if name.startswith("trace.")}
+    return replace(glance, decision=replace(glance.decision, **own, trace=trace), measures=named.get("measures"))
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
@@ -33,7 +69,8 @@ def round_record(world: World, outcome: Outcome) -> dict[str, Any]:
         outcome: the round.
 
     Returns:
-        the line of rounds.jsonl.
+        the line of rounds.jsonl; with the chunk of clients that was trained at a time where memory ran out for the
+        planned one.
     """
     decision = outcome.decision
     kept_N, malicious_N = decision.kept.cpu().numpy(), outcome.malicious_N
@@ -48,6 +85,7 @@ def round_record(world: World, outcome: Outcome) -> dict[str, Any]:
         **_detection(decision, malicious_N),
         "stages": dict(zip(world.defense.stages[1:], fallen[1:].tolist(), strict=True)),
         "nobody_kept": not kept_N.any(),
+        **({"chunk": outcome.chunk} if outcome.chunk < world.backend.chunk else {}),
     }
 
 

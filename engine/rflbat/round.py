@@ -12,14 +12,14 @@ from torch import Tensor
 
 from rflbat.attacks.base import Attack
 from rflbat.clients.backend import Backend
-from rflbat.clients.batches import draw_batches
 from rflbat.clients.executor import same_start
 from rflbat.clients.step import SGD, make_feed
 from rflbat.config import Experiment
 from rflbat.defenses.base import Decision, Defense, Updates
 from rflbat.evaluation import evaluate
 from rflbat.models.base import Model
-from rflbat.randomness import generator, uniforms
+from rflbat.plan import Plan, draw_plan
+from rflbat.randomness import dealer
 from rflbat.shadows import Glance, glance
 from rflbat_kernels import finite_rows
 
@@ -87,7 +87,7 @@ class Outcome:
         decision: the defense's decision.
         measures: as ``evaluation.evaluate``, or None in a round that was not evaluated.
         shadows: what the defenses that look on would have done.
-        chunk: clients that were trained at a time; less than was planned where memory ran out.
+        chunk: clients that were trained at a time; less than the back end's where memory ran out.
     """
 
     round_number: int
@@ -97,46 +97,6 @@ class Outcome:
     measures: Tensor | None
     shadows: tuple[Glance, ...] = ()
     chunk: int = 1
-
-
-def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
-    """Draw who takes part in a round, in ascending order of ids.
-
-    Args:
-        experiment: configuration.
-        round_number: round, from 0.
-
-    Returns:
-        ids ``(N,)``.
-    """
-    everybody = np.arange(experiment.clients)
-    if experiment.participants in (None, experiment.clients):
-        return everybody
-    stream = generator(experiment.seed, "participants", round_number)
-    return np.sort(stream.choice(everybody, experiment.participants, replace=False))
-
-
-def draw_roles(experiment: Experiment, round_number: int, clients_N: np.ndarray) -> np.ndarray:
-    """Draw who of the round's clients attacks.
-
-    ``redrawn``: the nearest number to the malicious share of the round's clients, drawn anew each round.
-    ``fixed``: that share of all clients, drawn once. Nobody attacks before ``attack_start``.
-
-    Args:
-        experiment: configuration.
-        round_number: round, from 0.
-        clients_N: ids of the round's clients.
-
-    Returns:
-        bool ``(N,)``.
-    """
-    if round_number < experiment.attack_start:
-        return np.zeros(len(clients_N), bool)
-    fixed = experiment.roles == "fixed"
-    pool = np.arange(experiment.clients) if fixed else clients_N
-    count = int(experiment.malicious * len(pool) + 0.5)
-    stream = generator(experiment.seed, "roles", 0 if fixed else round_number)
-    return np.isin(clients_N, stream.choice(pool, count, replace=False))
 
 
 def move(params_D: Tensor, update_D: Tensor, server_lr: float) -> Tensor:
@@ -162,48 +122,62 @@ def _measure(world: World, params_D: Tensor) -> Tensor:
 def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
     """Run one round of federated learning under attack and defense.
 
+    All draws are made on the host and go to the device in one copy; then the host only queues work. It waits when
+    ``records.download`` brings back what happened, in one copy again.
+
     Args:
         world: what no round changes.
         server: the global model and the defense's memory before the round; not modified.
 
     Returns:
-        the server after the round, and what happened. Nothing has waited for the device.
+        the server after the round, and what happened, on the device.
+
+    Raises:
+        UserError: see ``Backend.train``.
 
     Source: Wang et al. 2022, algorithm 1.
     """
-    experiment, attack, number = world.experiment, world.attack, server.round_number
+    experiment, defenses = world.experiment, (world.defense, *world.shadows)
+    clients = experiment.participants or experiment.clients
+    uniforms = max(defense.uniforms(clients, len(server.params_D)) for defense in defenses)
+    plan = draw_plan(experiment, server.round_number, world.samples, world.attack.poisoned_share, uniforms)
+    return play(world, server, plan.to(world.device))
 
-    clients_N = draw_clients(experiment, number)
-    malicious_N = draw_roles(experiment, number, clients_N)
-    samples = [world.samples[client] for client in clients_N]
-    malicious = torch.from_numpy(malicious_N).to(world.device)
 
-    batches = draw_batches(
-        samples,
-        malicious_N,
-        generator(experiment.seed, "batches", number),
-        steps=experiment.local_steps,
-        batch=experiment.batch_size,
-        poisoned_share=attack.poisoned_share,
-    ).to(world.device)
-    group_N = (malicious.cumsum(0) - 1) % len(attack.local_triggers)
-    feed = make_feed(world.train_x, world.train_y, batches, attack.local_triggers, group_N, experiment.target)
+@torch.no_grad()
+def play(world: World, server: Server, plan: Plan) -> tuple[Server, Outcome]:
+    """Play a round that is drawn: batch, poison, train, tamper, defend, apply, measure. No value is looked at.
+
+    Nothing here waits for the device or copies to or from it, so on CUDA it can be captured as a graph.
+
+    Args:
+        world: what no round changes.
+        server: before the round; not modified.
+        plan: the round's draws, on the device.
+
+    Returns:
+        as ``run_round``.
+    """
+    experiment, attack, number = world.experiment, world.attack, plan.round_number
+
+    group_N = (plan.malicious_N.cumsum(0) - 1) % len(attack.local_triggers)
+    stamps = attack.local_triggers
+    feed = make_feed(world.train_x, world.train_y, plan.batches, stamps, group_N, experiment.target)
 
     sgd = SGD(experiment.local_steps, experiment.lr, experiment.momentum, experiment.weight_decay)
-    updates_ND = server.params_D.new_empty(len(clients_N), len(server.params_D))
+    updates_ND = server.params_D.new_empty(len(plan.clients), len(server.params_D))
     chunk = world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, sgd)
-    updates_ND = attack.tamper(updates_ND, malicious)
+    updates_ND = attack.tamper(updates_ND, plan.malicious_N)
 
     updates = Updates(
         matrix_ND=updates_ND,
-        sizes_N=torch.tensor([len(own) for own in samples], dtype=torch.float64, device=world.device),
-        client_ids_N=torch.from_numpy(clients_N).to(world.device),
+        sizes_N=plan.sizes_N,
+        client_ids_N=plan.client_ids_N,
         valid_N=finite_rows(updates_ND),
-        malicious_count=malicious.sum(),
+        malicious_count=plan.malicious_N.sum(),
     )
-    draw = uniforms(experiment.seed, "defense", number, world.device)
-    decision = world.defense.apply(updates, server.defense_state, draw)
-    shadows = glance(world.shadows, server.shadow_states, updates, experiment.seed, number)
+    decision = world.defense.apply(updates, server.defense_state, dealer(plan.uniforms_U))
+    shadows = glance(world.shadows, server.shadow_states, updates, plan.uniforms_U)
 
     params_D = move(server.params_D, decision.update, experiment.server_lr)
     measures = None
@@ -214,4 +188,4 @@ def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
             for each in shadows
         ]
     after = Server(number + 1, params_D, decision.state, tuple(each.decision.state for each in shadows))
-    return after, Outcome(number, clients_N, malicious_N, decision, measures, tuple(shadows), chunk)
+    return after, Outcome(number, plan.clients, plan.malicious, decision, measures, tuple(shadows), chunk)

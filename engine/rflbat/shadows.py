@@ -1,6 +1,6 @@
 """Shadow defenses: further defenses that look at the round's updates and change nothing.
 
-Axes: N clients of the round, D parameters.
+Axes: N clients of the round, D parameters, U uniforms.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from rflbat.defenses.base import Decision, Defense, Updates
-from rflbat.randomness import uniforms
+from rflbat.randomness import dealer
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,7 @@ class Glance:
     measures: Tensor | None = None
 
 
-def glance(
-    shadows: Sequence[Defense], states: Sequence[Any], updates: Updates, seed: int, round_number: int
-) -> list[Glance]:
+def glance(shadows: Sequence[Defense], states: Sequence[Any], updates: Updates, uniforms_U: Tensor) -> list[Glance]:
     """Let each shadow defense decide on the round's updates, from its own memory and its own draws.
 
     The draws are those that the defense would get as the run's own. The Gram matrix is computed once for all.
@@ -40,14 +38,12 @@ def glance(
         shadows: the defenses.
         states: their memories of earlier rounds.
         updates: the round's updates.
-        seed: seed of the run.
-        round_number: round, from 0.
+        uniforms_U: the round's uniforms, on the device.
 
     Returns:
         one glance each.
     """
-    device = updates.matrix_ND.device
     return [
-        Glance(shadow.name, shadow.apply(updates, state, uniforms(seed, "defense", round_number, device)))
+        Glance(shadow.name, shadow.apply(updates, state, dealer(uniforms_U)))
         for shadow, state in zip(shadows, states, strict=True)
     ]

@@ -4,7 +4,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rflbat.config import Experiment
 from rflbat.errors import UserError
-from rflbat.records import client_records, round_record, shadow_records, summarise
+from rflbat.footprint import told_of_memory
+from rflbat.records import client_records, download, round_record, shadow_records, summarise
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.results.lock import sole_writer
 from rflbat.round import Server, World, run_round
@@ -172,7 +173,7 @@ def _writing(folder: RunFolder | None) -> Iterator[None]:
 def _first(world: World, folder: RunFolder | None) -> Server:
     """Make the server before round 0, which may take its time: a defense may have to learn first."""
     try:
-        with using(world.experiment.kernels):
+        with using(world.experiment.kernels), told_of_memory(world):
             return first_server(world)
     except KeyboardInterrupt:
         raise Interrupted(folder.path if folder else None, 0) from None
@@ -187,15 +188,19 @@ def _loop(
     rounds: list[dict[str, Any]],
     seconds: float,
 ) -> Result:
-    """Run the rounds that are left. A round's lines are written before the server moves on, so nothing is lost."""
-    experiment, config = world.experiment, description["config"]
+    """Run the rounds that are left. A round's lines are written before the server moves on, so nothing is lost.
+
+    A chunk that did not fit is not tried again in this session.
+    """
+    experiment, config, chunk = world.experiment, description["config"], world.backend.chunk
     try:
         for callback in callbacks:
             callback.on_start(description)
         while server.round_number < experiment.rounds:
             started = time.perf_counter()
-            with using(experiment.kernels):
-                after, outcome = run_round(world, server)
+            with using(experiment.kernels), told_of_memory(world):
+                after, outcome = run_round(replace(world, backend=replace(world.backend, chunk=chunk)), server)
+                outcome, chunk = download(outcome), min(chunk, outcome.chunk)
             record = round_record(world, outcome)
             spent = time.perf_counter() - started
             if folder is not None:

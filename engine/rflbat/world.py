@@ -128,7 +128,7 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
         )
     attack_name = experiment.attack or DATASETS[experiment.dataset].attack
     experiment = replace(experiment, model=experiment.model or dataset.model, attack=attack_name)
-    format_ = Samples(dataset.shape, dataset.high, dataset.encode)
+    format_ = Samples(dataset.shape, dataset.high, dataset.encode, experiment.device)
     attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
     defense = make_defense(experiment.defense, experiment.defense_args)
     check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)

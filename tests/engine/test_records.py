@@ -44,7 +44,7 @@ def outcome(stage_N=STAGE_N, malicious_N=MALICIOUS_N, measures=(0.75, 0.25, 0.5)
         trace={"stage": stage_N, **trace},
     )
     measured = None if measures is None else torch.tensor(measures, dtype=torch.float64)
-    return Outcome(1, np.array(CLIENTS_N), np.array(malicious_N), decision, measured)
+    return Outcome(1, np.array(CLIENTS_N), np.array(malicious_N), decision, measured, chunk=18)
 
 
 def test_the_line_of_a_round(world):
@@ -64,6 +64,14 @@ def test_the_line_of_a_round(world):
         "stages": {"nonfinite": 1, "first": 3, "second": 0},
         "nobody_kept": False,
     }
+
+
+def test_a_chunk_is_told_of_where_it_was_smaller_than_planned(world):
+    planned = world.backend.chunk
+    assert planned > 1
+    records = [round_record(world, dataclasses.replace(outcome(), chunk=chunk)) for chunk in (planned, planned - 1)]
+    assert records[1] == {**records[0], "chunk": planned - 1}
+    assert "chunk" not in records[0]
 
 
 def test_a_round_that_was_not_evaluated(world):

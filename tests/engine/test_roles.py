@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rflbat.config import Experiment
-from rflbat.round import draw_clients, draw_roles
+from rflbat.plan import draw_clients, draw_roles
 
 
 def small(**settings):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import rflbat.round
+import rflbat.plan
+from rflbat.plan import draw_clients, draw_roles
 from rflbat.randomness import uniforms
-from rflbat.round import draw_clients, draw_roles
 from rflbat.world import build, first_server
 from tests.engine.rounds import play, small, updates_of
 from tests.oracles import training as oracle
@@ -26,9 +26,9 @@ BACKENDS = [{"backend": "loop"}, *({"backend": "vmap", "chunk": chunk} for chunk
 @pytest.fixture
 def plans(monkeypatch):
     """The plans of batches of all rounds that a test plays."""
-    seen, draw = [], rflbat.round.draw_batches
+    seen, draw = [], rflbat.plan.draw_batches
     monkeypatch.setattr(
-        rflbat.round, "draw_batches", lambda *args, **named: seen.append(draw(*args, **named)) or seen[-1]
+        rflbat.plan, "draw_batches", lambda *args, **named: seen.append(draw(*args, **named)) or seen[-1]
     )
     return seen
 
@@ -86,7 +86,8 @@ def test_the_defense_draws_from_the_stream_of_its_round():
         seen.append((draw(3, 7), draw(1)))
         return world.defense.apply(updates, state, draw)
 
-    play(dataclasses.replace(world, defense=dataclasses.replace(world.defense, apply=apply)), 3)
+    drawing = dataclasses.replace(world.defense, apply=apply, uniforms=lambda *_: 22)
+    play(dataclasses.replace(world, defense=drawing), 3)
     for number, drawn in enumerate(seen):
         stream = uniforms(5, "defense", number, "cpu")
         assert torch.equal(drawn[0], stream(3, 7))

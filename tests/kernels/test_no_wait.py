@@ -4,10 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 import rflbat_kernels as kernels
-from tests.kernels.device_waits import WaitForDevice, waits_forbidden
+from tests.kernels.device_waits import Crossings, WaitForDevice, waits_forbidden
 
 
 def matrix() -> torch.Tensor:
@@ -92,6 +96,8 @@ WAITS: dict[str, tuple[type[Exception], Callable[[torch.Tensor], object]]] = {
     "list as index": (WaitForDevice, lambda x: x[[0, 2]]),
     "eigh": (WaitForDevice, lambda x: torch.linalg.eigh(x @ x.T)),
     "svd": (WaitForDevice, torch.linalg.svd),
+    "qr": (WaitForDevice, torch.linalg.qr),
+    "where": (WaitForDevice, lambda x: torch.where(x > 0, torch.tensor(2.0), x)),
     "pca by eigh": (WaitForDevice, lambda x: kernels.pca(x @ x.T, solver="eigh")),
 }
 
@@ -103,6 +109,27 @@ def test_a_wait_is_caught(name: str) -> None:
         function(torch.randn(5, 7, device="cuda"))
 
 
-def test_a_number_may_ride_along() -> None:
+HARMLESS: dict[str, Callable[[torch.Tensor], object]] = {
+    "a number that rides along": lambda x: x * torch.tensor(2.0),
+    "arange": lambda x: torch.arange(3, device=x.device),
+    "where": lambda x: torch.where(x > 0, x, 1.0),
+    "fill": lambda x: torch.full_like(x, 3.0),
+    "gather": lambda x: x.index_select(0, x[:, 0].argmax()[None]),
+    "norm": torch.linalg.vector_norm,
+    "sort": lambda x: x.sort().values.cumsum(0) @ x.T,
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_does_not_wait_passes(name: str) -> None:
     with waits_forbidden():
-        assert (torch.randn(5, 7, device="cuda") * torch.tensor(2.0)).device.type == "cuda"
+        result = HARMLESS[name](torch.randn(5, 7, device="cuda"))
+        assert isinstance(result, torch.Tensor)
+        assert result.device.type == "cuda"
+
+
+def test_copies_are_counted_where_they_are_allowed() -> None:
+    with FakeTensorMode(), Crossings(forbidden=False) as crossings:
+        there = torch.ones(5).to("cuda")
+        (there + 1).cpu()
+    assert crossings.seen == ["_to_copy copies between cpu and cuda"] * 2

@@ -6,6 +6,7 @@ Axes: N clients of the round, D parameters, B samples.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rflbat.errors import UserError
@@ -25,11 +26,13 @@ class Samples:
         shape: shape of one sample, (channels, height, width) for images, (tokens,) for texts.
         high: value of ink: that of a lit trigger pixel.
         encode: for texts, from a text to token ids; None for images.
+        device: where they are stamped; an attack puts there what it needs when it is made, not in a round.
     """
 
     shape: tuple[int, ...]
     high: float
     encode: Callable[[str], list[int]] | None = None
+    device: torch.device | str = "cpu"
 
 
 def check_share(name: str, share: float) -> float:

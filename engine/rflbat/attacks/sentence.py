@@ -3,8 +3,6 @@
 Axes: B samples, T tokens of a text, W tokens of the sentence.
 """
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
@@ -51,7 +49,7 @@ def check_position(name: str, position: float) -> None:
         raise UserError(f"attack '{name}': position={position} is not in 0..1")
 
 
-def insert(ids: list[int], position: float) -> Trigger:
+def insert(ids: list[int], position: float, device: torch.device | str = "cpu") -> Trigger:
     """Make a trigger that inserts the given tokens into a text.
 
     Texts are padded with 0 in front. The sentence takes padding first; a text that leaves no room loses its last
@@ -61,6 +59,7 @@ def insert(ids: list[int], position: float) -> Trigger:
     Args:
         ids: W token ids.
         position: 0 (before the text) to 1 (behind it).
+        device: where the texts will lie.
 
     Returns:
         the trigger.
@@ -71,9 +70,7 @@ def insert(ids: list[int], position: float) -> Trigger:
         [[0, 7, 8, 5, 6], [7, 8, 1, 2, 3]]
     """
 
-    @cache
-    def sentence_on(device: torch.device) -> Tensor:
-        return torch.tensor(ids, device=device)
+    sentence_W = torch.tensor(ids, device=device)
 
     def trigger(x: Tensor, on_B: Tensor) -> Tensor:
         length, width = x.shape[1], len(ids)
@@ -84,9 +81,8 @@ def insert(ids: list[int], position: float) -> Trigger:
         at_BT = torch.arange(length, device=x.device) - (length - width - stay_B1)
         word_BT = torch.where(at_BT < before_B1, at_BT, at_BT - width)
         moved = x.gather(1, (length - words_B1 + word_BT).clamp(0, length - 1))
-        sentence_W = sentence_on(x.device).to(x.dtype)
         inside_BT = (at_BT >= before_B1) & (at_BT < before_B1 + width)
-        moved = torch.where(inside_BT, sentence_W[(at_BT - before_B1).clamp(0, width - 1)], moved)
+        moved = torch.where(inside_BT, sentence_W[(at_BT - before_B1).clamp(0, width - 1)].to(x.dtype), moved)
         return x.copy_(torch.where(on_B[:, None], moved, x))
 
     return trigger
@@ -122,5 +118,5 @@ def sentence(
     Source: Wang et al. 2022 (RFLBAT), section 5.2 and figure 5b; the paper does not say where the sentence stands.
     """
     check_position("sentence", position)
-    trigger = insert(encode_sentence("sentence", samples, text), position)
+    trigger = insert(encode_sentence("sentence", samples, text), position, samples.device)
     return Attack("sentence", (trigger,), trigger, check_share("sentence", share), scaling(scale))

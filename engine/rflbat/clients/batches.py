@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rflbat.transfer import transfer
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -34,7 +36,7 @@ class Batches:
         Returns:
             the same plan there.
         """
-        return Batches(self.index_NSB.to(device), self.weight_NSB.to(device), self.poisoned_NSB.to(device))
+        return Batches(**transfer(vars(self), device))
 
 
 def _epochs(samples: np.ndarray, steps: int, batch: int, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,10 @@ Start = Callable[[slice], Tensor]
 _log = logging.getLogger(__name__)
 
 
+class ClientDoesNotFit(MemoryError):
+    """Memory ran out while a single client was trained: no smaller chunk is left."""
+
+
 def same_start(params_D: Tensor) -> Start:
     """Start every client from the same parameters, without a copy.
 
@@ -59,14 +63,14 @@ def train(
         workers: chunks at a time. More than one: each on a thread of its own with single-threaded kernels.
 
     Returns:
-        the smallest chunk that was needed, ``chunk`` or less.
+        ``chunk``, or the smallest piece of one that was needed where memory ran out.
 
     Raises:
-        MemoryError: one client alone does not fit.
+        ClientDoesNotFit: one client alone does not fit.
         RuntimeError: a step failed; the message names the clients, the step and the shapes.
     """
     rows = [slice(first, min(first + chunk, len(updates_ND))) for first in range(0, len(updates_ND), chunk)]
-    task = partial(_train_or_halve, updates_ND, start, layout, gradient, feed, sgd)
+    task = partial(_train_or_halve, partial(_train_chunk, updates_ND, start, layout, gradient, feed, sgd), chunk)
     if workers == 1:
         return min(map(task, rows))
     with _single_threaded(), ThreadPoolExecutor(workers, "rflbat-train") as pool:
@@ -84,29 +88,35 @@ def _single_threaded() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _train_or_halve(
-    updates_ND: Tensor, start: Start, layout: Layout, gradient: Gradient, feed: Feed, sgd: SGD, rows: slice
-) -> int:
-    """Train a chunk; where memory runs out, its two halves. Gives the smallest chunk that was needed."""
+def _train_or_halve(train_chunk: Callable[[slice], None], chunk: int, rows: slice) -> int:
+    """Train a chunk; where memory runs out, its two halves. Gives ``chunk`` or the smallest piece that was needed."""
     clients: int = rows.stop - rows.start
     try:
-        _train_chunk(updates_ND, start, layout, gradient, feed, sgd, rows)
-        return clients
+        train_chunk(rows)
+        return chunk
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if clients == 1:
-            raise MemoryError(f"training one client of {layout.size} parameters does not fit: {error}") from error
+            raise ClientDoesNotFit(str(error)) from error
         needed = str(error).partition("\n")[0]
     # Outside of the handler: the exception's frames hold the tensors of the failed chunk.
-    half = rows.start + clients // 2
     _log.warning("out of memory with a chunk of %d clients (%s); going on with halves", clients, needed)
-    again: Callable[[slice], int] = partial(_train_or_halve, updates_ND, start, layout, gradient, feed, sgd)
-    return min(again(slice(rows.start, half)), again(slice(half, rows.stop)))
+    half = clients // 2
+    middle = rows.start + half
+    pieces = ((half, slice(rows.start, middle)), (clients - half, slice(middle, rows.stop)))
+    return min(_train_or_halve(train_chunk, size, piece) for size, piece in pieces)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Know a failed allocation: CUDA's has its own type, the host's only a message."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Know a failed allocation: CUDA's has its own type, the host's only a message.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        whether memory ran out.
+    """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
@@ -124,7 +134,7 @@ def _train_chunk(
             for name, found in gradient(named, *batch).items():
                 sgd.apply(named[name], found, velocity[name])
         except RuntimeError as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             shapes = {name: tuple(tensor.shape[1:]) for name, tensor in named.items()}
             who = f"clients {rows.start} to {rows.stop - 1} of the round"

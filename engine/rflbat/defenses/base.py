@@ -90,6 +90,15 @@ Pretrain = Callable[[Tensor, Draw], Any]
 """``pretrain(clean (M, D), draw)`` gives the state before the first round, from updates that nobody attacked."""
 
 
+Uniforms = Callable[[int, int], int]
+"""``uniforms(clients, parameters)`` gives how many numbers one call of ``apply`` draws, at most."""
+
+
+def no_uniforms(clients: int, parameters: int) -> int:
+    """Say that nothing is drawn."""
+    return 0
+
+
 def no_state(clients: int, parameters: int, device: torch.device) -> NoState:
     """Give the state of a defense without memory."""
     return NoState()
@@ -107,6 +116,8 @@ class Defense:
         least_clients: fewest clients of a round that its parameters admit.
         pretrain: (clean updates ``(M, D)``, draw) -> the state before the first round, in the shapes of ``init``, for
             a defense that learns what clean updates look like; None for all others. Non-finite rows are to be ignored.
+        uniforms: (clients of the round, parameters) -> how many uniforms ``apply`` draws, so that they are on the
+            device before it asks.
     """
 
     name: str
@@ -115,6 +126,7 @@ class Defense:
     init: Init = no_state
     least_clients: int = 1
     pretrain: Pretrain | None = None
+    uniforms: Uniforms = no_uniforms
 
 
 def check_clients(defense: Defense, arguments: Mapping[str, object], clients: int) -> None:

@@ -39,6 +39,21 @@ def candidates(clusters: int | str) -> tuple[int, ...]:
     return tuple(range(1 if clusters == "gap" else 2, LARGEST + 1))
 
 
+def uniforms_drawn(points: int, components: int, clusters: int | str) -> int:
+    """Count the uniforms that ``cluster`` draws.
+
+    Args:
+        points: N.
+        components: H.
+        clusters: a number or a rule.
+
+    Returns:
+        their number.
+    """
+    counts, references = candidates(clusters), REFERENCES if clusters in ("gap", "gap2") else 0
+    return references * points * components + (1 + references) * len(counts) * RESTARTS * counts[-1]
+
+
 def _reference_sets(points_NH: Tensor, valid_N: Tensor, draw: Draw) -> Tensor:
     """Draw points uniformly in the bounding box of the valid ones: ``(REFERENCES, N, H)``."""
     inside_N1 = valid_N[:, None]

@@ -75,4 +75,7 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
             update_D = torch.where(valid_N.any(), noisy_D.clamp(-largest, largest), 0.0).to(matrix_ND.dtype)
         return decide_for(updates, update_D, updates.sizes_N, norms_N)
 
-    return Defense("norm_clipping", ("kept", "nonfinite"), apply)
+    def uniforms(clients: int, parameters: int) -> int:
+        return 2 * ((parameters + 1) // 2) if noise > 0 else 0
+
+    return Defense("norm_clipping", ("kept", "nonfinite"), apply, uniforms=uniforms)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
-from rflbat.defenses.cluster_count import candidates, cluster
+from rflbat.defenses.cluster_count import candidates, cluster, uniforms_drawn
 from rflbat.errors import UserError, nearest
 from rflbat.randomness import Draw
 from rflbat_kernels import distances, masked_median, pca, pca_lowrank
@@ -129,7 +129,10 @@ def rflbat(
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         return _steps(updates, draw, clusters, (eps1, eps2), weighting, pca)
 
-    return Defense("rflbat", STAGES, apply)
+    def uniforms(clients: int, parameters: int) -> int:
+        return uniforms_drawn(clients, COMPONENTS, clusters)
+
+    return Defense("rflbat", STAGES, apply, uniforms=uniforms)
 
 
 def _steps(

@@ -20,7 +20,5 @@ def back_ends(clients: int, analytic: bool) -> dict[str, Backend]:
 def train(backend: Backend, params_ND: torch.Tensor, model: Model, feed: Feed, sgd: SGD) -> torch.Tensor:
     """Train from the given rows; the updates' buffer starts as NaN, so that an unwritten element shows."""
     updates_ND = torch.full_like(params_ND, torch.nan)
-    assert backend.train(updates_ND, lambda rows: params_ND[rows], model, feed, sgd) == min(
-        backend.chunk, len(params_ND) % backend.chunk or backend.chunk
-    )
+    assert backend.train(updates_ND, lambda rows: params_ND[rows], model, feed, sgd) == backend.chunk
     return params_ND + updates_ND

@@ -3,29 +3,19 @@
 Axes: N clients of the round, D parameters.
 """
 
-import re
-from collections.abc import Callable
-from functools import cache
+import math
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-)
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 
 from rflbat.defenses.base import Decision, Updates
 from rflbat.defenses.registry import DEFENSES, make_defense
+from rflbat.randomness import dealer
 from rflbat_kernels import finite_rows
+from tests.kernels.device_waits import WaitForDevice, waits_forbidden
 
 CLIENTS, PARAMETERS, FEDERATION = 13, 63, 21
-STATUS_READERS = re.compile("aten::_?linalg_(?!.*norm)")
-"""Decompositions and solvers: CUDA reads their status back on the host. Norms are mere sums."""
-
 SHORT = {"geomed": {"passes": 5}}
 """Every pass is the same: a few show what all would."""
 
@@ -52,31 +42,13 @@ VARIANTS: list[tuple[str, dict[str, object]]] = [(name, SHORT.get(name, {})) for
 variants = pytest.mark.parametrize("variant", range(len(VARIANTS)), ids=lambda at: f"{VARIANTS[at]}")
 
 
-class Crossings(TorchDispatchMode):
-    """Note where data crosses between host and device, or a decomposition reads its status back.
-
-    Fake tensors alone let both pass, although each stops the host until the device is there.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        devices = {leaf.device.type for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)}
-        if len(devices) > 1 and "copy" in func.name():
-            self.seen.append(f"{func.name()} between {sorted(devices)}")
-        if "cuda" in devices and STATUS_READERS.match(func.name()):
-            self.seen.append(func.name())
-        return result
-
-
 def fake(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cuda")
 
 
 def one_round(name: str, parameters: dict[str, object]) -> Decision:
+    """Everything is on the device before the defense is asked: what is drawn was copied then."""
+    defense = make_defense(name, parameters)
     matrix_ND = fake(CLIENTS, PARAMETERS, dtype=torch.float32)
     updates = Updates(
         matrix_ND=matrix_ND,
@@ -85,21 +57,16 @@ def one_round(name: str, parameters: dict[str, object]) -> Decision:
         valid_N=finite_rows(matrix_ND),
         malicious_count=fake(dtype=torch.int64),
     )
-    defense = make_defense(name, parameters)
+    numbers_U = fake(defense.uniforms(CLIENTS, PARAMETERS))
     state = defense.init(FEDERATION, PARAMETERS, matrix_ND.device)
-    return defense.apply(updates, state, fake)
-
-
-@cache
-def observed(variant: int) -> tuple[Decision, list[str]]:
-    with FakeTensorMode(), Crossings() as crossings:
-        return one_round(*VARIANTS[variant]), crossings.seen
+    return defense.apply(updates, state, dealer(numbers_U))
 
 
 @variants
-def test_no_value_is_asked_for(variant):
-    """`.item()`, `nonzero`, boolean indexing, `if tensor`: each raises here."""
-    decision, _ = observed(variant)
+def test_a_defense_waits_for_nothing(variant):
+    """`.item()`, `nonzero`, `if tensor`, a copy to the host or a list to the device: each raises here."""
+    with waits_forbidden():
+        decision = one_round(*VARIANTS[variant])
     named = {"update": (PARAMETERS,), "kept": (CLIENTS,), "weights": (CLIENTS,), "scores": (CLIENTS,)}
     for key, shape in named.items():
         value = getattr(decision, key)
@@ -112,54 +79,38 @@ def test_no_value_is_asked_for(variant):
 
 
 @variants
-def test_nothing_crosses_between_host_and_device(variant):
-    """What is drawn on the host is copied before the defense is asked."""
-    assert observed(variant)[1] == []
+@pytest.mark.parametrize("clients", [1, CLIENTS])
+@pytest.mark.parametrize("parameters", [1, PARAMETERS, PARAMETERS + 1])
+def test_a_defense_draws_as_many_uniforms_as_it_says(variant, clients, parameters):
+    defense, drawn = make_defense(*VARIANTS[variant]), []
+    clients = max(clients, defense.least_clients)
 
+    def draw(*shape: int) -> torch.Tensor:
+        drawn.append(math.prod(shape))
+        return torch.rand(shape, dtype=torch.float64)
 
-DATA_DEPENDENT: dict[str, Callable[[torch.Tensor], object]] = {
-    "item": lambda x: x.sum().item(),
-    "if": lambda x: bool(x.sum() > 0),
-    "tolist": lambda x: x.tolist(),
-    "nonzero": lambda x: x.nonzero(),
-    "boolean index": lambda x: x[x > 0],
-    "unique": lambda x: x.unique(),
-}
-CROSSING: dict[str, Callable[[torch.Tensor], object]] = {
-    "cpu": lambda x: x.cpu(),
-    "list to device": lambda x: torch.tensor([1, 2, 3], device=x.device),
-    "host to device": lambda x: torch.ones(3).to(x.device),
-    "eigh": lambda x: torch.linalg.eigh(x[:, None] * x),
-    "svd": lambda x: torch.linalg.svd(x[:, None] * x),
-    "qr": lambda x: torch.linalg.qr(x[:, None] * x),
-}
-HARMLESS: dict[str, Callable[[torch.Tensor], object]] = {
-    "arange": lambda x: torch.arange(3, device=x.device),
-    "where": lambda x: torch.where(x > 0, x, 1.0),
-    "fill": lambda x: torch.full_like(x, 3.0),
-    "gather": lambda x: x.index_select(0, x.argmax()[None]),
-    "norm": lambda x: torch.linalg.vector_norm(x),
-    "sort": lambda x: x.sort().values.cumsum(0) @ x,
-}
-
-
-@pytest.mark.parametrize("kind", DATA_DEPENDENT)
-def test_control_a_value_that_is_asked_for_raises(kind):
-    with FakeTensorMode(), pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-        DATA_DEPENDENT[kind](fake(3))
-
-
-@pytest.mark.parametrize("kind", [*CROSSING, *HARMLESS])
-def test_control_crossings_are_seen_and_nothing_else(kind):
-    with FakeTensorMode():
-        x = fake(3)
-        with Crossings() as crossings:
-            (CROSSING | HARMLESS)[kind](x)
-    assert bool(crossings.seen) is (kind in CROSSING)
+    defense.apply(
+        Updates(
+            matrix_ND=torch.randn(clients, parameters),
+            sizes_N=torch.ones(clients, dtype=torch.float64),
+            client_ids_N=torch.arange(clients),
+            valid_N=torch.ones(clients, dtype=torch.bool),
+            malicious_count=torch.tensor(0),
+        ),
+        defense.init(FEDERATION, parameters, torch.device("cpu")),
+        draw,
+    )
+    assert sum(drawn) == defense.uniforms(clients, parameters)
 
 
 def test_control_a_defense_that_waits_would_be_found(monkeypatch):
     """A cast to bool in the middle of a defense, as an early stop would need."""
     monkeypatch.setattr("rflbat.defenses.krum.krum_scores", lambda updates, f: f.new_zeros(CLIENTS) if f > 0 else None)
-    with FakeTensorMode(), pytest.raises(DataDependentOutputException):
+    with waits_forbidden(), pytest.raises(DataDependentOutputException):
+        one_round("krum", {})
+
+
+def test_control_a_defense_that_copies_would_be_found(monkeypatch):
+    monkeypatch.setattr("rflbat.defenses.krum.krum_scores", lambda updates, f: updates.sizes_N.cpu())
+    with waits_forbidden(), pytest.raises(WaitForDevice):
         one_round("krum", {})

@@ -1,0 +1,227 @@
+"""The memory model of a round: what lies there all the time, and what training, defense and evaluation add in turn.
+
+Axes: N clients of the round, D parameters.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rflbat.clients.executor import ClientDoesNotFit, is_out_of_memory
+from rflbat.clients.memory import bytes_per_client
+from rflbat.defenses.base import Defense, Updates, state_tensors
+from rflbat.errors import UserError
+from rflbat.evaluation import BATCH
+from rflbat.held_out import CLIENTS, ROUNDS
+from rflbat.randomness import dealer
+from rflbat.round import World
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a round on its device, by part.
+
+    Args:
+        resident: what lies there during the whole round.
+        phases: what is there in turn, each phase after the one before has let go.
+    """
+
+    resident: dict[str, int]
+    phases: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """All that is resident, and the largest phase."""
+        return sum(self.resident.values()) + max(self.phases.values())
+
+
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows how much memory the results of all operations hold at a time; on the meta device none is taken.
+
+    Example:
+        >>> with Live() as live:
+        ...     for _ in range(3):
+        ...         block = torch.zeros(1000, device="meta") + 1
+        >>> live.peak
+        12000
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._held: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {_storage(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and _storage(each) not in given:
+                self._held[_storage(each)] = each.untyped_storage().nbytes()
+        self._held = {held: size for held, size in self._held.items() if not _is_gone(held)}
+        self.peak = max(self.peak, sum(self._held.values()))
+        return result
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def _is_gone(storage: StorageWeakRef) -> bool:
+    gone: bool = storage.expired()  # type: ignore[no-untyped-call]
+    return gone
+
+
+def workspace(function: Callable[[], object]) -> int:
+    """Count the most memory that a function on the meta device holds at a time, results included.
+
+    Args:
+        function: makes its inputs beforehand, so that they do not count.
+
+    Returns:
+        bytes.
+    """
+    with torch.no_grad(), Live() as live:
+        function()
+    most: int = live.peak
+    return most
+
+
+def defense_bytes(defense: Defense, clients: int, parameters: int) -> int:
+    """Say what a defense works on in a round: Gram matrices, blocks of columns, its decision. By the kernels of torch.
+
+    Args:
+        defense: the defense.
+        clients: clients of the round N.
+        parameters: D.
+
+    Returns:
+        bytes, without the updates and its state.
+    """
+    updates = Updates(
+        matrix_ND=torch.empty(clients, parameters, device=META),
+        sizes_N=torch.empty(clients, dtype=torch.float64, device=META),
+        client_ids_N=torch.empty(clients, dtype=torch.int64, device=META),
+        valid_N=torch.empty(clients, dtype=torch.bool, device=META),
+        malicious_count=torch.empty((), dtype=torch.int64, device=META),
+    )
+    numbers_U = torch.empty(defense.uniforms(clients, parameters), dtype=torch.float64, device=META)
+    state = defense.init(clients, parameters, META)
+    return workspace(lambda: defense.apply(updates, state, dealer(numbers_U)))
+
+
+def evaluation_bytes(world: World) -> int:
+    """Say what measuring a global model works on: one batch of the test set, stamped, and its way through the model.
+
+    Args:
+        world: what no round changes.
+
+    Returns:
+        bytes.
+    """
+    named = world.model.layout.views(torch.empty(world.model.layout.size, device=META))
+    x = torch.empty(min(BATCH, len(world.test_x)), *world.test_x.shape[1:], dtype=world.test_x.dtype, device=META)
+    return int(x.nbytes) + workspace(lambda: world.model.apply(named, x))
+
+
+def footprint(world: World) -> Footprint:
+    """Count the memory of a round by part.
+
+    Resident: the data set as models see it; ``3 * 4 D`` bytes of global model, update and moved model; ``4 N D`` of
+    updates; the draws, 13 bytes a sample of a batch; what the defenses remember, before and after. In turn: what the
+    clients trained at a time hold (``clients.memory``), what the defense works on, and one batch of the evaluation;
+    before the first round the rehearsal of a defense that has to learn. Libraries' own workspaces and, on a CPU, the
+    data set as it is stored come on top.
+
+    Args:
+        world: what no round changes.
+
+    Returns:
+        bytes by part.
+    """
+    experiment, layout, backend = world.experiment, world.model.layout, world.backend
+    clients, sample = experiment.participants or experiment.clients, tuple(world.train_x.shape[1:])
+    defenses = (world.defense, *world.shadows)
+    states = [state_tensors(each.init(experiment.clients, layout.size, META)) for each in defenses]
+    data = (world.train_x, world.train_y, world.test_x, world.test_y)
+    at_a_time = min(clients, backend.workers * backend.chunk)
+    rehearsal = {} if world.defense.pretrain is None else {"rehearsal": ROUNDS * CLIENTS * layout.size * 4}
+    return Footprint(
+        resident={
+            "data set": sum(each.nbytes for each in data),
+            "global model": 3 * layout.size * 4,
+            "updates": clients * layout.size * 4,
+            "draws": clients * experiment.local_steps * experiment.batch_size * 13,
+            "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
+        },
+        phases={
+            **rehearsal,
+            "training": at_a_time * bytes_per_client(world.model, sample, experiment.batch_size),
+            "defense": max(defense_bytes(each, clients, layout.size) for each in defenses),
+            "evaluation": evaluation_bytes(world),
+        },
+    )
+
+
+def readable(count: int) -> str:
+    """Write bytes as people read them.
+
+    Args:
+        count: bytes.
+
+    Returns:
+        three digits and a binary unit.
+
+    Example:
+        >>> readable(980), readable(31400), readable(12 * 2**30)
+        ('980 B', '30.7 KiB', '12.0 GiB')
+    """
+    if count < 1024:
+        return f"{count} B"
+    size, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.1f} {units[0]}"
+
+
+@contextmanager
+def told_of_memory(world: World) -> Iterator[None]:
+    """Turn memory that runs out in a round into an error that says how much is needed and what needs less.
+
+    Args:
+        world: what no round changes.
+
+    Raises:
+        UserError: memory ran out, and no smaller chunk can help.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise UserError(f"out of memory: {_needed(world, isinstance(error, ClientDoesNotFit))} ({said})") from error
+
+
+def _needed(world: World, one_client: bool) -> str:
+    experiment, parameters = world.experiment, world.model.layout.size
+    elsewhere = "" if world.device.type == "cpu" else ", or --device cpu"
+    if one_client:
+        needed = bytes_per_client(world.model, tuple(world.train_x.shape[1:]), experiment.batch_size)
+        what = f"{needed} bytes ({readable(needed)}) for {parameters} parameters and batches of {experiment.batch_size}"
+        return f"training one client needs {what}; less needs a smaller --batch-size or another --model{elsewhere}"
+    parts = footprint(world)
+    each = ", ".join(f"{name} {readable(size)}" for name, size in (parts.resident | parts.phases).items())
+    what = f"{parts.peak} bytes ({readable(parts.peak)}: {each})"
+    return f"a round needs {what}; less needs fewer --participants, another --model or --defense{elsewhere}"

@@ -1,0 +1,144 @@
+"""A round waits for the device nowhere, shown without one: fake tensors have no values to wait for.
+
+Everything but the gradients runs on fake CUDA tensors. Autograd needs a real CUDA device, so local training runs on
+fake CPU tensors, which have no values either. Axes: N clients of the round, D parameters.
+"""
+
+from dataclasses import replace
+
+import pytest
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+
+from rflbat.attacks.registry import ATTACKS
+from rflbat.clients.backend import Backend
+from rflbat.defenses.registry import DEFENSES, make_defense
+from rflbat.models.registry import MODELS
+from rflbat.records import download
+from rflbat.round import run_round
+from rflbat.world import blank_server
+from tests.engine.worlds import Gathering, back_ends, pairs, small_world
+from tests.kernels.device_waits import Crossings
+
+ONE_COPY = ["_to_copy copies between cpu and cuda"]
+WAITS = (DataDependentOutputException, DynamicOutputShapeException)
+SHORT = {"geomed": {"passes": 5}}
+"""Every pass is the same: a few show what all would."""
+
+
+def crossings(world):
+    """Play the round after the next evaluation; gives the outcome, and what crossed in the round and afterwards."""
+    server = replace(blank_server(world), round_number=world.experiment.rounds - 1)
+    with Crossings(forbidden=False) as round_:
+        _, outcome = run_round(world, server)
+    with Crossings(forbidden=False) as afterwards:
+        outcome = download(outcome)
+    return outcome, round_.seen, afterwards.seen
+
+
+@pytest.fixture
+def fake():
+    with FakeTensorMode():
+        yield
+
+
+def assert_one_upload_and_one_download(world):
+    outcome, up, down = crossings(world)
+    assert up == ONE_COPY
+    assert down == ONE_COPY
+    assert outcome.decision.update.device.type == "cuda"
+    written = [outcome.measures, outcome.decision.kept, *outcome.decision.trace.values()]
+    written += [part for shadow in outcome.shadows for part in (shadow.measures, shadow.decision.weights)]
+    assert {part.device.type for part in written} == {"cpu"}
+
+
+@pytest.mark.parametrize(("model", "attack"), pairs())
+def test_a_round_copies_its_draws_up_and_its_record_down_and_waits_for_nothing_else(model, attack, fake):
+    assert_one_upload_and_one_download(small_world(model, attack, backend=Gathering(), device="cuda"))
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+def test_so_it_does_under_every_defense_with_another_that_looks_on(defense, fake):
+    shadow = "krum" if defense != "krum" else "multikrum"
+    world = small_world("logistic", "pixel", shadow=shadow, backend=Gathering(), device="cuda")
+    assert_one_upload_and_one_download(replace(world, defense=make_defense(defense, SHORT.get(defense, {}))))
+
+
+def test_every_model_and_attack_is_proved():
+    models, attacks = zip(*pairs(), strict=True)
+    assert set(models) == set(MODELS)
+    assert set(attacks) == set(ATTACKS)
+
+
+@pytest.mark.parametrize(
+    ("model", "attack", "backend"), [(model, attack, name) for model, attack in pairs() for name in back_ends(model)]
+)
+def test_local_training_asks_for_no_value(model, attack, backend, fake):
+    world = small_world(model, attack, backend=Backend(backend, 5, 1, ""))
+    server, outcome = run_round(world, blank_server(world))
+    assert server.params_D.shape == (world.model.layout.size,)
+    assert outcome.chunk == 5
+
+
+# What a wait looks like in each place: without these the tests above could pass for the wrong reason.
+
+
+def trigger(x, on_B):
+    return x if on_B.any() else x.clone()
+
+
+def tamper(updates_ND, malicious_N):
+    updates_ND[malicious_N.nonzero()] *= 2
+    return updates_ND
+
+
+def apply(parameters, x):
+    return x.flatten(1)[:, :5] / x.max().item()
+
+
+def gradient(named, x_nB, labels_nB, weight_nB):
+    return {name: value * float(weight_nB.sum()) for name, value in named.items()}
+
+
+def decision(updates, state, draw):
+    return updates.gram.raw_NN.tolist()
+
+
+PLANTED = {
+    "trigger": lambda world: replace(world, attack=replace(world.attack, local_triggers=(trigger,))),
+    "trigger at test time": lambda world: replace(world, attack=replace(world.attack, full_trigger=trigger)),
+    "tamper": lambda world: replace(world, attack=replace(world.attack, tamper=tamper)),
+    "defense": lambda world: replace(world, defense=replace(world.defense, apply=decision)),
+    "shadow": lambda world: replace(world, shadows=(replace(world.defense, apply=decision),)),
+    "evaluation": lambda world: replace(world, model=replace(world.model, apply=apply)),
+}
+IN_TRAINING = {
+    "model": ("vmap", lambda world: replace(world, model=replace(world.model, apply=apply))),
+    "gradient": ("analytic", lambda world: replace(world, model=replace(world.model, gradient=gradient))),
+    "trigger": ("vmap", PLANTED["trigger"]),
+}
+
+
+@pytest.mark.parametrize("place", PLANTED)
+def test_control_a_wait_in_a_round_is_found(place, fake):
+    world = PLANTED[place](small_world("logistic", "pixel", shadow="krum", backend=Gathering(), device="cuda"))
+    with pytest.raises(WAITS):
+        crossings(world)
+
+
+@pytest.mark.parametrize("place", IN_TRAINING)
+def test_control_a_wait_in_local_training_is_found(place, fake):
+    backend, plant = IN_TRAINING[place]
+    world = plant(small_world("logistic", "pixel", backend=Backend(backend, 5, 1, "")))
+    with pytest.raises(RuntimeError, match=r"\.item\(\)|_local_scalar_dense"):
+        run_round(world, blank_server(world))
+
+
+def test_control_a_copy_in_a_round_is_found(fake):
+    world = small_world("logistic", "pixel", backend=Gathering(), device="cuda")
+    inner = world.defense.apply
+
+    def look(updates, state, draw):
+        return inner(replace(updates, sizes_N=updates.sizes_N.cpu().to(updates.matrix_ND.device)), state, draw)
+
+    _, up, _ = crossings(replace(world, defense=replace(world.defense, apply=look)))
+    assert up == ONE_COPY * 3
