@@ -18,7 +18,7 @@ SETTINGS = {
     *("--eval-every", "--checkpoint-every"),
 }
 FLAGS = {
-    "run": {*SETTINGS, "--out", "--config", "--quiet", "--help"},
+    "run": {*SETTINGS, "--out", "--config", "--quiet", "--dry-run", "--help"},
     "sweep": {*SETTINGS, "--grid", "--seeds", "--jobs", "--out", "--config", "--quiet", "--help"},
     "resume": {"--quiet", "--help"},
     "report": {"--quiet", "--help"},
