@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rflbat_kernels.gram import host
+
 BLOCK_BYTES = 32 * 2**20
-CACHED_BYTES = 2 * 2**20
-"""Largest block on a CPU: converted, measured from its anchor and multiplied while it is in the cache."""
-_SLAB = 52
+_SLAB = 64
 """Rows of one product; the slabs below the diagonal are never computed."""
 
 
@@ -57,8 +57,6 @@ def check_mask(valid_N: Tensor | None, rows: int) -> None:
 
 def _column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[tuple[int, int]]:
     rows, columns = matrix_ND.shape
-    if matrix_ND.device.type == "cpu":
-        block_bytes = min(block_bytes, CACHED_BYTES)
     width = max(1, block_bytes // (8 * max(1, rows)))
     for start in range(0, columns, width):
         yield start, min(columns, start + width)
@@ -127,6 +125,25 @@ def column_anchors(block_NB: Tensor) -> Tensor:
     return block_NB.amin(0).clamp_min_(0.0).add_(block_NB.amax(0).clamp_max_(0.0))
 
 
+def _anchored_products(matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the products of rows measured from the anchors r of the columns: `<c_i, c_j>`, `<c_i, r>`, `<r, r>`."""
+    rows, device = len(matrix_ND), matrix_ND.device
+    upper_NN = torch.zeros(rows, rows, dtype=torch.float64, device=device)
+    along_N = torch.zeros(rows, dtype=torch.float64, device=device)
+    anchor_square = torch.zeros((), dtype=torch.float64, device=device)
+    for start, stop in _column_blocks(matrix_ND, block_bytes):
+        columns_NB = matrix_ND[:, start:stop]
+        block_NB = columns_NB if row_N is None else columns_NB.index_select(0, row_N)
+        block_NB = block_NB.to(torch.float64, copy=row_N is None)
+        anchor_B = column_anchors(block_NB)
+        block_NB.sub_(anchor_B)
+        for top in range(0, rows, _SLAB):
+            upper_NN[top : top + _SLAB, top:].addmm_(block_NB[top : top + _SLAB], block_NB[top:].T)
+        along_N.addmv_(block_NB, anchor_B)
+        anchor_square.add_(anchor_B.dot(anchor_B))
+    return upper_NN.triu() + upper_NN.triu(1).T, along_N, anchor_square
+
+
 @torch.no_grad()
 def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Gram:
     """Compute the inner products of all pairs of rows in one pass over the matrix.
@@ -136,13 +153,14 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     `anchored = S`, `centred = H S H`, `raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>`. In every coordinate |r| <= |d_i|
     and |c_i| <= |d_i|, so S_ij and raw_ij are right to rounding of ||d_i|| ||d_j|| for EVERY pair, however large other
     rows are (centred_ij to rounding of the longest); and a large common part is gone before anything is squared.
-    Float64 throughout; entries up to 1e150 are safe.
+    Float64 throughout; entries up to 1e150 are safe. On a CPU as many blocks are worked on at once as torch has
+    threads, by numpy's symmetric product; elsewhere one after the other, in slabs of rows.
 
     Args:
         matrix_ND: any float type, any strides. No gradient is recorded.
         valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block is never larger than 2 MiB.
+            block has 2 MiB, more only for more than 362 rows.
 
     Returns:
         the three matrices, with zeros in rows and columns of invalid rows.
@@ -157,23 +175,15 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     _check(matrix_ND, block_bytes)
     rows, device = len(matrix_ND), matrix_ND.device
     check_mask(valid_N, rows)
-    upper_NN = torch.zeros(rows, rows, dtype=torch.float64, device=device)
-    if rows == 0:
-        return Gram(upper_NN, upper_NN.clone(), upper_NN.clone())
-    along_N = torch.zeros(rows, dtype=torch.float64, device=device)
-    anchor_square = torch.zeros((), dtype=torch.float64, device=device)
-    row_N = None if valid_N is None else stand_ins(valid_N)
-    for start, stop in _column_blocks(matrix_ND, block_bytes):
-        columns_NB = matrix_ND[:, start:stop]
-        block_NB = columns_NB if row_N is None else columns_NB.index_select(0, row_N)
-        block_NB = block_NB.to(torch.float64, copy=row_N is None)
-        anchor_B = column_anchors(block_NB)
-        block_NB.sub_(anchor_B)
-        for top in range(0, rows, _SLAB):
-            upper_NN[top : top + _SLAB, top:].addmm_(block_NB[top : top + _SLAB], block_NB[top:].T)
-        along_N.addmv_(block_NB, anchor_B)
-        anchor_square.add_(anchor_B.dot(anchor_B))
-    anchored_NN = upper_NN.triu() + upper_NN.triu(1).T
+    if 0 in matrix_ND.shape:
+        return Gram(*torch.zeros(3, rows, rows, dtype=torch.float64, device=device))
+    if device.type == "cpu":
+        # Only a CPU may look whether all rows are valid.
+        row_N = None if valid_N is None or bool(valid_N.all()) else stand_ins(valid_N)
+        anchored_NN, along_N, anchor_square = host.anchored_products(matrix_ND, row_N, block_bytes, column_anchors)
+    else:
+        row_N = None if valid_N is None else stand_ins(valid_N)
+        anchored_NN, along_N, anchor_square = _anchored_products(matrix_ND, row_N, block_bytes)
     raw_NN = anchored_NN + (along_N[:, None] + along_N[None, :]) + anchor_square
     if valid_N is not None:
         both_NN = valid_N[:, None] & valid_N[None, :]
@@ -191,7 +201,7 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
         weights_N: finite, any float type.
         matrix_ND: any float type, any strides. No gradient is recorded.
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block is never larger than 2 MiB.
+            block is never larger than 2 MiB, and only rows of weight other than 0 are read.
 
     Returns:
         (D,) in the matrix's own type.
@@ -207,6 +217,8 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
     if weights_N.shape != (len(matrix_ND),):
         raise ValueError(f"weights have shape {tuple(weights_N.shape)}, allowed: ({len(matrix_ND)},)")
     weights_N = weights_N.to(torch.float64)
+    if matrix_ND.device.type == "cpu":
+        return host.weighted_columns(weights_N, matrix_ND, block_bytes)
     unused_N1 = (weights_N == 0)[:, None]
     sum_D = torch.zeros(matrix_ND.shape[1], dtype=matrix_ND.dtype, device=matrix_ND.device)
     for start, stop in _column_blocks(matrix_ND, block_bytes):
@@ -235,4 +247,6 @@ def finite_rows(matrix_ND: Tensor) -> Tensor:
     _check(matrix_ND)
     if matrix_ND.shape[1] == 0:
         return torch.ones(len(matrix_ND), dtype=torch.bool, device=matrix_ND.device)
+    if matrix_ND.device.type == "cpu":
+        return torch.isfinite(host.extremes(matrix_ND)).all(0)
     return torch.isfinite(matrix_ND.amin(1)) & torch.isfinite(matrix_ND.amax(1))

@@ -156,9 +156,11 @@ def _cluster(
     # one cluster only: the first of equals. An argmin would cost more than all the rest of an iteration.
     shade_K111 = 1.0 + numbers_K111 * 2.0**-50
     tiny_K111 = shade_K111 * TINY
+    # Written into again and again: on a CPU fresh pages cost more than the arithmetic.
+    squared_MKLRN, nearest_MKLRN, spare_MKLRN = points_MNH.new_empty(3, sets, *shape_KLR, points_MNH.shape[1])
     for left in range(iterations, -1, -1):
-        squared_MKLRN = _squared(columns, centres_MJQ.view(sets, -1, *shape_KLR, 1))
-        nearest_MKLRN = torch.addcmul(tiny_K111, squared_MKLRN, shade_K111)
+        _squared(columns, centres_MJQ.view(sets, -1, *shape_KLR, 1), squared_MKLRN, spare_MKLRN)
+        torch.addcmul(tiny_K111, squared_MKLRN, shade_K111, out=nearest_MKLRN)
         nearest_MKLRN.eq_(nearest_MKLRN.amin(1, keepdim=True))
         if left == 0:
             break
@@ -180,14 +182,13 @@ def _cluster(
     )
 
 
-def _squared(columns: list[Tensor], centres_MJKLR1: Tensor) -> Tensor:
+def _squared(columns: list[Tensor], centres_MJKLR1: Tensor, total: Tensor, difference: Tensor) -> None:
     """Squared distances (M, K, L, R, N) of all points to all centres, from explicit differences, axis by axis."""
-    total = columns[0] - centres_MJKLR1.select(1, 0)
+    torch.sub(columns[0], centres_MJKLR1.select(1, 0), out=total)
     total.mul_(total)
     for h, column in enumerate(columns[1:], 1):
-        difference = column - centres_MJKLR1.select(1, h)
+        torch.sub(column, centres_MJKLR1.select(1, h), out=difference)
         total.addcmul_(difference, difference)
-    return total
 
 
 def _plus_plus(points_MNH: Tensor, weights_MN: Tensor, uniforms_MLRK: Tensor) -> Tensor:

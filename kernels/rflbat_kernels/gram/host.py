@@ -1,0 +1,218 @@
+"""The passes over a wide matrix on a CPU: blocks of columns that stay in the cache, one worker for each thread.
+
+Axes: N rows (clients), D columns (parameters), B columns of one block.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+from torch import Tensor
+
+CACHED_BYTES = 2 * 2**20
+"""Float64 size of a block: converted, measured from its anchor and multiplied while it is in the cache."""
+WORTH_A_WORKER = 2**27
+"""Fewest operations for which a thread of its own is started: a few milliseconds' worth."""
+
+Share = TypeVar("Share")
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Make the kernels of torch and numpy run on one thread: small products do not gain from a second."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _libraries().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def in_shares(task: Callable[[int, int], Share], columns: int, operations: int) -> list[Share]:
+    """Cut the columns into as many shares as torch has threads, and work on them at the same time.
+
+    Two workers of one thread each are faster than products on two threads. Another number of threads changes how
+    sums over the columns are rounded, and nothing else.
+
+    Args:
+        task: of the first column of a share and the one behind its last.
+        columns: how many there are; at least 1.
+        operations: of all shares together; too few of them are no work for a second thread.
+
+    Returns:
+        what the task gave for each share, from left to right.
+
+    Example:
+        >>> sum(in_shares(lambda start, stop: stop - start, 10**6, 10**12))
+        1000000
+    """
+    workers = max(1, min(torch.get_num_threads(), operations // WORTH_A_WORKER, columns))
+    bounds = [columns * at // workers for at in range(workers + 1)]
+    with _single_threaded():
+        if workers == 1:
+            return [task(0, columns)]
+        with ThreadPoolExecutor(workers, "rflbat-columns") as pool:
+            return list(pool.map(task, bounds[:-1], bounds[1:]))
+
+
+def block_width(matrix_ND: Tensor, block_bytes: int) -> int:
+    """Choose how many columns a block has: what the cache holds; with many rows more, or (N, N) sums would dominate.
+
+    Args:
+        matrix_ND: the matrix.
+        block_bytes: largest float64 size of a block.
+
+    Returns:
+        at least 1.
+
+    Example:
+        >>> block_width(torch.ones(1024, 5), 2**25), block_width(torch.ones(4, 5), 2**25)
+        (2048, 65536)
+    """
+    rows = max(1, len(matrix_ND))
+    return max(1, min(block_bytes // (8 * rows), max(CACHED_BYTES // (8 * rows), 2 * rows)))
+
+
+def blocks(
+    matrix_ND: Tensor, rows_M: Tensor | None, width: int, start: int, stop: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Walk over a share's blocks of columns. All copies lie in the same memory: fresh pages cost more than a copy.
+
+    Args:
+        matrix_ND: any float type, any strides.
+        rows_M: int64, rows to take; None: all.
+        width: columns of a block, at least 1.
+        start: first column of the share.
+        stop: the column behind its last.
+
+    Yields:
+        the block's first column, the block as it is, and its float64 copy, which may be written to.
+
+    Example:
+        >>> matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> [block.tolist() for _, _, block in blocks(matrix, torch.tensor([1]), 1, 0, 2)]
+        [[[3.0]], [[4.0]]]
+    """
+    rows = len(matrix_ND) if rows_M is None else len(rows_M)
+    room = rows * min(width, stop - start)
+    chosen = None if rows_M is None else matrix_ND.new_empty(room)
+    copy = torch.empty(room, dtype=torch.float64)
+    for left in range(start, stop, width):
+        given_MB = matrix_ND[:, left : min(left + width, stop)]
+        shape = rows, given_MB.shape[1]
+        if chosen is not None and rows_M is not None:
+            given_MB = torch.index_select(given_MB, 0, rows_M, out=chosen[: rows * shape[1]].view(shape))
+        yield left, given_MB, copy[: rows * shape[1]].view(shape).copy_(given_MB)
+
+
+def anchored_products(
+    matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int, anchors: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum the products of rows measured from the anchors r of the columns: with c = d - r, one read of the matrix.
+
+    Args:
+        matrix_ND: any float type, any strides, at least one row and one column.
+        row_N: rows to take instead; None: as they are.
+        block_bytes: largest float64 size of a block.
+        anchors: gives the anchors of a block.
+
+    Returns:
+        ``<c_i, c_j>`` (N, N), exactly symmetric; ``<c_i, r>`` (N,); ``<r, r>``; all float64.
+
+    Example:
+        >>> products = anchored_products(torch.tensor([[1.0, 2.0], [3.0, 2.0]]), None, 2**20, lambda block: block[0])
+        >>> [part.tolist() for part in products]
+        [[[0.0, 0.0], [0.0, 4.0]], [0.0, 2.0], 5.0]
+    """
+    rows, columns = matrix_ND.shape
+
+    @torch.no_grad()
+    def share(start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        sum_NN, product_NN = np.zeros((rows, rows)), np.empty((rows, rows))
+        along_N, square = torch.zeros(rows, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        width = block_width(matrix_ND, block_bytes)
+        for _, given_NB, block_NB in blocks(matrix_ND.detach(), row_N, width, start, stop):
+            anchor_B = anchors(given_NB).to(torch.float64)
+            # Numpy sees that the factors are one matrix, and computes half of the products.
+            block = np.from_dlpack(block_NB.sub_(anchor_B))
+            with np.errstate(all="ignore"):
+                sum_NN += np.matmul(block, block.T, out=product_NN)
+            along_N.addmv_(block_NB, anchor_B)
+            square.add_(anchor_B.dot(anchor_B))
+        return torch.from_numpy(sum_NN), along_N, square
+
+    first, *others = in_shares(share, columns, rows * rows * columns)
+    for other in others:
+        for total, part in zip(first, other, strict=True):
+            total.add_(part)
+    return first
+
+
+def weighted_columns(weights_N: Tensor, matrix_ND: Tensor, block_bytes: int) -> Tensor:
+    """Compute ``sum_i w_i d_i`` in float64, reading the rows of weight other than 0 once.
+
+    Args:
+        weights_N: float64.
+        matrix_ND: any float type, any strides.
+        block_bytes: largest float64 size of a block.
+
+    Returns:
+        (D,) in the matrix's own type.
+
+    Example:
+        >>> weighted_columns(torch.tensor([0.5, 0.0]).double(), torch.tensor([[2.0, 4.0], [torch.nan, 1.0]]), 64)
+        tensor([1., 2.])
+    """
+    rows, columns = matrix_ND.shape
+    sum_D = torch.zeros(columns, dtype=matrix_ND.dtype)
+    used_M = torch.from_numpy(np.flatnonzero(np.from_dlpack(weights_N.detach())))
+    if not len(used_M) or not columns:
+        return sum_D
+    weights_M, rows_M = weights_N[used_M], None if len(used_M) == rows else used_M
+
+    @torch.no_grad()
+    def share(start: int, stop: int) -> None:
+        width = max(1, min(block_bytes, CACHED_BYTES) // (8 * len(used_M)))
+        for left, _, block_MB in blocks(matrix_ND, rows_M, width, start, stop):
+            sum_D[left : left + block_MB.shape[1]] = weights_M @ block_MB
+
+    in_shares(share, columns, 4 * len(used_M) * columns)
+    return sum_D
+
+
+def extremes(matrix_ND: Tensor) -> Tensor:
+    """Find the smallest and the largest entry of each row in one read; NaN where a row holds one.
+
+    Args:
+        matrix_ND: any float type, any strides, at least one column.
+
+    Returns:
+        (2, N).
+
+    Example:
+        >>> extremes(torch.tensor([[1.0, 3.0, 2.0], [torch.nan, 0.0, 0.0]])).tolist()
+        [[1.0, nan], [3.0, nan]]
+    """
+    rows, columns = matrix_ND.shape
+    width = max(1, CACHED_BYTES // (8 * max(1, rows)))
+
+    @torch.no_grad()
+    def share(start: int, stop: int) -> Tensor:
+        parts = [matrix_ND[:, left : min(left + width, stop)] for left in range(start, stop, width)]
+        found = [torch.stack([part_NB.amin(1), part_NB.amax(1)]) for part_NB in parts]
+        lowest_N, highest_N = torch.stack(found, 2).unbind(0)
+        return torch.stack([lowest_N.amin(1), highest_N.amax(1)])
+
+    lowest_N, highest_N = torch.stack(in_shares(share, columns, 2 * rows * columns), 2).unbind(0)
+    return torch.stack([lowest_N.amin(1), highest_N.amax(1)])
