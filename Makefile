@@ -30,7 +30,7 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks.speed.local_training
+	$(BIN)/python -m benchmarks.speed
 
 paper: $(VENV)/installed
 	$(BIN)/python -m benchmarks.paper

@@ -116,25 +116,38 @@ def make_updates(clients: int, parameters: int, seed: int = 0) -> NDArray[np.flo
     return updates
 
 
-def _logistic(workload: Workload) -> int:
-    forward = 2 * workload.shape[0] * workload.classes
-    return 2 * forward
+def _logistic(workload: Workload) -> tuple[int, int]:
+    return 2 * workload.shape[0] * workload.classes, 0
 
 
-def _cnn(workload: Workload) -> int:
+def _cnn(workload: Workload) -> tuple[int, int]:
     first = 2 * (28 * 28) * 32 * (1 * 7 * 7)
     second = 2 * (14 * 14) * 64 * (32 * 3 * 3)
     last = 2 * (7 * 7 * 64) * workload.classes
-    return 2 * first + 3 * second + 3 * last
+    return first, second + last
 
 
-def _lstm(workload: Workload) -> int:
+def _lstm(workload: Workload) -> tuple[int, int]:
     token = 2 * (4 * 100) * (100 + 100)
     head = 2 * (100 * 64 + 64 * workload.classes)
-    return 3 * (workload.shape[0] * token + head)
+    return 0, workload.shape[0] * token + head
 
 
-_PER_SAMPLE: dict[str, Callable[[Workload], int]] = {"W1": _logistic, "W2": _cnn, "W3": _lstm}
+_FORWARD: dict[str, Callable[[Workload], tuple[int, int]]] = {"W1": _logistic, "W2": _cnn, "W3": _lstm}
+"""Operations of one sample: of a first layer whose inputs need no gradient, and of all others."""
+
+
+def forward_operations(workload: Workload) -> int:
+    """Count the operations of one sample in products and convolutions, forward alone.
+
+    Args:
+        workload: of ``WORKLOADS``, or one of the same name.
+
+    Example:
+        >>> [f"{forward_operations(workload) / 1e6:.2f}" for workload in WORKLOADS.values()]
+        ['0.02', '10.07', '16.01']
+    """
+    return sum(_FORWARD[workload.name](workload))
 
 
 def operations(workload: Workload) -> int:
@@ -150,7 +163,8 @@ def operations(workload: Workload) -> int:
         >>> [f"{operations(workload) / 1e9:.2f}" for workload in WORKLOADS.values()]
         ['1.88', '277.60', '38.43']
     """
-    return workload.clients * workload.samples * _PER_SAMPLE[workload.name](workload)
+    first, others = _FORWARD[workload.name](workload)
+    return workload.clients * workload.samples * (2 * first + 3 * others)
 
 
 def least_bytes(workload: Workload) -> int:

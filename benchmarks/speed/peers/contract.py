@@ -9,6 +9,7 @@ import json
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,10 @@ from benchmarks.speed.peers.environments import DEFENSES, PEERS, python_of
 from benchmarks.speed.workloads import WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parents[3]
+KERNEL_CHOICES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""Somebody may have set them for an older OpenBLAS; a current one chooses better, and numpy would look slow."""
+LIMIT = 900.0
+"""Seconds after which a peer is given up."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Training:
 
         Example:
             >>> Training("x", "1", "W1", 1, 1, (0.5,), 1, 2.0, 2.5).complaint()
-            'x: the loss on W1 did not fall, from 2 to 2.5'
+            'x: the loss on W1 did not fall, from 2.0 to 2.5'
         """
         if not self.loss_after < self.loss_before < math.inf:
             return (
@@ -270,7 +275,8 @@ def environment(threads: int) -> dict[str, str]:
         '2'
     """
     pools = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return {**os.environ, **pools, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    own = {name: value for name, value in os.environ.items() if name not in KERNEL_CHOICES}
+    return {**own, **pools, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
 
 
 def call(kind: type[Report], peer: str, *arguments: object, threads: int = 1) -> Report:
@@ -284,11 +290,42 @@ def call(kind: type[Report], peer: str, *arguments: object, threads: int = 1) ->
 
     Raises:
         FileNotFoundError: the peer is not installed.
-        RuntimeError: the harness failed; the message has the end of its stderr.
+        RuntimeError: the harness failed, the message has the end of its stderr; or it took too long.
         ValueError: it printed no report.
     """
     words = command(peer, *arguments, "--threads", threads)
-    done = subprocess.run(words, env=environment(threads), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words[2:])} failed: {done.stderr.strip()[-2000:]}")
-    return parse(kind, done.stdout)
+    code, output, errors = finish(words, environment(threads), LIMIT)
+    if code:
+        raise RuntimeError(f"{' '.join(words[2:])} failed: {errors.strip()[-2000:]}")
+    return parse(kind, output)
+
+
+def finish(words: Sequence[str], variables: dict[str, str], limit: float) -> tuple[int, str, str]:
+    """Run a command to its end, or end it and all that it started.
+
+    Args:
+        words: of the command.
+        variables: its environment.
+        limit: seconds.
+
+    Returns:
+        exit status, stdout and stderr.
+
+    Raises:
+        RuntimeError: it took longer.
+
+    Example:
+        >>> finish([sys.executable, "-c", "print(1)"], dict(os.environ), 60.0)
+        (0, '1\\n', '')
+    """
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=variables, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            output, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise RuntimeError(f"{' '.join(words[2:])} took more than {limit:g} s") from None
+        except BaseException:  # Ctrl-C reaches this process alone
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, output, errors

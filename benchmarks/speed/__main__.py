@@ -1,0 +1,109 @@
+"""Measure rflbat, a plain loop and the peers on the same work: ``python -m benchmarks.speed``.
+
+Without names all cases run, W1 to W6: hours. Results go to ``benchmarks/speed/results``, one CSV per group of cases,
+and into its page; rows of other cases that lie there stay. A contender that gives a wrong result has no time, and the
+command then ends with 1.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.speed.measure import Rates, Row, read_csv, write_csv
+from benchmarks.speed.peers.environments import PEERS
+from benchmarks.speed.registry import cases, chosen
+from benchmarks.speed.runner import Plan, run
+from benchmarks.speed.table import MACHINE, page, table_of, title_of
+from rflbat.results.tables import to_rich
+
+RESULTS = Path(__file__).parent / "results"
+WIDTH = 200
+"""Of a table in a file, where there is no terminal to fit."""
+
+
+def keep(out: Path, rates: Rates, rows: Sequence[Row]) -> None:
+    """Put new rows into the files, in the place of those of the same case and threads.
+
+    Args:
+        out: folder of the files.
+        rates: of the machine.
+        rows: of one case.
+    """
+    path, order = out / f"{rates.group}.csv", list(cases())
+    new = {(row.case, row.threads) for row in rows}
+    merged = [row for row in read_csv(path, Row) if (row.case, row.threads) not in new] + list(rows)
+    write_csv(path, sorted(merged, key=lambda row: (order.index(row.case) if row.case in order else -1, row.threads)))
+    old = [
+        each for each in read_csv(out / MACHINE, Rates) if (each.group, each.threads) != (rates.group, rates.threads)
+    ]
+    write_csv(out / MACHINE, sorted([*old, rates], key=lambda each: (each.group, each.threads)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of the command."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    made.add_argument("cases", nargs="*", metavar="CASE", help="W1, W4, W4-krum, W4-krum-100x7850, ...; default all")
+    made.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default 1 and 2")
+    made.add_argument("--repeats", type=int, help="of each contender; default as the case says")
+    made.add_argument(
+        "--peers", nargs="+", default=["auto"], metavar="PEER", help=f"auto (all), none, or some of {', '.join(PEERS)}"
+    )
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files")
+    made.add_argument("--page", action="store_true", help="measure nothing; write the page from the CSV files")
+    made.add_argument("--list", action="store_true", help="print the names of the cases")
+    return made
+
+
+def peers_of(words: Sequence[str]) -> Sequence[str] | None:
+    """Read ``--peers``.
+
+    Raises:
+        ValueError: a word is no peer.
+
+    Example:
+        >>> peers_of(["auto"]), peers_of(["none"]), peers_of(["pfl"])
+        (None, [], ['pfl'])
+    """
+    if list(words) == ["auto"]:
+        return None
+    if list(words) == ["none"]:
+        return []
+    for word in words:
+        if word not in PEERS:
+            raise ValueError(f"no peer {word!r}; there are auto, none, {', '.join(PEERS)}")
+    return list(words)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print, keep; give the exit status."""
+    options = parser().parse_args(words)
+    try:
+        picked = chosen(options.cases)
+        plan = Plan(options.threads, options.repeats, peers_of(options.peers))
+        if min(options.threads) < 1 or (options.repeats is not None and options.repeats < 1):
+            raise ValueError("--threads and --repeats are numbers from 1 on")
+    except ValueError as error:
+        parser().error(str(error))
+    if options.list:
+        print("\n".join(case.name for case in picked))
+        return 0
+    console, wrong = Console(), []
+    if not console.is_terminal:
+        console.width = WIDTH
+    if not options.page:
+        for rates, rows in run(picked, plan, lambda line: console.log(line)):
+            console.print(to_rich(table_of(rows, title_of(rows[0]))))
+            keep(options.out, rates, rows)
+            wrong += [f"{row.case}, {row.contender}: {row.checked}" for row in rows if row.checked.startswith("wrong")]
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "README.md").write_text(page(options.out), encoding="utf-8")
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""W4: one step of every defense on given updates, by rflbat, by numpy and scikit-learn, and by the peers that have it.
+
+Axes: N clients of the round, D parameters.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.speed.cases import Case, Prepared, Question
+from benchmarks.speed.formulas import FORMULAS, Array, Matrix, Settings
+from benchmarks.speed.measure import Timing, agreement
+from benchmarks.speed.peers import contract
+from benchmarks.speed.peers.environments import PEERS
+from benchmarks.speed.workloads import make_updates
+from rflbat import aggregate
+from rflbat.defenses.base import state_tensors
+
+OURS, NUMPY = "rflbat", "numpy"
+SHAPES = ((100, 7_850), (100, 220_000), (1_600, 220_000), (100, 5_780_000))
+TOLERANCE = {OURS: 1e-5, NUMPY: 1e-3}
+"""Relative; numpy's float32 and the few passes of a peer's geometric median are given more room."""
+LARGE = 10**8
+"""Numbers of a matrix from which on one repetition of a slow contender takes minutes."""
+WITH_F = frozenset({"krum", "multikrum", "trimmed_mean", "bulyan"})
+CLEAN = 50
+"""Updates that the autoencoder learns from."""
+
+
+def arguments(defense: str, clients: int, parameters: int) -> dict[str, float]:
+    """Give the parameters of a defense: a fifth is malicious, and a bound clips everybody a little.
+
+    Example:
+        >>> arguments("krum", 100, 7850), arguments("median", 100, 7850)
+        ({'f': 20}, {})
+    """
+    if defense in WITH_F:
+        return {"f": clients // 5}
+    return {"bound": 0.01 * parameters**0.5} if defense == "norm_clipping" else {}
+
+
+def operations(defense: str, clients: int, parameters: int) -> float:
+    """Count the fewest operations of a defense in products of the matrix; a multiplication and its addition count 2.
+
+    What needs all pairs of clients needs the upper half of the Gram matrix; a geometric median at least one pass of
+    distances, four for RFA. Each ends with a weighted sum. What sorts columns multiplies nothing.
+
+    Example:
+        >>> [f"{operations(name, 100, 220_000) / 1e9:.2f}" for name in ("fedavg", "krum", "rfa", "median")]
+        ['0.04', '2.27', '0.22', '0.00']
+    """
+    once = 2.0 * clients * parameters
+    pairs = (clients + 1) * clients * parameters
+    needed = {
+        **dict.fromkeys(("rflbat", "foolsgold", "krum", "multikrum"), pairs + once),
+        **{"bulyan": pairs, "geomed": min(2 * once, pairs + once), "rfa": min(5 * once, pairs + once)},
+        **{"norm_clipping": 2 * once, "median": 0.0, "trimmed_mean": 0.0},
+    }
+    return needed.get(defense, once)
+
+
+def least_bytes(defense: str, clients: int, parameters: int) -> float:
+    """Count the fewest bytes: the matrix is read once for the answer, once before where the weights depend on it.
+
+    FoolsGold also reads and writes its history.
+
+    Example:
+        >>> [f"{least_bytes(name, 100, 220_000) / 1e6:.0f} MB" for name in ("fedavg", "krum", "foolsgold")]
+        ['89 MB', '177 MB', '353 MB']
+    """
+    reads = 1 if defense in ("fedavg", "median", "trimmed_mean", "autoencoder") else 2
+    if defense == "foolsgold":
+        reads += 2
+    return 4.0 * parameters * (reads * clients + 1)
+
+
+def learned(clients: int, parameters: int) -> tuple[object, dict[str, Array]]:
+    """Train the autoencoder on clean updates: its state, and the tensors of it."""
+    clean = make_updates(CLEAN + CLEAN // 4, parameters, seed=1)[CLEAN // 4 :]
+    state = aggregate(make_updates(2, parameters), "autoencoder", clean=clean).state
+    return state, {name: tensor.numpy() for name, tensor in state_tensors(state).items()}
+
+
+def settings_of(defense: str, clients: int, parameters: int) -> Settings:
+    """Give what a formula is computed with."""
+    given = arguments(defense, clients, parameters)
+    detector = learned(clients, parameters)[1] if defense == "autoencoder" else {}
+    return Settings(int(given.get("f", 0)), given.get("bound", 1.0), detector)
+
+
+def expect(defense: str, clients: int, parameters: int, folder: Path) -> None:
+    """Write what the formula gives in float64; for the median also the lower one of the two in the middle."""
+    updates_ND = make_updates(clients, parameters)
+    settings = settings_of(defense, clients, parameters)
+    np.save(folder / "update.npy", FORMULAS[defense](Matrix(updates_ND, exact=True), settings))
+    if defense == "median":
+        lower = Matrix(updates_ND, exact=True).by_column(lambda block: np.sort(block, axis=0)[(clients - 1) // 2])
+        np.save(folder / "lower.npy", lower)
+
+
+def verify(found_D: Array, folder: Path, tolerance: float, file: str = "update.npy") -> str:
+    """Compare an aggregated update with what is right."""
+    return agreement([found_D], [np.load(folder / file)], tolerance, "the formula in float64")
+
+
+def prepare(defense: str, clients: int, parameters: int, contender: str) -> Prepared:
+    """Make rflbat or numpy ready."""
+    updates_ND = make_updates(clients, parameters)
+    first: list[Array] = []
+    if contender == NUMPY:
+        settings = settings_of(defense, clients, parameters)
+
+        def play() -> None:
+            found_D = FORMULAS[defense](Matrix(updates_ND, exact=False), settings)
+            if not first:
+                first.append(found_D)
+
+        return Prepared(play, lambda folder: verify(first[0], folder, TOLERANCE[NUMPY]), f"numpy {np.__version__}")
+
+    matrix_ND, given = torch.from_numpy(updates_ND), arguments(defense, clients, parameters)
+    memory = learned(clients, parameters)[0] if defense == "autoencoder" else None
+
+    def defend() -> None:
+        nonlocal memory
+        decision = aggregate(matrix_ND, defense, state=memory, **given)
+        memory = decision.state
+        if not first:
+            first.append(decision.update.numpy())
+
+    return Prepared(defend, lambda folder: verify(first[0], folder, TOLERANCE[OURS]), f"torch {torch.__version__}")
+
+
+def ask(defense: str, clients: int, parameters: int, contender: str, question: Question) -> Timing:
+    """Measure a defense peer and compare what it gives."""
+    peer, _, arrays = contender.partition(" ")
+    out = question.folder / f"{contender}.npy"
+    given = [word for name, value in arguments(defense, clients, parameters).items() for word in (f"--{name}", value)]
+    size = ("--clients", clients, "--parameters", parameters, "--rounds", question.rounds)
+    how = ("--arrays", arrays or "torch", "--out", out)
+    report = contract.call(contract.Defended, peer, defense, *size, *given, *how, threads=question.threads)
+    # ByzPy takes torch's median: of an even number the lower of the two in the middle.
+    file = "lower.npy" if (defense, peer) == ("median", "byzpy") else "update.npy"
+    checked = verify(np.load(out), question.folder, TOLERANCE[NUMPY], file)
+    return Timing(contender, report.version, 1, report.seconds, report.peak_bytes, checked)
+
+
+def peers_of(defense: str) -> tuple[str, ...]:
+    """Name the peers that have a defense; ByzFL takes both torch's and numpy's arrays."""
+    names = [peer for peer, row in PEERS.items() if defense in row.runs]
+    return tuple(name for peer in names for name in ((peer, f"{peer} numpy") if peer == "byzfl" else (peer,)))
+
+
+def defense_case(group: str, defense: str, clients: int, parameters: int, peers: tuple[str, ...] = ()) -> Case:
+    """Make the case of one defense on one shape.
+
+    Args:
+        group: of the case.
+        defense: of rflbat's registry.
+        clients: N.
+        parameters: D.
+        peers: contenders beside rflbat and numpy.
+    """
+    shape = (clients, parameters)
+    return Case(
+        f"{group}-{defense}-{clients}x{parameters}",
+        f"{defense} on {clients:,} x {parameters:,}",
+        *(*shape, operations(defense, *shape), least_bytes(defense, *shape), (OURS, NUMPY), NUMPY),
+        *(partial(expect, defense, *shape), partial(prepare, defense, *shape)),
+        peers=peers,
+        ask=partial(ask, defense, *shape) if peers else None,
+        repeats=2 if clients * parameters > LARGE else 7,
+    )
+
+
+def defense_cases() -> Iterator[Case]:
+    """Make W4."""
+    for clients, parameters in SHAPES:
+        for defense in FORMULAS:
+            yield defense_case("W4", defense, clients, parameters, peers_of(defense))

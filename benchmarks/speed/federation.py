@@ -1,0 +1,80 @@
+"""A workload as a federation of rflbat: the data that the peers train on, as a world of the engine."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from benchmarks.speed.workloads import Workload, make_data
+from rflbat.attacks.base import Samples
+from rflbat.attacks.registry import make_attack
+from rflbat.clients.backend import choose_backend
+from rflbat.config import Experiment
+from rflbat.data.registry import DATASETS
+from rflbat.defenses.registry import make_defense
+from rflbat.models.registry import MODELS
+from rflbat.round import World
+
+MODEL = {"W1": ("mnist", "logistic"), "W2": ("femnist", "cnn"), "W3": ("amazon", "lstm")}
+"""The paper's data set, which names the attack, and its model."""
+NEVER = 10**9
+
+
+def federation(
+    workload: Workload, *, backend: str = "auto", defense: str = "fedavg", malicious: float = 0.0, tests: int = 0
+) -> World:
+    """Make the world of a workload; nothing but its data differs from one that ``rflbat run`` builds.
+
+    Args:
+        workload: what is trained.
+        backend: of rflbat.
+        defense: of rflbat, with its own defaults.
+        malicious: share of attackers.
+        tests: test samples; with some every round is evaluated, without any none is.
+
+    Returns:
+        the world, on the CPU.
+
+    Raises:
+        UserError: the model has no such back end.
+
+    Example:
+        >>> from benchmarks.speed.workloads import WORKLOADS
+        >>> world = federation(WORKLOADS["W1"])
+        >>> len(world.samples), tuple(world.train_x.shape), world.model.layout.size
+        (100, (60000, 1, 28, 28), 7850)
+    """
+    dataset, name = MODEL[workload.name]
+    shape = (1, 28, 28) if workload.shape == (784,) else workload.shape
+    experiment = Experiment(
+        **{"dataset": dataset, "model": name, "backend": backend, "defense": defense, "malicious": malicious},
+        **{"clients": workload.clients, "participants": workload.clients, "lr": workload.lr, "device": "cpu"},
+        **{"local_steps": workload.steps, "batch_size": workload.batch, "attack": DATASETS[dataset].attack},
+        **{"rounds": NEVER, "eval_every": 1 if tests else NEVER},
+    )
+    train_x, train_y = _tensors(workload, shape, 0)
+    if tests:
+        test_x, test_y = _tensors(replace(workload, clients=1, samples=tests), shape, 1)
+    else:
+        test_x, test_y = train_x[:0], train_y[:0]
+    model = MODELS[name](shape, workload.classes, workload.words)
+    device = torch.device("cpu")
+    return World(
+        **{"experiment": experiment, "train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y},
+        samples=np.split(np.arange(workload.clients * workload.samples), workload.clients),
+        model=model,
+        attack=make_attack(str(experiment.attack), Samples(shape, 1.0, _encode if workload.words else None), 1.0, {}),
+        defense=make_defense(defense, {}),
+        backend=choose_backend(backend, None, model, shape, workload.batch, workload.clients, device),
+        device=device,
+    )
+
+
+def _encode(text: str) -> list[int]:
+    """Words of no meaning have any ids: those of their order."""
+    return list(range(1, 1 + len(text.split())))
+
+
+def _tensors(workload: Workload, shape: tuple[int, ...], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = make_data(workload, seed)
+    return torch.from_numpy(x).view(-1, *shape), torch.from_numpy(y).view(-1)

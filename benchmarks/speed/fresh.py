@@ -1,0 +1,139 @@
+"""One contender in a process of its own: a case and a name in, one line of JSON out.
+
+So nobody's memory counts for another, and every thread pool opens with the right number of threads.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.speed.cases import Case
+from benchmarks.speed.machine import measure_rates
+from benchmarks.speed.measure import Rates, Timing, Wrong
+from benchmarks.speed.peers.contract import environment, peak_bytes
+from benchmarks.speed.registry import case_named
+from rflbat.errors import UserError
+
+EXPECT, RATES = "expect", "rates"
+"""Jobs beside the contenders: write what is right; measure the machine."""
+
+
+def timed(action: Callable[[], object], repeats: int, budget: float) -> tuple[float, ...]:
+    """Call once to warm up, then time calls; no further one once the time is spent.
+
+    Args:
+        action: one repetition.
+        repeats: at most.
+        budget: seconds.
+
+    Returns:
+        seconds of each, at least one.
+    """
+    action()
+    seconds: list[float] = []
+    while len(seconds) < repeats and (not seconds or sum(seconds) < budget):
+        started = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - started)
+    return tuple(seconds)
+
+
+def contend(case: Case, contender: str, folder: Path, repeats: int, budget: float) -> Timing:
+    """Time a contender in this process, and check its result.
+
+    Args:
+        case: of the registry.
+        contender: of the case.
+        folder: where what is right lies.
+        repeats: at most.
+        budget: seconds for them.
+    """
+    try:
+        prepared = case.prepare(contender)
+    except UserError as error:  # a back end that the model does not have
+        return Timing(contender, trouble=str(error))
+    seconds = timed(prepared.action, repeats, budget)
+    peak = peak_bytes()
+    try:
+        checked, trouble = prepared.verify(folder), ""
+    except Wrong as error:
+        checked, trouble = "", f"wrong: {error}"
+    return Timing(contender, prepared.version, prepared.workers, seconds, peak, checked, trouble)
+
+
+def call(threads: int, job: str, name: str, *arguments: object) -> Any:
+    """Do a job in a new process and read what it prints.
+
+    Args:
+        threads: of its thread pools.
+        job: a contender, ``EXPECT`` or ``RATES``.
+        name: of a case; of a group for ``RATES``.
+        arguments: of the command line.
+
+    Raises:
+        RuntimeError: it failed; the message has the end of its stderr.
+    """
+    words = [sys.executable, "-m", "benchmarks.speed.fresh", name, job, "--threads", threads, *arguments]
+    path = ":".join(entry for entry in sys.path if entry)
+    there = {**environment(threads), "PYTHONPATH": path}
+    done = subprocess.run(list(map(str, words)), env=there, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name} {job}: {done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def rates(group: str, threads: int) -> Rates:
+    """Measure the machine in a new process."""
+    return Rates(**call(threads, RATES, group))
+
+
+def expectation(case_name: str, folder: Path, threads: int) -> None:
+    """Write what is right for a case into a folder, in a new process."""
+    call(threads, EXPECT, case_name, "--folder", folder)
+
+
+def timing(case_name: str, contender: str, folder: Path, threads: int, repeats: int, budget: float) -> Timing:
+    """Measure a contender in a new process; one that fails is a timing that says why."""
+    try:
+        found = call(
+            *(threads, contender, case_name, "--folder", folder, "--repeats", repeats, "--budget", f"{budget:g}")
+        )
+    except RuntimeError as error:
+        return Timing(contender, trouble=f"failed: {str(error).splitlines()[-1]}")
+    return Timing(**{**found, "seconds": tuple(found["seconds"])})
+
+
+def do(words: Sequence[str]) -> Any:
+    """Do one job in this process and give what it prints.
+
+    Args:
+        words: the command line.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.fresh", description=__doc__)
+    parser.add_argument("name")
+    parser.add_argument("job")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=60.0)
+    options = parser.parse_args(words)
+    torch.set_num_threads(options.threads)
+    if options.job == RATES:
+        return asdict(measure_rates(options.name, options.threads))
+    case = case_named(options.name)
+    if options.job == EXPECT:
+        case.expect(options.folder)
+        return {}
+    return asdict(contend(case, options.job, options.folder, options.repeats, options.budget))
+
+
+if __name__ == "__main__":
+    print(json.dumps(do(sys.argv[1:])), flush=True)

@@ -1,0 +1,146 @@
+"""W5: one whole round with RFLBAT, half of the clients malicious, and its evaluation, for each of the paper's models.
+
+Axes: N clients of the round, S local steps, B batch, D parameters.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import vector_to_parameters
+
+from benchmarks.speed.baselines import Batch, flat, sklearn_rflbat, train_client
+from benchmarks.speed.cases import Case, Prepared
+from benchmarks.speed.defenses import operations as defense_operations
+from benchmarks.speed.federation import MODEL, federation
+from benchmarks.speed.measure import agreement
+from benchmarks.speed.training import TOLERANCE, start_module
+from benchmarks.speed.workloads import WORKLOADS, Workload, forward_operations, least_bytes, operations
+from rflbat.clients.batches import draw_batches
+from rflbat.evaluation import BATCH
+from rflbat.randomness import generator
+from rflbat.round import World, draw_roles, run_round
+from rflbat.world import blank_server
+
+OURS, PLAIN = "rflbat", "plain loop"
+TESTS = {"W1": 10_000, "W2": 4_700, "W3": 2_000}
+"""Test samples: MNIST's own, those of 300 writers of LEAF, and a tenth of a small Amazon."""
+MALICIOUS = 0.5
+
+
+def world_of(workload: Workload, tests: int) -> World:
+    """Make the world of a case."""
+    return federation(workload, defense="rflbat", malicious=MALICIOUS, tests=tests)
+
+
+class PlainRound:
+    """The same round as a script would do it: modules in a loop, scikit-learn, and the test set in batches."""
+
+    def __init__(self, world: World, workload: Workload) -> None:
+        self.world, self.shape = world, workload.shape
+        self.start_D = blank_server(world).params_D
+        self.module = start_module(workload, self.start_D)
+        experiment = world.experiment
+        self.malicious_N = draw_roles(experiment, 0, np.arange(workload.clients))
+        self.batches = draw_batches(
+            *(world.samples, self.malicious_N, generator(experiment.seed, "batches", 0)),
+            **{"steps": experiment.local_steps, "batch": experiment.batch_size},
+            poisoned_share=world.attack.poisoned_share,
+        )
+
+    def batches_of(self, client: int) -> Iterator[Batch]:
+        """Give a client's batches, stamped and relabelled where it attacks."""
+        world = self.world
+        for index_B, poisoned_B in zip(self.batches.index_NSB[client], self.batches.poisoned_NSB[client], strict=True):
+            x_B, labels_B = world.train_x[index_B], world.train_y[index_B]
+            if self.malicious_N[client]:
+                x_B = world.attack.full_trigger(x_B, poisoned_B)
+                labels_B[poisoned_B] = world.experiment.target
+            yield x_B.view(-1, *self.shape), labels_B
+
+    @torch.no_grad()
+    def measure(self) -> Tensor:
+        """Count accuracy and both attack success rates."""
+        world, right = self.world, torch.zeros(3, dtype=torch.float64)
+        for x_B, labels_B in zip(world.test_x.split(BATCH), world.test_y.split(BATCH), strict=True):
+            everyone_B = torch.ones(len(x_B), dtype=torch.bool)
+            stamped_B = world.attack.full_trigger(x_B.clone(), everyone_B)
+            correct_B = self.module(x_B.view(-1, *self.shape)).argmax(1) == labels_B
+            hit_B = self.module(stamped_B.view(-1, *self.shape)).argmax(1) == world.experiment.target
+            other_B = labels_B != world.experiment.target
+            right += torch.stack([correct_B.sum(), (hit_B & other_B).sum(), hit_B.sum()])
+        everybody, others = len(world.test_y), int((world.test_y != world.experiment.target).sum())
+        return right / torch.tensor([everybody, others, everybody])
+
+    def play(self) -> tuple[Tensor, Tensor]:
+        """Train, tamper with nothing, defend, move, evaluate: the new parameters and the measures."""
+        vector_to_parameters(self.start_D, self.module.parameters())
+        updates_ND = np.empty((len(self.malicious_N), len(self.start_D)), np.float32)
+        for client in range(len(updates_ND)):
+            local = train_client(self.module, self.batches_of(client), self.world.experiment.lr)
+            updates_ND[client] = flat(local) - self.start_D
+        vector_to_parameters(self.start_D + torch.from_numpy(sklearn_rflbat(updates_ND)), self.module.parameters())
+        return flat(self.module), self.measure()
+
+
+def expect(workload: Workload, tests: int, folder: Path) -> None:
+    """Write the parameters and the measures after the plain round."""
+    params_D, measures = PlainRound(world_of(workload, tests), workload).play()
+    np.save(folder / "params.npy", params_D)
+    np.save(folder / "measures.npy", measures)
+
+
+def verify(start_D: Tensor, params_D: Tensor, measures: Tensor, folder: Path) -> str:
+    """Compare the step of the global model, and the three measures, with those of the plain round."""
+    step_D = np.load(folder / "params.npy") - start_D.numpy()
+    how = agreement([params_D - start_D], [step_D], TOLERANCE, "the global step as the plain round's")
+    agreement([1 + measures], [1 + np.load(folder / "measures.npy")], TOLERANCE, "1 + the measures")
+    return how
+
+
+def prepare(workload: Workload, tests: int, contender: str) -> Prepared:
+    """Make rflbat or the plain round ready; each repetition is round 0 from the same start."""
+    world, first = world_of(workload, tests), []
+    server = blank_server(world)
+    plain = PlainRound(world, workload) if contender == PLAIN else None
+
+    def play() -> None:
+        if plain is None:
+            after, outcome = run_round(world, server)
+            result = after.params_D, outcome.measures
+        else:
+            result = plain.play()
+        if not first:
+            first.append(result)
+
+    version = f"torch {torch.__version__}" if plain else f"{world.backend.name}, torch {torch.__version__}"
+    workers = 1 if plain else world.backend.workers
+    return Prepared(play, lambda folder: verify(server.params_D, *first[0], folder), version, workers)
+
+
+def round_case(workload: Workload, tests: int) -> Case:
+    """Make the case of a workload.
+
+    Args:
+        workload: what is trained.
+        tests: samples of the test set.
+    """
+    clients, parameters = workload.clients, workload.parameters
+    # Each test sample is classified clean and triggered.
+    work = operations(workload) + 2 * tests * forward_operations(workload)
+    return Case(
+        f"W5-{MODEL[workload.name][1]}",
+        f"a round of {workload.name}, half of its clients malicious, RFLBAT, {tests:,} tests clean and triggered",
+        *(clients, parameters, work + defense_operations("rflbat", clients, parameters), least_bytes(workload)),
+        *((OURS, PLAIN), PLAIN, partial(expect, workload, tests), partial(prepare, workload, tests)),
+        repeats=5,
+    )
+
+
+def round_cases() -> Iterator[Case]:
+    """Make W5."""
+    for name, workload in WORKLOADS.items():
+        yield round_case(workload, TESTS[name])

@@ -1,0 +1,114 @@
+"""The order of a run: the machine's rates, what is right, then everybody in turn, and only then the ratios."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.speed import fresh
+from benchmarks.speed.cases import Case, Question
+from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, rows_of
+from benchmarks.speed.peers.environments import PEERS, python_of
+
+BUDGET = 90.0
+"""Seconds after which a contender of this environment is given no further repetition."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures.
+
+    Attributes:
+        threads: numbers of threads, one after the other.
+        repeats: of each contender; None leaves it to the case.
+        peers: names of peers that take part where a case has them; None: all that there are.
+    """
+
+    threads: Sequence[int] = (1, 2)
+    repeats: int | None = None
+    peers: Sequence[str] | None = None
+
+    def takes(self, contender: str) -> bool:
+        """Say whether a peer takes part."""
+        return self.peers is None or contender.partition(" ")[0] in self.peers
+
+
+def run(cases: Sequence[Case], plan: Plan, said: Callable[[str], None]) -> Iterator[tuple[Rates, list[Row]]]:
+    """Measure cases, group after group.
+
+    Args:
+        cases: of the registry, in its order.
+        plan: how.
+        said: takes a line of progress.
+
+    Yields:
+        the rates of the machine, and the rows that they are the floor of: one case at one number of threads.
+
+    Raises:
+        RuntimeError: the machine's rates, or what is right, could not be had.
+    """
+    for group in dict.fromkeys(case.group for case in cases):
+        rates = {threads: fresh.rates(group, threads) for threads in plan.threads}
+        for case in (case for case in cases if case.group == group):
+            with TemporaryDirectory(prefix="rflbat-speed-") as name:
+                folder = Path(name)
+                fresh.expectation(case.name, folder, max(plan.threads))
+                for threads in plan.threads:
+                    said(f"{case.name}, {threads} thread(s)")
+                    yield rates[threads], measure(case, threads, plan, rates[threads], folder)
+
+
+def measure(case: Case, threads: int, plan: Plan, rates: Rates, folder: Path) -> list[Row]:
+    """Measure one case.
+
+    Args:
+        case: of the registry.
+        threads: in all, of each contender.
+        plan: of the run.
+        rates: of the machine with so many threads.
+        folder: in which ``case.expect`` wrote what is right.
+    """
+    peers = [peer for peer in case.peers if plan.takes(peer)]
+    repeats = plan.repeats or case.repeats
+    blocks = min(case.blocks, repeats)
+    share = -(-repeats // blocks)
+    seen: dict[str, list[Timing]] = {name: [] for name in (*case.contenders, *peers)}
+    for _ in range(blocks):
+        for contender, timings in seen.items():
+            if any(timing.trouble for timing in timings):
+                continue
+            if contender in peers:
+                timings.append(ask(case, contender, Question(threads, share, folder)))
+            else:
+                timings.append(fresh.timing(case.name, contender, folder, threads, share, BUDGET / blocks))
+    size = Size(case.name, threads, case.clients, case.parameters, rates.floor(case.operations, case.least_bytes))
+    return rows_of(size, [joined(timings) for timings in seen.values()], case.baseline, peers)
+
+
+def ask(case: Case, contender: str, question: Question) -> Timing:
+    """Measure a peer; one that is absent, fails or is wrong is a timing that says so."""
+    peer = contender.partition(" ")[0]
+    version = PEERS[peer].version
+    if python_of(peer) is None:
+        return Timing(contender, version, trouble="not installed")
+    if case.ask is None:
+        raise ValueError(f"{case.name} asks no peers")
+    try:
+        return case.ask(contender, question)
+    except Wrong as error:
+        return Timing(contender, version, trouble=f"wrong: {error}")
+    except (RuntimeError, ValueError, OSError) as error:
+        return Timing(contender, version, trouble=f"failed: {str(error).splitlines()[-1]}")
+
+
+def joined(timings: Sequence[Timing]) -> Timing:
+    """Put the blocks of one contender together: all seconds, the largest memory, any trouble.
+
+    Example:
+        >>> joined([Timing("a", seconds=(1.0,), peak_bytes=5), Timing("a", seconds=(2.0,), peak_bytes=4)])
+        Timing(contender='a', version='', workers=1, seconds=(1.0, 2.0), peak_bytes=5, checked='', trouble='')
+    """
+    last = next((timing for timing in timings if timing.trouble), timings[-1])
+    seconds = tuple(second for timing in timings for second in timing.seconds)
+    peak = max(timing.peak_bytes for timing in timings)
+    return Timing(last.contender, last.version, last.workers, seconds, peak, last.checked, last.trouble)

@@ -1,0 +1,177 @@
+"""W1 to W3: one round of federated averaging of every client, by rflbat, by a loop of modules and by the peers.
+
+Axes: N clients of the round, S local steps, B batch, D parameters.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import vector_to_parameters
+
+from benchmarks.speed.baselines import Batch, flat, plain_round, shuffled, train_client
+from benchmarks.speed.cases import Case, Prepared, Question
+from benchmarks.speed.federation import federation
+from benchmarks.speed.measure import Timing, Wrong, agreement
+from benchmarks.speed.peers import contract
+from benchmarks.speed.peers.environments import PEERS
+from benchmarks.speed.peers.torch_models import mean_loss, torch_data, torch_model
+from benchmarks.speed.workloads import WORKLOADS, Workload, least_bytes, operations
+from rflbat.clients.backend import BACKENDS
+from rflbat.clients.batches import Batches, draw_batches
+from rflbat.clients.executor import same_start
+from rflbat.clients.step import SGD, make_feed
+from rflbat.randomness import generator
+from rflbat.round import Server, World, run_round
+from rflbat.world import blank_server
+
+OURS, PLAIN = "rflbat", "plain loop"
+TOLERANCE = 1e-3
+"""Relative. Another order of the same float32 sums; where a ReLU or a pool is at a tie, it may go the other way."""
+TITLES = {
+    "W1": "logistic regression, 7,850 parameters: 100 clients of 600 images, 10 steps of 60",
+    "W2": "CNN, 214,590 parameters: 100 clients of 100 images, 5 steps of 20",
+    "W3": "LSTM, 5,766,089 parameters: 20 clients of 40 texts of 100 tokens, 2 steps of 20",
+}
+WORKERS = frozenset({"pfl", "blazefl", "flower"})
+"""Peers that use a second core by a second worker; the others by a second thread."""
+
+
+def first_batches(world: World) -> Batches:
+    """Draw the batches of round 0, as ``run_round`` does where nobody attacks."""
+    experiment = world.experiment
+    stream = generator(experiment.seed, "batches", 0)
+    nobody_N = np.zeros(len(world.samples), bool)
+    sizes = {"steps": experiment.local_steps, "batch": experiment.batch_size}
+    return draw_batches(world.samples, nobody_N, stream, **sizes, poisoned_share=world.attack.poisoned_share)
+
+
+def start_module(workload: Workload, start_D: Tensor) -> nn.Module:
+    """Make the torch module with the engine's first parameters; both keep them in the same order."""
+    module = torch_model(workload)
+    vector_to_parameters(start_D, module.parameters())
+    return module
+
+
+def taken(x: Tensor, y: Tensor, index_SB: Tensor) -> Iterator[Batch]:
+    """Give the batches of one client, of samples at given positions."""
+    for index_B in index_SB:
+        yield x[index_B], y[index_B]
+
+
+def expect(workload: Workload, folder: Path) -> None:
+    """Train every client of round 0 by the plain loop, and keep its update."""
+    world = federation(workload)
+    start_D, x = blank_server(world).params_D, world.train_x.view(-1, *workload.shape)
+    module = start_module(workload, start_D)
+    shape = (workload.clients, len(start_D))
+    updates_ND = np.lib.format.open_memmap(folder / "updates.npy", mode="w+", dtype=np.float32, shape=shape)
+    for client, index_SB in enumerate(first_batches(world).index_NSB):
+        local = train_client(module, taken(x, world.train_y, index_SB), workload.lr)
+        updates_ND[client] = flat(local) - start_D
+    updates_ND.flush()
+
+
+def updates_of(world: World, server: Server) -> Tensor:
+    """Train round 0 by the world's back end and give the updates ``(N, D)``."""
+    group_N = torch.zeros(len(world.samples), dtype=torch.int64)
+    feed = make_feed(world.train_x, world.train_y, first_batches(world), world.attack.local_triggers, group_N, 0)
+    updates_ND = torch.empty(len(world.samples), len(server.params_D))
+    sgd = SGD(world.experiment.local_steps, world.experiment.lr)
+    world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, sgd)
+    return updates_ND
+
+
+def verify_rounds(world: World, server: Server, after_D: Tensor, folder: Path) -> str:
+    """Compare every client's update, and what the round made of them, with the plain loop's."""
+    expected_ND = np.load(folder / "updates.npy", mmap_mode="r")
+    how = agreement(updates_of(world, server), expected_ND, TOLERANCE, "every update as the plain loop's")
+    mean_D = sum((row.astype(np.float64) for row in expected_ND), np.zeros(len(after_D))) / len(expected_ND)
+    agreement([after_D - server.params_D], [mean_D], TOLERANCE, "the round's step as the plain loop's")
+    return how
+
+
+def prepare_ours(workload: Workload, backend: str) -> Prepared:
+    """Make rounds of rflbat ready."""
+    world = federation(workload, backend=backend)
+    server, first = blank_server(world), []
+
+    def play() -> None:
+        after, _ = run_round(world, server)
+        if not first:
+            first.append(after.params_D)
+
+    chosen = world.backend
+    version = f"{chosen.name}, {chosen.chunk} at a time, torch {torch.__version__}"
+    return Prepared(play, lambda folder: verify_rounds(world, server, first[0], folder), version, chosen.workers)
+
+
+def prepare_plain(workload: Workload) -> Prepared:
+    """Make rounds of the plain loop ready; its updates are the reference, its rounds have to lower the loss."""
+    x, y = torch_data(workload)
+    module = torch_model(workload)
+    before = mean_loss(module, x, y)
+
+    def play() -> None:
+        clients = (shuffled(own_x, own_y, workload.batch) for own_x, own_y in zip(x, y, strict=True))
+        plain_round(module, clients, workload.clients, workload.lr)
+
+    def verify(folder: Path) -> str:
+        return fallen(before, mean_loss(module, x, y))
+
+    return Prepared(play, verify, f"torch {torch.__version__}")
+
+
+def fallen(before: float, after: float) -> str:
+    """Say that the loss fell.
+
+    Raises:
+        Wrong: it did not.
+    """
+    if not after < before:
+        raise Wrong(f"the loss rose from {before:.4g} to {after:.4g}")
+    return f"loss {before:.3g} to {after:.3g}"
+
+
+def ask(workload: Workload, peer: str, question: Question) -> Timing:
+    """Measure a training peer; the contract sees to it that its loss falls."""
+    workers = question.threads if peer in WORKERS else 1
+    settings = ("--workers", workers, "--rounds", question.rounds)
+    report = contract.call(contract.Training, peer, workload.name, *settings, threads=question.threads // workers)
+    checked = fallen(report.loss_before, report.loss_after)
+    return Timing(peer, report.version, report.workers, report.seconds, report.peak_bytes, checked)
+
+
+def prepare(workload: Workload, contender: str) -> Prepared:
+    """Make a contender of this environment ready."""
+    if contender == PLAIN:
+        return prepare_plain(workload)
+    return prepare_ours(workload, contender.removeprefix(OURS).strip() or "auto")
+
+
+def training_case(name: str, title: str, workload: Workload, contenders: tuple[str, ...], repeats: int) -> Case:
+    """Make the case of a workload.
+
+    Args:
+        name: of the case.
+        title: of the case.
+        workload: what is trained.
+        contenders: of this environment.
+        repeats: of each contender.
+    """
+    work = (workload.clients, workload.parameters, operations(workload), least_bytes(workload))
+    run = (contenders, PLAIN, partial(expect, workload), partial(prepare, workload))
+    return Case(name, title, *work, *run, repeats=repeats)
+
+
+def training_cases() -> Iterator[Case]:
+    """Make W1 to W3."""
+    for name, workload in WORKLOADS.items():
+        contenders = (OURS, *(f"{OURS} {backend}" for backend in BACKENDS[1:]), PLAIN)
+        case = training_case(name, TITLES[name], workload, contenders, 15 if name == "W1" else 6)
+        peers = tuple(peer for peer, row in PEERS.items() if name in row.runs)
+        yield replace(case, peers=peers, ask=partial(ask, workload), blocks=3)
