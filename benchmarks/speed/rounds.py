@@ -17,12 +17,10 @@ from benchmarks.speed.cases import Case, Prepared
 from benchmarks.speed.defenses import operations as defense_operations
 from benchmarks.speed.federation import MODEL, federation
 from benchmarks.speed.measure import agreement
-from benchmarks.speed.training import TOLERANCE, start_module
+from benchmarks.speed.training import TOLERANCE, first_plan, start_module
 from benchmarks.speed.workloads import WORKLOADS, Workload, forward_operations, least_bytes, operations
-from rflbat.clients.batches import draw_batches
 from rflbat.evaluation import BATCH
-from rflbat.randomness import generator
-from rflbat.round import World, draw_roles, run_round
+from rflbat.round import World, run_round
 from rflbat.world import blank_server
 
 OURS, PLAIN = "rflbat", "plain loop"
@@ -43,13 +41,8 @@ class PlainRound:
         self.world, self.shape = world, workload.shape
         self.start_D = blank_server(world).params_D
         self.module = start_module(workload, self.start_D)
-        experiment = world.experiment
-        self.malicious_N = draw_roles(experiment, 0, np.arange(workload.clients))
-        self.batches = draw_batches(
-            *(world.samples, self.malicious_N, generator(experiment.seed, "batches", 0)),
-            **{"steps": experiment.local_steps, "batch": experiment.batch_size},
-            poisoned_share=world.attack.poisoned_share,
-        )
+        plan = first_plan(world)
+        self.malicious_N, self.batches = plan.malicious, plan.batches
 
     def batches_of(self, client: int) -> Iterator[Batch]:
         """Give a client's batches, stamped and relabelled where it attacks."""

@@ -22,10 +22,9 @@ from benchmarks.speed.peers.environments import PEERS
 from benchmarks.speed.peers.torch_models import mean_loss, torch_data, torch_model
 from benchmarks.speed.workloads import WORKLOADS, Workload, least_bytes, operations
 from rflbat.clients.backend import BACKENDS
-from rflbat.clients.batches import Batches, draw_batches
 from rflbat.clients.executor import same_start
 from rflbat.clients.step import SGD, make_feed
-from rflbat.randomness import generator
+from rflbat.plan import Plan, draw_plan
 from rflbat.round import Server, World, run_round
 from rflbat.world import blank_server
 
@@ -41,13 +40,9 @@ WORKERS = frozenset({"pfl", "blazefl", "flower"})
 """Peers that use a second core by a second worker; the others by a second thread."""
 
 
-def first_batches(world: World) -> Batches:
-    """Draw the batches of round 0, as ``run_round`` does where nobody attacks."""
-    experiment = world.experiment
-    stream = generator(experiment.seed, "batches", 0)
-    nobody_N = np.zeros(len(world.samples), bool)
-    sizes = {"steps": experiment.local_steps, "batch": experiment.batch_size}
-    return draw_batches(world.samples, nobody_N, stream, **sizes, poisoned_share=world.attack.poisoned_share)
+def first_plan(world: World) -> Plan:
+    """Draw round 0 as ``run_round`` does."""
+    return draw_plan(world.experiment, 0, world.samples, world.attack.poisoned_share, uniforms=0)
 
 
 def start_module(workload: Workload, start_D: Tensor) -> nn.Module:
@@ -70,7 +65,7 @@ def expect(workload: Workload, folder: Path) -> None:
     module = start_module(workload, start_D)
     shape = (workload.clients, len(start_D))
     updates_ND = np.lib.format.open_memmap(folder / "updates.npy", mode="w+", dtype=np.float32, shape=shape)
-    for client, index_SB in enumerate(first_batches(world).index_NSB):
+    for client, index_SB in enumerate(first_plan(world).batches.index_NSB):
         local = train_client(module, taken(x, world.train_y, index_SB), workload.lr)
         updates_ND[client] = flat(local) - start_D
     updates_ND.flush()
@@ -79,7 +74,7 @@ def expect(workload: Workload, folder: Path) -> None:
 def updates_of(world: World, server: Server) -> Tensor:
     """Train round 0 by the world's back end and give the updates ``(N, D)``."""
     group_N = torch.zeros(len(world.samples), dtype=torch.int64)
-    feed = make_feed(world.train_x, world.train_y, first_batches(world), world.attack.local_triggers, group_N, 0)
+    feed = make_feed(world.train_x, world.train_y, first_plan(world).batches, world.attack.local_triggers, group_N, 0)
     updates_ND = torch.empty(len(world.samples), len(server.params_D))
     sgd = SGD(world.experiment.local_steps, world.experiment.lr)
     world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, sgd)
