@@ -10,6 +10,7 @@ from rflbat.defenses.registry import DEFENSES
 from rflbat.models.registry import MODELS
 from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
+from rflbat.trackers.registry import TRACKERS
 from rflbat_kernels import dispatch
 
 Row = Mapping[str, Callable[..., Any] | dispatch.OnDemand]
@@ -31,6 +32,7 @@ def catalog() -> dict[str, dict[str, str]]:
         "attacks": {name: _first_line(make) for name, make in ATTACKS.items()},
         "defenses": {name: _first_line(row.make) for name, row in DEFENSES.items()},
         "recipes": {name: _first_line(make) for name, make in RECIPES.items()},
+        "trackers": {name: row.title for name, row in TRACKERS.items()},
         "kernels": {op: _names(row) for op, row in dispatch.IMPLEMENTATIONS.items()},
     }
 

@@ -34,6 +34,7 @@ from rflbat.results.shadow_report import shadow_table
 from rflbat.results.tables import closing_table, to_rich
 from rflbat.simulation import Interrupted, resume, run
 from rflbat.sweep import make_cells, sweep
+from rflbat.trackers.registry import make_tracker
 from rflbat.world import versions
 
 USAGE = """usage: rflbat COMMAND ...
@@ -149,6 +150,7 @@ def _experiment(flags: Any, base: Experiment) -> Experiment:
 
 DIRECTORY = ("directory", tyro.conf.Positional[str])
 CONFIG = ("config", _flag(str | None, "TOML file of settings, overridden by flags"), None)
+TRACK = ("track", _flag(Texts, "tracker that is told of every round, of `rflbat list trackers`; repeatable"), ())
 QUIET = ("quiet", _flag(bool, "no progress display, no closing table"), False)
 
 
@@ -182,6 +184,12 @@ def _new_folder(experiment: Experiment) -> Path:
     return next(path for path in numbers if not path.exists())
 
 
+def _callbacks(console: Console, flags: Any, path: Path, stack: contextlib.ExitStack) -> list[Silence]:
+    """Open the display and the trackers; the stack closes them whatever happens."""
+    trackers = [make_tracker(name, path.name, path) for name in dict.fromkeys(flags.track)]
+    return [stack.enter_context(each) for each in (choose(console, flags.quiet), *trackers)]
+
+
 def _run(arguments: list[str], console: Console) -> None:
     base, rest, _ = _base(arguments)
     out = ("out", _flag(str | None, "run folder to create; default runs/DATASET-DEFENSE-SEED"), None)
@@ -190,21 +198,22 @@ def _run(arguments: list[str], console: Console) -> None:
         _flag(bool, "print settings, back end, chunk and memory of a round; run and write nothing"),
         False,
     )
-    flags = _parse(_flags("run", base, [out, CONFIG, QUIET, dry]), rest, "run [RECIPE]")
+    flags = _parse(_flags("run", base, [out, CONFIG, TRACK, QUIET, dry]), rest, "run [RECIPE]")
     experiment = _experiment(flags, base)
     if flags.dry_run:
         show_plan(console, plan_run(experiment))
         return
     path = Path(flags.out) if flags.out else _new_folder(experiment)
-    with choose(console, flags.quiet) as display:
-        run(experiment, path, [display] if flags.quiet else [Settings(console), display])
+    with contextlib.ExitStack() as stack:
+        shown = _callbacks(console, flags, path, stack)
+        run(experiment, path, shown if flags.quiet else [Settings(console), *shown])
     _finish(console, RunFolder.open(path), flags.quiet)
 
 
 def _resume(arguments: list[str], console: Console) -> None:
-    flags = _parse(make_dataclass("resume", [DIRECTORY, QUIET]), arguments, "resume")
-    with choose(console, flags.quiet) as display:
-        resume(flags.directory, [display])
+    flags = _parse(make_dataclass("resume", [DIRECTORY, TRACK, QUIET]), arguments, "resume")
+    with contextlib.ExitStack() as stack:
+        resume(flags.directory, _callbacks(console, flags, Path(flags.directory), stack))
     _finish(console, RunFolder.open(Path(flags.directory)), flags.quiet)
 
 

@@ -1,0 +1,1 @@
+"""Experiment trackers as callbacks of a run; the run folder stays the truth."""

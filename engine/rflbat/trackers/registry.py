@@ -1,0 +1,62 @@
+"""Every tracker by name: one file and one row each."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from rflbat.errors import UserError
+from rflbat.registry import lookup
+from rflbat.trackers.base import Open, Tracking
+from rflbat.trackers.mlflow import mlflow
+from rflbat.trackers.tensorboard import tensorboard
+from rflbat.trackers.wandb import like_wandb
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tracker.
+
+    Args:
+        title: its name as people write it.
+        open: starts a run in it.
+    """
+
+    title: str
+    open: Open
+
+
+TRACKERS = {
+    "tensorboard": Row("TensorBoard", tensorboard),
+    "wandb": Row("Weights & Biases", like_wandb("wandb")),
+    "trackio": Row("trackio", like_wandb("trackio")),
+    "mlflow": Row("MLflow", mlflow),
+}
+"""The name is that of the package, which is imported when the run starts."""
+
+
+def make_tracker(name: str, run: str, folder: Path) -> Tracking:
+    """Make the callback of a tracker.
+
+    Args:
+        name: a key of ``TRACKERS``.
+        run: name of the run.
+        folder: the run folder.
+
+    Returns:
+        the callback, and a context manager that ends the tracker's run.
+
+    Raises:
+        UserError: an unknown name, or its package is not installed.
+
+    Example:
+        >>> make_tracker("tensorbord", "first", Path("runs/first"))
+        Traceback (most recent call last):
+            ...
+        rflbat.errors.UserError: unknown tracker 'tensorbord'; did you mean 'tensorboard'?; known: tensorboard, ...
+    """
+    row = lookup("tracker", TRACKERS, name)
+    if find_spec(name) is None:
+        raise UserError(
+            f"tracker '{name}' needs the package {name}, which is not installed: pip install 'rflbat[track]'"
+        )
+    return Tracking(row.title, row.open, run, folder)

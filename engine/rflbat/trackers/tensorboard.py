@@ -1,0 +1,37 @@
+"""TensorBoard: event files in the folder ``tensorboard`` of the run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rflbat.trackers.base import Sink
+
+
+def tensorboard(name: str, folder: Path, settings: Mapping[str, Any]) -> Sink:
+    """Write event files for TensorBoard into the run folder: ``tensorboard --logdir DIR``.
+
+    Args:
+        name: of the run; the folder says it already.
+        folder: the run folder.
+        settings: the resolved settings, written as a text.
+
+    Returns:
+        the sink.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Any = SummaryWriter(str(folder / "tensorboard"))
+    writer.add_text("settings", f"```json\n{json.dumps(dict(settings), indent=2)}\n```")
+
+    def log(values: Mapping[str, float], step: int) -> None:
+        for key, value in values.items():
+            writer.add_scalar(key, value, step)
+        writer.flush()
+
+    def finish(summary: Mapping[str, float] | None) -> None:
+        for key, value in (summary or {}).items():
+            writer.add_scalar(f"summary/{key}", value)
+        writer.close()
+
+    return Sink(log, finish)
