@@ -17,7 +17,7 @@ import rflbat_kernels
 
 ROOT = Path(__file__).parents[1]
 ROOTS = {"rflbat": ROOT / "engine", "rflbat_kernels": ROOT / "kernels"}
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "triton": "torch"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "triton": "torch", "mlflow": "mlflow-skinny"}
 """What brings a module of another name. Triton comes with torch's builds for Linux, and is imported where chosen."""
 
 

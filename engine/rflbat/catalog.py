@@ -63,6 +63,7 @@ def show(name: str) -> str:
     }
     pages: Mapping[str, str] = {
         **{key: f"{key}: {row.summary}\n\n{row.where}" for key, row in DATASETS.items()},
+        **{key: f"{key}: {row.title}\n\n{_tracker(key)}" for key, row in TRACKERS.items()},
         **{key: _documented(make) for key, make in MODELS.items()},
         **{key: _documented(make) for key, make in ATTACKS.items()},
         **{key: _documented(row.make) for key, row in DEFENSES.items()},
@@ -71,6 +72,10 @@ def show(name: str) -> str:
     books = (pages, recipes, kernels)
     merged = {key: "\n\n".join(book[key] for book in books if key in book) for key in {**pages, **recipes, **kernels}}
     return lookup("name", merged, name)
+
+
+def _tracker(name: str) -> str:
+    return f"`rflbat run --track {name}` tells it of every round; needs the package {name} (rflbat[track])"
 
 
 def _names(row: Row) -> str:

@@ -8,6 +8,7 @@ import io
 import re
 import shlex
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields, make_dataclass
@@ -35,6 +36,7 @@ from rflbat.results.tables import closing_table, to_rich
 from rflbat.simulation import Interrupted, resume, run
 from rflbat.sweep import make_cells, sweep
 from rflbat.trackers.registry import make_tracker
+from rflbat.watching import follow
 from rflbat.world import versions
 
 USAGE = """usage: rflbat COMMAND ...
@@ -42,8 +44,9 @@ USAGE = """usage: rflbat COMMAND ...
   run [RECIPE]      run an experiment (default recipe: smoke, on embedded digits, no network)
   resume DIR        go on with an interrupted run
   sweep [RECIPE]    run every combination of a grid: --grid defense=rflbat,krum --seeds 3 --out DIR
-  report DIR        draw the figures of a run again, or the table and figures of a sweep
-  list [KIND]       datasets, models, attacks, defenses, recipes, kernels
+  watch DIR         follow a run that another process writes
+  report DIR        write the page, figures and tables of a run or of a sweep again
+  list [KIND]       datasets, models, attacks, defenses, recipes, trackers, kernels
   show NAME         all about one of them
   doctor            what this installation can do here
 
@@ -265,6 +268,22 @@ def _report(arguments: list[str], console: Console) -> None:
             console.print(str(line), highlight=False, soft_wrap=True, markup=False)
 
 
+def _watch(arguments: list[str], console: Console) -> None:
+    every = ("every", _flag(float, "seconds between two looks"), 0.5)
+    flags = _parse(make_dataclass("watch", [DIRECTORY, every]), arguments, "watch")
+    folder = RunFolder.open(Path(flags.directory))
+    with choose(console, False) as display:
+        display.on_start(folder.run())
+        for record in follow(folder, lambda: time.sleep(max(0.01, flags.every))):
+            display.on_round(record)
+    summary = folder.summary()
+    if summary is None:
+        stopped = f"nobody writes this run any more; go on with `rflbat resume {shlex.quote(flags.directory)}`"
+        console.print(stopped, highlight=False, soft_wrap=True, markup=False)
+    else:
+        console.print(to_rich(closing_table(folder.run(), summary)))
+
+
 def _list(arguments: list[str], console: Console) -> None:
     kinds = catalog()
     if len(arguments) > 1:
@@ -300,6 +319,7 @@ COMMANDS: dict[str, Callable[[list[str], Console], None]] = {
     "run": _run,
     "resume": _resume,
     "sweep": _sweep,
+    "watch": _watch,
     "report": _report,
     "list": _list,
     "show": _show,

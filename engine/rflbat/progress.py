@@ -61,8 +61,9 @@ class Pace:
         ('2.00 rounds/s', '0:00:03 left')
     """
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, rounds: int, clients: int = 0) -> None:
         self.rounds = rounds
+        self.clients = clients
         self.done = 0
         self.recent: deque[float] = deque(maxlen=RECENT)
 
@@ -78,6 +79,18 @@ class Pace:
             return "– rounds/s"
         return f"{1 / mean:.2f} rounds/s" if mean < 1 else f"{mean:.1f} s/round"
 
+    def clients_speed(self) -> str:
+        """Clients trained per second.
+
+        Example:
+            >>> pace = Pace(rounds=10, clients=100)
+            >>> pace.add({"round": 0, "seconds": 0.5})
+            >>> pace.clients_speed()
+            '200 clients/s'
+        """
+        total = sum(self.recent)
+        return f"{self.clients * len(self.recent) / total:.3g} clients/s" if total > 0 and self.clients else ""
+
     def left(self) -> str:
         """Time left at this speed, as h:mm:ss."""
         mean = sum(self.recent) / len(self.recent)
@@ -85,7 +98,7 @@ class Pace:
 
 
 class LiveProgress(Silence):
-    """Two live lines: rounds done, speed and time left; below, the last measured rates and who was kept.
+    """Two live lines: rounds done, speed and time left; below, the last measured rates, who was kept, and the cost.
 
     Args:
         console: a rich Console on a terminal.
@@ -100,7 +113,7 @@ class LiveProgress(Silence):
 
     def on_start(self, run: Mapping[str, Any]) -> None:
         """Open the display at no rounds done."""
-        self.pace = Pace(run["config"]["rounds"])
+        self.pace = _pace(run)
         self.task = self.progress.add_task("", total=self.pace.rounds, speed="", left="")
         self.live.start()
 
@@ -109,7 +122,9 @@ class LiveProgress(Silence):
         self.pace.add(record)
         if _evaluated(record):
             self.rates = _rates(record)
-        self.clients = _clients(record)
+        self.clients = "  ".join(
+            part for part in (_clients(record), self.pace.clients_speed(), _memory(record)) if part
+        )
         self.progress.update(self.task, completed=self.pace.done, speed=self.pace.speed(), left=self.pace.left())
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
@@ -146,7 +161,7 @@ class PlainProgress(Silence):
 
     def on_start(self, run: Mapping[str, Any]) -> None:
         """Remember the number of rounds."""
-        self.pace = Pace(run["config"]["rounds"])
+        self.pace = _pace(run)
 
     def on_round(self, record: Mapping[str, Any]) -> None:
         """Write the line, if the round was evaluated."""
@@ -168,6 +183,15 @@ def choose(console: Console, quiet: bool) -> Silence:
     if quiet:
         return Silence()
     return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+def _pace(run: Mapping[str, Any]) -> Pace:
+    config = run["config"]
+    return Pace(config["rounds"], config.get("participants") or config.get("clients") or 0)
+
+
+def _memory(record: Mapping[str, Any]) -> str:
+    return f"{record['memory'] / 2**30:.2f} GiB" if record.get("memory") else ""
 
 
 def _evaluated(record: Mapping[str, Any]) -> bool:

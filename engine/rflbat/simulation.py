@@ -13,6 +13,7 @@ from torch import Tensor
 from rflbat.config import Experiment
 from rflbat.errors import UserError
 from rflbat.footprint import told_of_memory
+from rflbat.peak import peak_bytes
 from rflbat.records import client_records, download, round_record, shadow_records, summarise
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.results.lock import sole_writer
@@ -29,7 +30,7 @@ class Callback(Protocol):
         """Be told the contents of run.json before the first round."""
 
     def on_round(self, record: Mapping[str, Any]) -> None:
-        """Be told the line of a round, with its ``seconds``."""
+        """Be told the line of a round, with its ``seconds`` and the peak ``memory`` so far in bytes."""
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Be told the contents of summary.json."""
@@ -203,19 +204,20 @@ def _loop(
                 outcome, chunk = download(outcome), min(chunk, outcome.chunk)
             record = round_record(world, outcome)
             spent = time.perf_counter() - started
+            cost = {"seconds": spent, "memory": peak_bytes(world.device)}
             if folder is not None:
                 with _writing(folder):
                     folder.append_round(record)
                     folder.append_clients(client_records(world, outcome))
                     if outcome.shadows:
                         folder.append_shadows(shadow_records(world, outcome))
-                    folder.append_timing({"round": outcome.round_number, "seconds": spent})
+                    folder.append_timing({"round": outcome.round_number, **cost})
             rounds.append(record)
             server, seconds = after, seconds + spent
             if server.round_number % experiment.checkpoint_every == 0 or server.round_number == experiment.rounds:
                 _save(folder, config, world, server, seconds)
             for callback in callbacks:
-                callback.on_round({**record, "seconds": spent})
+                callback.on_round({**record, **cost})
         summary = summarise(world, rounds, seconds)
         if folder is not None:
             with _writing(folder):

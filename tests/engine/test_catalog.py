@@ -13,6 +13,7 @@ from rflbat.defenses.registry import DEFENSES
 from rflbat.errors import UserError
 from rflbat.models.registry import MODELS
 from rflbat.recipes import RECIPES
+from rflbat.trackers.registry import TRACKERS
 from rflbat_kernels.dispatch import IMPLEMENTATIONS
 
 REGISTRIES = {
@@ -21,6 +22,7 @@ REGISTRIES = {
     "attacks": ATTACKS,
     "defenses": DEFENSES,
     "recipes": RECIPES,
+    "trackers": TRACKERS,
     "kernels": IMPLEMENTATIONS,
 }
 FACTORIES = {**MODELS, **ATTACKS, **{name: row.make for name, row in DEFENSES.items()}}

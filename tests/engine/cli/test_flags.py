@@ -18,9 +18,10 @@ SETTINGS = {
     *("--eval-every", "--checkpoint-every"),
 }
 FLAGS = {
-    "run": {*SETTINGS, "--out", "--config", "--quiet", "--dry-run", "--help"},
+    "run": {*SETTINGS, "--out", "--config", "--track", "--quiet", "--dry-run", "--help"},
     "sweep": {*SETTINGS, "--grid", "--seeds", "--jobs", "--out", "--config", "--quiet", "--help"},
-    "resume": {"--quiet", "--help"},
+    "resume": {"--track", "--quiet", "--help"},
+    "watch": {"--every", "--help"},
     "report": {"--quiet", "--help"},
     "doctor": {"--data-dir", "--help"},
 }
@@ -39,13 +40,13 @@ def test_flags_are_frozen(command: str, capsys: pytest.CaptureFixture[str]) -> N
     out, err = capsys.readouterr()
     assert (stop.value.code, err) == (0, "")
     assert set(re.findall(r"^\W{1,3}(?:-h, )?(--[a-z][a-z-]*)", out, re.MULTILINE)) == FLAGS[command]
-    assert ("positional arguments" in out) == (command in {"resume", "report"})
+    assert ("positional arguments" in out) == (command in {"resume", "watch", "report"})
 
 
 def test_flags_hold_all_that_was_promised_and_every_setting() -> None:
     assert FLAGS["run"] >= PROMISED
     assert {REPEATED.get(item.name, f"--{item.name.replace('_', '-')}") for item in fields(Experiment)} == SETTINGS
-    assert set(COMMANDS) == {"run", "resume", "sweep", "report", "list", "show", "doctor"}
+    assert set(COMMANDS) == {"run", "resume", "sweep", "watch", "report", "list", "show", "doctor"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -104,7 +104,7 @@ def test_summary_is_that_of_the_last_round(straight: Done) -> None:
     assert {name: summary[name] for name in RATES} == {name: rounds[-1][name] for name in RATES}
     assert (summary["rounds"], summary["defense"], summary["dataset"]) == (3, "rflbat", "digits")
     assert summary["malicious_weight"] == pytest.approx(sum(row["malicious_weight"] for row in rounds) / 3)
-    assert [set(row) for row in timings] == [{"round", "seconds"}] * 3
+    assert [set(row) for row in timings] == [{"round", "seconds", "memory"}] * 3
     assert summary["seconds"] == pytest.approx(sum(row["seconds"] for row in timings))
 
 
