@@ -40,9 +40,9 @@ def federation(
 
     Example:
         >>> from benchmarks.speed.workloads import WORKLOADS
-        >>> world = federation(WORKLOADS["W1"])
+        >>> world = federation(replace(WORKLOADS["W1"], clients=2))
         >>> len(world.samples), tuple(world.train_x.shape), world.model.layout.size
-        (100, (60000, 1, 28, 28), 7850)
+        (2, (1200, 1, 28, 28), 7850)
     """
     dataset, name = MODEL[workload.name]
     shape = (1, 28, 28) if workload.shape == (784,) else workload.shape

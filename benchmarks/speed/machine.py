@@ -68,7 +68,7 @@ def measure_rates(group: str, threads: int, side: int = 2048, numbers: int = 2**
         matrix_torch=_figures(products / best(lambda: x @ y)),
         matrix_numpy=_figures(products / best(lambda: a @ b)),
         convolution=_figures(
-            convolved / best(lambda: [torch.conv2d(images, kernel, padding=1) for _ in range(50)]) * 50
+            convolved / best(lambda: [torch.conv2d(images, kernel, padding=1) for _ in range(20)]) * 20
         ),
         imported=imported,
     )

@@ -109,9 +109,13 @@ def prepare(workload: Workload, tests: int, contender: str) -> Prepared:
         if not first:
             first.append(result)
 
+    def check(folder: Path) -> str:
+        how = verify(server.params_D, *first[0], folder)
+        return "the reference" if plain else how
+
     version = f"torch {torch.__version__}" if plain else f"{world.backend.name}, torch {torch.__version__}"
     workers = 1 if plain else world.backend.workers
-    return Prepared(play, lambda folder: verify(server.params_D, *first[0], folder), version, workers)
+    return Prepared(play, check, version, workers)
 
 
 def round_case(workload: Workload, tests: int) -> Case:

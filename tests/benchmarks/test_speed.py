@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import fresh, runner, training
+from benchmarks.speed import fresh, rounds, runner, training
 from benchmarks.speed.defenses import defense_case, operations
 from benchmarks.speed.machine import measure_rates
 from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, agreement, read_csv, rows_of, write_csv
 from benchmarks.speed.peers import contract
 from benchmarks.speed.peers.environments import PEERS
 from benchmarks.speed.registry import cases, chosen
-from benchmarks.speed.rounds import round_case
 from benchmarks.speed.runner import Plan, measure
 from benchmarks.speed.workloads import WORKLOADS, make_updates
 
@@ -141,9 +140,22 @@ def test_a_defense_that_is_wrong_ends_the_command_with_1(contender, in_process, 
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_whole_round_equals_the_plain_one(name, in_process, tmp_path):
-    [case] = in_process(round_case(TINY[name], 40))
-    for row in rows_by_contender(case, tmp_path).values():
-        assert row.checked.startswith("the global step as the plain round's"), row
+    [case] = in_process(rounds.round_case(TINY[name], 40))
+    rows = rows_by_contender(case, tmp_path)
+    assert rows["rflbat"].checked.startswith("the global step as the plain round's")
+    assert rows["plain loop"].checked == "the reference"
+
+
+def test_a_whole_round_that_measures_wrongly_gets_no_time(in_process, tmp_path, monkeypatch):
+    right = rounds.run_round
+
+    def luckier(world, server):
+        after, outcome = right(world, server)
+        return after, replace(outcome, measures=outcome.measures + 0.05)
+
+    [case] = in_process(rounds.round_case(TINY["W1"], 40))
+    monkeypatch.setattr(rounds, "run_round", luckier)
+    assert rows_by_contender(case, tmp_path)["rflbat"].checked.startswith("wrong: 1 + the measures")
 
 
 def test_an_absent_peer_is_named_and_a_present_one_is_asked(in_process, tmp_path, monkeypatch):
