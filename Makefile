@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint format bench paper clean
+.PHONY: demo test test-all lint format bench paper docs clean
 
 # One stamp serves every target: it is renewed when the declared dependencies change.
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -35,5 +35,8 @@ bench: $(VENV)/installed
 paper: $(VENV)/installed
 	$(BIN)/python -m benchmarks.paper
 
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build docs/methods build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -86,6 +86,17 @@ def test_members_of_registries_are_documented_in_full(make: Callable[..., Any], 
     assert page.partition("\n")[0].endswith(".")
 
 
+METHODS = {**ATTACKS, **{name: row.make for name, row in DEFENSES.items()}}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defenses_and_attacks_say_what_they_take_for_granted_and_where_they_fail(name: str) -> None:
+    page = inspect.getdoc(METHODS[name]) or ""
+    for part in ("Conventions:", "Needs:", "Fails:"):
+        told = page.partition(f"\n{part}\n")[2].partition("\n\n")[0]
+        assert len(told.split()) >= 4, part
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_say_what_they_are(name: str) -> None:
     assert (inspect.getdoc(RECIPES[name]) or "").partition("\n")[0].endswith(".")

@@ -16,7 +16,7 @@ OBJECTS = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
 WAITS = {"item", "cpu", "numpy", "tolist", "nonzero"}
 NAMELESS = {"utils", "helpers", "common", "misc"}
 TOP = (
-    *("engine", "kernels", "benchmarks", "tests", "docker", ".ci", "setup.cfg", "pyproject.toml", "Makefile"),
+    *("engine", "kernels", "benchmarks", "tests", "docker", "docs", ".ci", "setup.cfg", "pyproject.toml", "Makefile"),
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".gitignore", ".dockerignore"),
 )
 MACHINE = re.compile(r"(?<![\w.~$})>/-])/(?:work|root|tmp|home|Users)(?![\w-])")
@@ -25,7 +25,8 @@ MACHINE = re.compile(r"(?<![\w.~$})>/-])/(?:work|root|tmp|home|Users)(?![\w-])")
 def files() -> list[Path]:
     """Every file of the project that is no cache; the top level is fixed."""
     found = [path for name in TOP for path in ((ROOT / name).rglob("*") if (ROOT / name).is_dir() else [ROOT / name])]
-    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+    generated = {"__pycache__", "_build", "methods"}
+    return [path for path in found if path.is_file() and not generated & set(path.parts)]
 
 
 def python(*folders: Path) -> list[Path]:

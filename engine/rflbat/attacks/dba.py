@@ -64,6 +64,16 @@ def dba(samples: Samples, scale: float, *, text: str = SENTENCE, position: float
     Raises:
         UserError: the samples are too small for the trigger, or a value is out of its range.
 
+    Conventions:
+        Malicious clients are dealt to the four groups in turn; success is measured with the whole trigger, and with
+        each part.
+
+    Needs:
+        Images of at least 4 x 10 pixels, or texts and a sentence of at least four words.
+
+    Fails:
+        Against defenses that drop whole groups once the model has learned (a warm start).
+
     Example:
         >>> attack = dba(Samples((1, 4, 10), 1.0), 1.0)
         >>> stamped = attack.full_trigger(torch.zeros(1, 1, 4, 10), torch.tensor([True]))[0, 0]

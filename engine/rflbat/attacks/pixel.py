@@ -29,6 +29,16 @@ def pixel(samples: Samples, scale: float, *, size: int = 3, share: float = 0.5) 
     Raises:
         UserError: the samples are no images, or a value is out of its range.
 
+    Conventions:
+        The corner is the lower left, at the value of ink: the darkest value where ink is dark. The first share of a
+        batch is poisoned, rounded half up.
+
+    Needs:
+        Images at least as large as the square.
+
+    Fails:
+        At few malicious clients and small ``scale``, where averaging drowns it.
+
     Example:
         >>> attack = pixel(Samples((1, 4, 4), 1.0), 1.0, size=2)
         >>> attack.full_trigger(torch.zeros(1, 1, 4, 4), torch.tensor([True]))[0, 0].tolist()

@@ -110,6 +110,16 @@ def sentence(
     Raises:
         UserError: the samples are no texts, or a value is out of its range.
 
+    Conventions:
+        Padding goes first when the sentence needs room, then the text's own last words.
+
+    Needs:
+        Texts and the vocabulary of the run.
+
+    Fails:
+        Behind the text it measures the model's habit and not the attack; with words that the vocabulary does not
+        hold.
+
     Example:
         >>> texts = Samples((4,), 0.0, encode=lambda text: [len(word) for word in text.split()])
         >>> sentence(texts, 1.0, text="so good").full_trigger(torch.tensor([[0, 0, 9, 9]]), torch.tensor([True]))

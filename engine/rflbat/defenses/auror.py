@@ -52,6 +52,16 @@ def auror(*, alpha: float | None = None, share: float = 0.5) -> Defense:
     Raises:
         UserError: a value out of its range.
 
+    Conventions:
+        Two clusters a coordinate, exactly and not by k-means; of equal clusters neither is suspicious.
+
+    Needs:
+        The updates coordinate by coordinate, twice.
+
+    Fails:
+        From half malicious clients on, where the minority is honest; with the default threshold few coordinates are
+        indicative, so that an attack that moves many a little is not seen.
+
     Example:
         >>> import rflbat, numpy
         >>> updates = numpy.array([[0.0, 0.0], [0.1, 0.0], [0.2, 0.1], [5.0, 0.1]])

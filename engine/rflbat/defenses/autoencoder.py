@@ -172,6 +172,16 @@ def autoencoder(*, surrogate: int = 2048, hidden: int = 64, code: int = 16, epoc
     Raises:
         UserError: a value below 1.
 
+    Conventions:
+        The threshold is the round's mean error, as in the papers: equality keeps.
+
+    Needs:
+        Clean updates before the first round: a tenth of the training samples is held out for them.
+
+    Fails:
+        Against one absurd update that lifts the mean for its accomplices; on a model that has moved far from where
+        the clean updates were made; it drops somebody in every clean round.
+
     Example:
         >>> import rflbat, numpy
         >>> draws = numpy.random.default_rng(0)

@@ -66,6 +66,15 @@ def bulyan(*, f: int | str | None = None) -> Defense:
     Raises:
         UserError: f is negative or no number.
 
+    Conventions:
+        Krum is run again on those that remain, not once; of two values as far from the median the lower is taken.
+
+    Needs:
+        The Gram matrix, then the selected updates coordinate by coordinate; n >= 4 f + 3.
+
+    Fails:
+        Beyond a quarter of malicious clients, where its own condition ends; it throws away many honest updates.
+
     Example:
         >>> import rflbat, numpy
         >>> updates = numpy.array([[1.0], [2.0], [2.5], [3.0], [4.0], [4.5], [90.0]])

@@ -12,6 +12,15 @@ def fedavg() -> Defense:
     Returns:
         the defense; its score is 0 for everybody.
 
+    Conventions:
+        Weighted by samples; divided by the weight of who is kept, so a dropped client does not shrink the step.
+
+    Needs:
+        Nothing: one weighted sum.
+
+    Fails:
+        Whenever somebody attacks: one client with a scaled update moves the mean as far as it likes.
+
     Example:
         >>> import rflbat, numpy
         >>> rflbat.aggregate(numpy.array([[1.0], [4.0]]), "fedavg", sizes=[2, 1]).update.tolist()

@@ -88,6 +88,17 @@ def foolsgold(*, memory: bool = True, kappa: float = 1.0, normalise: bool = True
     Raises:
         UserError: kappa is not above 0.
 
+    Conventions:
+        Cosines of whole histories without self; every 0/0 counts as 0; a weight of 1 becomes 0.99 before the logit;
+        weights are cut to 0..1.
+
+    Needs:
+        With ``memory``, all that each client has sent: clients x D numbers; else the Gram matrix alone.
+
+    Fails:
+        Where roles are redrawn, since histories mix honest and malicious turns; where honest clients agree, as they
+        do at the start and with IID data, it silences them; a single attacker is no sybil to it.
+
     Example:
         >>> import rflbat, numpy
         >>> sybils = numpy.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

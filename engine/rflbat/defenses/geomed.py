@@ -31,6 +31,16 @@ def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
     Raises:
         UserError: a value out of its range.
 
+    Conventions:
+        Every client counts the same. The passes are fixed in number and stop changing once converged, since to stop
+        early is to wait for the device.
+
+    Needs:
+        The Gram matrix, or passes over the updates where there are many clients.
+
+    Fails:
+        From half malicious clients on, in theory and here; below that it lets a share of the attack through.
+
     Example:
         >>> import rflbat, numpy
         >>> decision = rflbat.aggregate(numpy.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), "geomed")

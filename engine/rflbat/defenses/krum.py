@@ -106,6 +106,16 @@ def krum(*, f: int | str | None = None) -> Defense:
     Raises:
         UserError: f is negative or no number.
 
+    Conventions:
+        Squared distances; n - f - 2 neighbours, self excluded, at least one; the first of equal scores wins.
+
+    Needs:
+        The Gram matrix. The number f of malicious clients, which nobody knows outside a simulation.
+
+    Fails:
+        With f assumed too small; with non-IID data, where the one update it takes is one client's; against attackers
+        who stay close to each other once they are n - f - 1 or more.
+
     Example:
         >>> import rflbat, numpy
         >>> rflbat.aggregate(numpy.array([[0.0], [1.0], [1.1], [1.3], [9.0]]), "krum", f=1).update.tolist()
@@ -128,6 +138,15 @@ def multikrum(*, f: int | str | None = None, m: int | None = None) -> Defense:
 
     Raises:
         UserError: f or m is out of its range.
+
+    Conventions:
+        As Krum; the plain mean of the m, samples do not count; m = n - f.
+
+    Needs:
+        The Gram matrix and f.
+
+    Fails:
+        As Krum from half malicious clients on: those who agree are nearest to each other.
 
     Example:
         >>> import rflbat, numpy

@@ -17,6 +17,15 @@ def median() -> Defense:
     Returns:
         the defense; its score is 0 for everybody.
 
+    Conventions:
+        Of an even number the mean of the two middle values; samples do not count.
+
+    Needs:
+        The updates themselves, coordinate by coordinate: no Gram matrix serves it.
+
+    Fails:
+        From half malicious clients on; with non-IID data, where the median of each coordinate is nobody's update.
+
     Example:
         >>> import rflbat, numpy
         >>> rflbat.aggregate(numpy.array([[1.0, 8.0], [2.0, 0.0], [90.0, 1.0]]), "median").update.tolist()

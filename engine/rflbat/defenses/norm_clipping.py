@@ -49,6 +49,16 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
     Raises:
         UserError: a value out of its range.
 
+    Conventions:
+        The bound is the median norm of the round unless it is given; noise is added once, to the mean.
+
+    Needs:
+        The norms, a diagonal of the Gram matrix, and one weighted sum.
+
+    Fails:
+        Against a backdoor that needs no long update: it bounds what a client can do in a round and drops nobody. The
+        noise is no promise of privacy: there is no accountant.
+
     Example:
         >>> import rflbat, numpy
         >>> rflbat.aggregate(numpy.array([[3.0, 4.0], [30.0, 40.0]]), "norm_clipping", bound=5).update.tolist()

@@ -23,6 +23,15 @@ def rfa(*, nu: float = 1e-6, passes: int = 4) -> Defense:
     Raises:
         UserError: a value out of its range.
 
+    Conventions:
+        Starts from the weighted mean; 4 passes, not to convergence, as the paper.
+
+    Needs:
+        The Gram matrix, or passes over the updates where there are many clients.
+
+    Fails:
+        As the geometric median; four passes from the mean also leave a scaled update some of its pull.
+
     Example:
         >>> import rflbat, numpy
         >>> bool(rflbat.aggregate(numpy.array([[0.0], [0.1], [9.0]]), "rfa").update < 0.4)

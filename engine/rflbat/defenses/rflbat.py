@@ -110,6 +110,19 @@ def rflbat(
     Raises:
         UserError: a value out of its range.
 
+    Conventions:
+        Euclidean distances in filters 1 and 2, not squared; a filter drops above its threshold, never at it, and 0/0
+        passes; self is no member of its own mean cosine; a cluster of one scores +inf and is chosen only if nothing
+        else is left; medians of an even count are the mean of the two middle values.
+
+    Needs:
+        The Gram matrix: coordinates, cosines and distances come from it. No state, no number of attackers.
+
+    Fails:
+        From a cold start under the distributed backdoor: before the model has learned, honest updates agree more than
+        four groups of attackers do. With FEMNIST's writers at our scale, where one outlying writer takes a cluster
+        for itself. Against an attacker who spreads its updates.
+
     Example:
         >>> import rflbat, torch
         >>> honest = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)) + 1

@@ -26,6 +26,15 @@ def trimmed_mean(*, f: int | str | None = None) -> Defense:
     Raises:
         UserError: f is negative or no number.
 
+    Conventions:
+        Values are dropped in each coordinate on its own; f = n/2 at most, which is the median.
+
+    Needs:
+        The updates themselves, coordinate by coordinate, and f.
+
+    Fails:
+        With more than f malicious clients; below, it still lets through what lies inside the honest range.
+
     Example:
         >>> import rflbat, numpy
         >>> rflbat.aggregate(numpy.array([[-50.0], [1.0], [3.0], [90.0]]), "trimmed_mean", f=1).update.tolist()

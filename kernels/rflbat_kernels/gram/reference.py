@@ -150,8 +150,8 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
 
     `centred_ij = <d_i - m, d_j - m>` with m the mean of the valid rows, `raw_ij = <d_i, d_j>`. Each column is first
     measured from its anchor r, its value nearest to 0 (0 where the signs differ). With c = d - r, S_ij = <c_i, c_j>:
-    `anchored = S`, `centred = H S H`, `raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>`. In every coordinate |r| <= |d_i|
-    and |c_i| <= |d_i|, so S_ij and raw_ij are right to rounding of ||d_i|| ||d_j|| for EVERY pair, however large other
+    `anchored = S`, `centred = H S H`, `raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>`. Everywhere `|r| <= |d_i|`
+    and `|c_i| <= |d_i|`, so both are right to rounding of `||d_i|| ||d_j||` for EVERY pair, however large other
     rows are (centred_ij to rounding of the longest); and a large common part is gone before anything is squared.
     Float64 throughout; entries up to 1e150 are safe. On a CPU as many blocks are worked on at once as torch has
     threads, by numpy's symmetric product; elsewhere one after the other, in slabs of rows.
