@@ -67,6 +67,7 @@ def federation(
         defense=make_defense(defense, {}),
         backend=choose_backend(backend, None, model, shape, workload.batch, workload.clients, device),
         device=device,
+        texts=(train_x, train_y) if workload.words else None,
     )
 
 

@@ -136,7 +136,7 @@ def aggregate(
     chosen = make_defense(defense, params)
     check_clients(chosen, params, clients)
     seen = Updates(
-        matrix_ND=matrix_ND,
+        sent=matrix_ND,
         sizes_N=_sizes(sizes, clients).to(device),
         client_ids_N=torch.arange(clients, device=device),
         valid_N=finite_rows(matrix_ND),

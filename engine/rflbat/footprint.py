@@ -3,6 +3,7 @@
 Axes: N clients of the round, D parameters.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ from torch.utils._pytree import tree_leaves
 
 from rflbat.clients.executor import ClientDoesNotFit, is_out_of_memory
 from rflbat.clients.memory import bytes_per_client
+from rflbat.clients.tables import at_most_resized
 from rflbat.defenses.base import Defense, Updates, state_tensors
 from rflbat.errors import UserError
 from rflbat.evaluation import BATCH
 from rflbat.held_out import CLIENTS, ROUNDS
+from rflbat.models.base import Model
 from rflbat.randomness import dealer
 from rflbat.round import World
+from rflbat_kernels import RowSparse, SharedRows, TableRows
 
 META = torch.device("meta")
 
@@ -97,19 +101,20 @@ def workspace(function: Callable[[], object]) -> int:
     return most
 
 
-def defense_bytes(defense: Defense, clients: int, parameters: int) -> int:
+def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSparse | None = None) -> int:
     """Say what a defense works on in a round: Gram matrices, blocks of columns, its decision. By the kernels of torch.
 
     Args:
         defense: the defense.
         clients: clients of the round N.
         parameters: D.
+        sent: the updates, where they are row-sparse; a defense that writes them out holds all of them then.
 
     Returns:
         bytes, without the updates and its state.
     """
     updates = Updates(
-        matrix_ND=torch.empty(clients, parameters, device=META),
+        sent=torch.empty(clients, parameters, device=META) if sent is None else sent,
         sizes_N=torch.empty(clients, dtype=torch.float64, device=META),
         client_ids_N=torch.empty(clients, dtype=torch.int64, device=META),
         valid_N=torch.empty(clients, dtype=torch.bool, device=META),
@@ -118,6 +123,29 @@ def defense_bytes(defense: Defense, clients: int, parameters: int) -> int:
     numbers_U = torch.empty(defense.uniforms(clients, parameters), dtype=torch.float64, device=META)
     state = defense.init(clients, parameters, META)
     return workspace(lambda: defense.apply(updates, state, dealer(numbers_U)))
+
+
+def most_sent(world: World, clients: int) -> tuple[Model, RowSparse | None]:
+    """Bound what the clients of a round train and send.
+
+    Args:
+        world: what no round changes.
+        clients: clients of the round N.
+
+    Returns:
+        the model that a client trains, with as many rows of its table as it can touch at most; the updates on the meta
+        device, None where they are dense.
+    """
+    experiment, model = world.experiment, world.model
+    if world.texts is None:
+        return model, None
+    tokens = experiment.local_steps * experiment.batch_size * math.prod(world.train_x.shape[1:])
+    trained = at_most_resized(model, tokens)
+    (words, width), (rows, _) = (each.layout.shapes[model.table] for each in (model, trained))
+    own_NR, none = (torch.empty(*shape, dtype=torch.int64, device=META) for shape in ((clients, rows), (0,)))
+    alone = SharedRows(own_NR[0], own_NR[:1].T, own_NR[:1].T)
+    table = TableRows(model.layout.offset(model.table), words, width, none, own_NR, (alone,))
+    return trained, RowSparse(torch.empty(clients, trained.layout.size, device=META), table)
 
 
 def evaluation_bytes(world: World) -> int:
@@ -138,10 +166,10 @@ def footprint(world: World) -> Footprint:
     """Count the memory of a round by part.
 
     Resident: the data set as models see it; ``3 * 4 D`` bytes of global model, update and moved model; ``4 N D`` of
-    updates; the draws, 13 bytes a sample of a batch; what the defenses remember, before and after. In turn: what the
-    clients trained at a time hold (``clients.memory``), what the defense works on, and one batch of the evaluation;
-    before the first round the rehearsal of a defense that has to learn. Libraries' own workspaces and, on a CPU, the
-    data set as it is stored come on top.
+    updates, or what row-sparse ones hold at most; the draws, 13 bytes a sample of a batch; what the defenses remember,
+    before and after. In turn: what the clients trained at a time hold (``clients.memory``), what the defense works on,
+    and one batch of the evaluation; before the first round the rehearsal of a defense that has to learn. Libraries' own
+    workspaces and, on a CPU, the data set as it is stored come on top.
 
     Args:
         world: what no round changes.
@@ -153,6 +181,7 @@ def footprint(world: World) -> Footprint:
     clients, sample = experiment.participants or experiment.clients, tuple(world.train_x.shape[1:])
     defenses = (world.defense, *world.shadows)
     states = [state_tensors(each.init(experiment.clients, layout.size, META)) for each in defenses]
+    trained, sent = most_sent(world, clients)
     data = (world.train_x, world.train_y, world.test_x, world.test_y)
     at_a_time = min(clients, backend.workers * backend.chunk)
     rehearsal = {} if world.defense.pretrain is None else {"rehearsal": ROUNDS * CLIENTS * layout.size * 4}
@@ -160,14 +189,14 @@ def footprint(world: World) -> Footprint:
         resident={
             "data set": sum(each.nbytes for each in data),
             "global model": 3 * layout.size * 4,
-            "updates": clients * layout.size * 4,
+            "updates": clients * trained.layout.size * 4,
             "draws": clients * experiment.local_steps * experiment.batch_size * 13,
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
         },
         phases={
             **rehearsal,
-            "training": at_a_time * bytes_per_client(world.model, sample, experiment.batch_size),
-            "defense": max(defense_bytes(each, clients, layout.size) for each in defenses),
+            "training": at_a_time * bytes_per_client(trained, sample, experiment.batch_size),
+            "defense": max(defense_bytes(each, clients, layout.size, sent) for each in defenses),
             "evaluation": evaluation_bytes(world),
         },
     )
@@ -218,7 +247,8 @@ def _needed(world: World, one_client: bool) -> str:
     experiment, parameters = world.experiment, world.model.layout.size
     elsewhere = "" if world.device.type == "cpu" else ", or --device cpu"
     if one_client:
-        needed = bytes_per_client(world.model, tuple(world.train_x.shape[1:]), experiment.batch_size)
+        trained, _ = most_sent(world, 1)
+        needed = bytes_per_client(trained, tuple(world.train_x.shape[1:]), experiment.batch_size)
         what = f"{needed} bytes ({readable(needed)}) for {parameters} parameters and batches of {experiment.batch_size}"
         return f"training one client needs {what}; less needs a smaller --batch-size or another --model{elsewhere}"
     parts = footprint(world)

@@ -33,6 +33,26 @@ class Layout:
         """Number of parameters D."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
+    def offset(self, name: str) -> int:
+        """Say where a parameter starts in a flat vector.
+
+        Args:
+            name: of the parameter.
+
+        Returns:
+            position of its first number.
+
+        Raises:
+            KeyError: the layout has no such parameter.
+
+        Example:
+            >>> Layout({"weight": (2, 3), "bias": (2,)}).offset("bias")
+            6
+        """
+        self.shapes[name]
+        names = list(self.shapes)
+        return sum(math.prod(self.shapes[before]) for before in names[: names.index(name)])
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Name the parts of a flat ``(..., D)`` buffer; every view shares its memory.
 

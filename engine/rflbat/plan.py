@@ -14,6 +14,7 @@ from rflbat.clients.batches import Batches, draw_batches
 from rflbat.config import Experiment
 from rflbat.randomness import generator
 from rflbat.transfer import transfer
+from rflbat_kernels import TableRows
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Plan:
         sizes_N: float64, number of samples of each client.
         batches: which samples each client trains on, and which of them are poisoned.
         uniforms_U: float64 in [0, 1), for the defense and those that look on.
+        table: which rows of the model's table the clients touch; None where all parameters are trained and sent.
+            Follows from the rest, and differs in shape from round to round.
     """
 
     round_number: int
@@ -39,6 +42,7 @@ class Plan:
     sizes_N: Tensor
     batches: Batches
     uniforms_U: Tensor
+    table: TableRows | None = None
 
     def to(self, device: torch.device | str) -> "Plan":
         """Copy the plan to a device, in one copy.
@@ -50,7 +54,8 @@ class Plan:
             the same plan there.
         """
         own = {"ids": self.client_ids_N, "roles": self.malicious_N, "sizes": self.sizes_N, "uniforms": self.uniforms_U}
-        there = transfer({**own, **vars(self.batches)}, device)
+        rows = {} if self.table is None else self.table.tensors()
+        there = transfer({**own, **vars(self.batches), **rows}, device)
         return replace(
             self,
             client_ids_N=there["ids"],
@@ -58,6 +63,7 @@ class Plan:
             sizes_N=there["sizes"],
             uniforms_U=there["uniforms"],
             batches=Batches(**{name: there[name] for name in vars(self.batches)}),
+            table=None if self.table is None else self.table.with_tensors(there),
         )
 
 

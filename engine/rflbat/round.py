@@ -1,6 +1,6 @@
 """One round as a straight line: sample, batch, poison, train, tamper, defend, apply, measure.
 
-It reads like algorithm 1 of the paper. Axes: N clients of the round, D parameters.
+It reads like algorithm 1 of the paper. Axes: N clients of the round, D parameters, Q of them that are trained and sent.
 """
 
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,8 @@ from torch import Tensor
 from rflbat.attacks.base import Attack
 from rflbat.clients.backend import Backend
 from rflbat.clients.executor import same_start
-from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.step import SGD, Feed, make_feed
+from rflbat.clients.tables import Work, on_rows, touched_rows
 from rflbat.config import Experiment
 from rflbat.defenses.base import Decision, Defense, Updates
 from rflbat.evaluation import evaluate
@@ -41,6 +42,8 @@ class World:
         shadows: defenses that look on.
         held_out: positions of the training samples that no client has, for a defense that learns from them.
         words: vocabulary of texts, position = token id; None for images.
+        texts: training texts and their labels on the host, where each round looks up which rows of the model's table
+            its clients touch; None where all parameters are trained and sent.
     """
 
     experiment: Experiment
@@ -57,6 +60,7 @@ class World:
     shadows: tuple[Defense, ...] = ()
     held_out: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     words: tuple[str, ...] | None = None
+    texts: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,13 @@ def move(params_D: Tensor, update_D: Tensor, server_lr: float) -> Tensor:
     return torch.where(moved_D.isfinite().all(), moved_D, params_D)
 
 
+def _feed(world: World, x: Tensor, labels: Tensor, plan: Plan) -> Feed:
+    """Give the batches of a plan, on the device where it and the samples are."""
+    stamps = world.attack.local_triggers
+    group_N = (plan.malicious_N.cumsum(0) - 1) % len(stamps)
+    return make_feed(x, labels, plan.batches, stamps, group_N, world.experiment.target)
+
+
 def _measure(world: World, params_D: Tensor) -> Tensor:
     return evaluate(world.model, params_D, world.test_x, world.test_y, world.attack, world.experiment.target)
 
@@ -141,6 +152,9 @@ def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
     clients = experiment.participants or experiment.clients
     uniforms = max(defense.uniforms(clients, len(server.params_D)) for defense in defenses)
     plan = draw_plan(experiment, server.round_number, world.samples, world.attack.poisoned_share, uniforms)
+    if world.texts is not None:
+        table = touched_rows(world.model, _feed(world, *world.texts, plan), clients, experiment.local_steps)
+        plan = replace(plan, table=table)
     return play(world, server, plan.to(world.device))
 
 
@@ -160,20 +174,21 @@ def play(world: World, server: Server, plan: Plan) -> tuple[Server, Outcome]:
     """
     experiment, attack, number = world.experiment, world.attack, plan.round_number
 
-    group_N = (plan.malicious_N.cumsum(0) - 1) % len(attack.local_triggers)
-    stamps = attack.local_triggers
-    feed = make_feed(world.train_x, world.train_y, plan.batches, stamps, group_N, experiment.target)
+    feed = _feed(world, world.train_x, world.train_y, plan)
+    work = Work(world.model, same_start(server.params_D), feed)
+    if plan.table is not None:
+        work = on_rows(work, plan.table)
 
     sgd = SGD(experiment.local_steps, experiment.lr, experiment.momentum, experiment.weight_decay)
-    updates_ND = server.params_D.new_empty(len(plan.clients), len(server.params_D))
-    chunk = world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, sgd)
-    updates_ND = attack.tamper(updates_ND, plan.malicious_N)
+    updates_NQ = server.params_D.new_empty(len(plan.clients), work.model.layout.size)
+    chunk = world.backend.train(updates_NQ, work.start, work.model, work.feed, sgd)
+    updates_NQ = attack.tamper(updates_NQ, plan.malicious_N)
 
     updates = Updates(
-        matrix_ND=updates_ND,
+        sent=work.sent(updates_NQ),
         sizes_N=plan.sizes_N,
         client_ids_N=plan.client_ids_N,
-        valid_N=finite_rows(updates_ND),
+        valid_N=finite_rows(updates_NQ),
         malicious_count=plan.malicious_N.sum(),
     )
     decision = world.defense.apply(updates, server.defense_state, dealer(plan.uniforms_U))

@@ -16,6 +16,7 @@ import torch
 from rflbat.attacks.base import Attack, Samples
 from rflbat.attacks.registry import make_attack
 from rflbat.clients.backend import choose_backend
+from rflbat.clients.tables import at_most_resized, row_sparse
 from rflbat.config import Experiment
 from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.partition import partition
@@ -153,10 +154,13 @@ def build(experiment: Experiment) -> World:
     device = torch.device(experiment.device)
     words = 0 if dataset.words is None else len(dataset.words)
     model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes, words)
+    train_x = as_inputs(dataset.train_x, dataset)
+    sparse, _ = row_sparse(model, experiment.weight_decay)
+    tokens = experiment.local_steps * experiment.batch_size * dataset.train_x[0].numel()
     backend = choose_backend(
         experiment.backend,
         experiment.chunk,
-        model,
+        at_most_resized(model, tokens) if sparse else model,
         dataset.shape,
         experiment.batch_size,
         experiment.participants or experiment.clients,
@@ -164,7 +168,7 @@ def build(experiment: Experiment) -> World:
     )
     return World(
         experiment=experiment,
-        train_x=as_inputs(dataset.train_x, dataset).to(device),
+        train_x=train_x.to(device),
         train_y=dataset.train_y.to(device),
         test_x=as_inputs(dataset.test_x, dataset).to(device),
         test_y=dataset.test_y.to(device),
@@ -177,6 +181,7 @@ def build(experiment: Experiment) -> World:
         shadows=make_shadows(experiment),
         held_out=held_out,
         words=dataset.words,
+        texts=(train_x, dataset.train_y) if sparse else None,
     )
 
 
@@ -241,6 +246,7 @@ def describe(world: World) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(world.device) if cuda else device,
         "kernels": {op: dispatch.choose(op, kernels.get(op, "auto"), device).name for op in dispatch.IMPLEMENTATIONS},
         "backend": world.backend.as_dict(),
+        "updates": row_sparse(world.model, world.experiment.weight_decay)[1],
         "sizes": [len(own) for own in world.samples],
         "held_out": len(world.held_out),
         "stages": list(world.defense.stages),

@@ -18,12 +18,22 @@ from rflbat_kernels.operations import (
 )
 from rflbat_kernels.order import Split, minority_counts
 from rflbat_kernels.pairwise import cosines, distances
+from rflbat_kernels.row_sparse import (
+    RowSparse,
+    SharedRows,
+    TableRows,
+    row_sparse_gram,
+    row_sparse_weighted_sum,
+)
 
 __all__ = [
     "Choice",
     "Gram",
     "KMeans",
+    "RowSparse",
+    "SharedRows",
     "Split",
+    "TableRows",
     "choose",
     "column_central_mean",
     "column_median",
@@ -39,6 +49,8 @@ __all__ = [
     "minority_counts",
     "pca",
     "pca_lowrank",
+    "row_sparse_gram",
+    "row_sparse_weighted_sum",
     "silhouette",
     "squared_distances",
     "using",

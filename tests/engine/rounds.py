@@ -52,7 +52,7 @@ def spying(world, seen):
     """The same defense, which also notes what it is given."""
 
     def apply(updates, state, draw):
-        seen.append(dataclasses.replace(updates, matrix_ND=updates.matrix_ND.clone()))
+        seen.append(dataclasses.replace(updates, sent=updates.matrix_ND.clone()))
         return world.defense.apply(updates, state, draw)
 
     return dataclasses.replace(world, defense=dataclasses.replace(world.defense, apply=apply))

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
-from rflbat_kernels import Gram, cosines, gram, squared_distances, weighted_sum
+from rflbat_kernels import (
+    Gram,
+    RowSparse,
+    cosines,
+    gram,
+    row_sparse_gram,
+    row_sparse_weighted_sum,
+    squared_distances,
+    weighted_sum,
+)
 
 KEPT, NONFINITE = 0, 1
 """The first two stages of every defense: positions in ``Defense.stages``."""
@@ -27,23 +36,49 @@ class Updates:
     defenses can look at the same updates for the price of one matrix product.
 
     Args:
-        matrix_ND: updates (local minus global), any float type; rows that are not valid may hold anything.
+        sent: updates (local minus global), any float type, written out as an ``(N, D)`` matrix or row-sparse; rows that
+            are not valid may hold anything.
         sizes_N: number of samples of each client, float64.
         client_ids_N: int64, who sent each row; rows of one round are different clients.
         valid_N: bool, rows without NaN or Inf. The others are to be dropped before anything else.
         malicious_count: true number of malicious clients of the round, for ``f="true"`` alone.
     """
 
-    matrix_ND: Tensor
+    sent: Tensor | RowSparse
     sizes_N: Tensor
     client_ids_N: Tensor
     valid_N: Tensor
     malicious_count: Tensor | None = None
 
     @cached_property
+    def matrix_ND(self) -> Tensor:
+        """The updates written out, for a defense that looks at coordinates: N D numbers, however few were sent."""
+        return self.sent.dense() if isinstance(self.sent, RowSparse) else self.sent
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the updates' numbers."""
+        return (self.sent.matrix_NQ if isinstance(self.sent, RowSparse) else self.sent).dtype
+
+    def weighted_sum(self, weights_N: Tensor) -> Tensor:
+        """Compute ``sum_i w_i d_i`` without the rows of weight 0.
+
+        Args:
+            weights_N: finite, any float type.
+
+        Returns:
+            ``(D,)`` in the updates' own type.
+        """
+        if isinstance(self.sent, RowSparse):
+            return row_sparse_weighted_sum(weights_N, self.sent)
+        return weighted_sum(weights_N, self.sent)
+
+    @cached_property
     def gram(self) -> Gram:
         """Gram matrix of the valid rows about three origins, float64."""
-        return gram(self.matrix_ND, self.valid_N)
+        if isinstance(self.sent, RowSparse):
+            return row_sparse_gram(self.sent, self.valid_N)
+        return gram(self.sent, self.valid_N)
 
     @cached_property
     def squared_distances_NN(self) -> Tensor:
@@ -177,7 +212,7 @@ def decide(
     weights_N = torch.where(total > 0, share_N / torch.where(total > 0, total, 1), 0)
     stage_N = torch.zeros_like(updates.client_ids_N) if stage_N is None else stage_N
     return Decision(
-        update=weighted_sum(weights_N, updates.matrix_ND),
+        update=updates.weighted_sum(weights_N),
         kept=weights_N > 0,
         weights=weights_N,
         scores=scores_N,

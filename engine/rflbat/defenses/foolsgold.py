@@ -12,7 +12,7 @@ from torch import Tensor
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
-from rflbat_kernels import cosines, gram, weighted_sum
+from rflbat_kernels import cosines, gram
 
 ROUNDING = 1e-12
 
@@ -124,7 +124,7 @@ def foolsgold(*, memory: bool = True, kappa: float = 1.0, normalise: bool = True
         decision = decide(updates, weight_N, weight_N, stage_N=torch.where(weight_N > 0, 0, 2), state=state)
         if normalise:
             return decision
-        most = torch.finfo(updates.matrix_ND.dtype).max
-        return replace(decision, update=weighted_sum(weight_N, updates.matrix_ND).clamp(-most, most))
+        most = torch.finfo(updates.dtype).max
+        return replace(decision, update=updates.weighted_sum(weight_N).clamp(-most, most))
 
     return Defense("foolsgold", ("kept", "nonfinite", "alike"), apply, init)

@@ -12,7 +12,7 @@ from rflbat.defenses.base import Decision, Defense, NoState, Updates
 from rflbat.defenses.coordinatewise import decide_for
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
-from rflbat_kernels import masked_median, weighted_sum
+from rflbat_kernels import masked_median
 
 
 def normals(draw: Draw, count: int) -> Tensor:
@@ -72,17 +72,17 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
         raise UserError(f"norm_clipping: noise={noise} is not a number of at least 0")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
-        matrix_ND, valid_N = updates.matrix_ND, updates.valid_N
+        valid_N = updates.valid_N
         norms_N = torch.where(valid_N, updates.gram.raw_NN.diagonal().sqrt(), torch.inf)
         most = masked_median(norms_N, valid_N) if bound is None else torch.full_like(norms_N[0], bound)
         clip_N = torch.where(norms_N > most, most / norms_N, 1.0)
         share_N = torch.where(valid_N, updates.sizes_N, 0.0)
         weights_N = share_N / torch.where(valid_N.any(), share_N.sum(), 1.0)
-        update_D = weighted_sum(weights_N * clip_N, matrix_ND)
+        update_D = updates.weighted_sum(weights_N * clip_N)
         if noise > 0:
-            largest = torch.finfo(matrix_ND.dtype).max
+            largest = torch.finfo(updates.dtype).max
             noisy_D = update_D + noise * normals(draw, len(update_D))
-            update_D = torch.where(valid_N.any(), noisy_D.clamp(-largest, largest), 0.0).to(matrix_ND.dtype)
+            update_D = torch.where(valid_N.any(), noisy_D.clamp(-largest, largest), 0.0).to(updates.dtype)
         return decide_for(updates, update_D, updates.sizes_N, norms_N)
 
     def uniforms(clients: int, parameters: int) -> int:

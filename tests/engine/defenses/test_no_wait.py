@@ -51,7 +51,7 @@ def one_round(name: str, parameters: dict[str, object]) -> Decision:
     defense = make_defense(name, parameters)
     matrix_ND = fake(CLIENTS, PARAMETERS, dtype=torch.float32)
     updates = Updates(
-        matrix_ND=matrix_ND,
+        sent=matrix_ND,
         sizes_N=fake(CLIENTS),
         client_ids_N=fake(CLIENTS, dtype=torch.int64),
         valid_N=finite_rows(matrix_ND),
@@ -91,7 +91,7 @@ def test_a_defense_draws_as_many_uniforms_as_it_says(variant, clients, parameter
 
     defense.apply(
         Updates(
-            matrix_ND=torch.randn(clients, parameters),
+            sent=torch.randn(clients, parameters),
             sizes_N=torch.ones(clients, dtype=torch.float64),
             client_ids_N=torch.arange(clients),
             valid_N=torch.ones(clients, dtype=torch.bool),

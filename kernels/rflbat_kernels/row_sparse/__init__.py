@@ -1,0 +1,11 @@
+"""Updates of which each changes few rows of a table: their type, Gram matrix and weighted sum."""
+
+from rflbat_kernels.row_sparse.reference import (
+    RowSparse,
+    SharedRows,
+    TableRows,
+    row_sparse_gram,
+    row_sparse_weighted_sum,
+)
+
+__all__ = ["RowSparse", "SharedRows", "TableRows", "row_sparse_gram", "row_sparse_weighted_sum"]
