@@ -7,12 +7,15 @@ import contextlib
 import io
 import re
 import shlex
+import signal
 import sys
+import threading
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import tyro
@@ -26,6 +29,7 @@ from rflbat.doctor import examine
 from rflbat.dry_run import plan_run, show_plan
 from rflbat.errors import UserError, nearest
 from rflbat.progress import Silence, choose
+from rflbat.reading import read_bounded
 from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
 from rflbat.results.folder import RunFolder
@@ -124,10 +128,10 @@ def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
 
 def _read_toml(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(read_bounded(Path(path), 2**20).decode())
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--config {path}: not TOML: {error}") from None
 
 
@@ -327,6 +331,25 @@ COMMANDS: dict[str, Callable[[list[str], Console], None]] = {
 }
 
 
+@contextlib.contextmanager
+def _second_interrupt_ends_at_once() -> Iterator[None]:
+    """Let the first Ctrl-C stop the work in order, and the second end the process, whatever it is doing then."""
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    in_charge = threading.current_thread() is threading.main_thread()
+    if not in_charge or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # who calls this from a program of his own has his own ideas of Ctrl-C
+        return
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -334,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after ``rflbat``; those of the process by default.
 
     Returns:
-        exit status: 0; 2 for a mistake of the user; 130 after Ctrl-C.
+        exit status: 0; 2 for a mistake of the user, or a disk that refuses; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in {"-h", "--help"}:
@@ -344,9 +367,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rflbat {versions()['rflbat']}")
         return 0
     try:
-        lookup("command", COMMANDS, words[0])(words[1:], Console())
+        with _second_interrupt_ends_at_once():
+            lookup("command", COMMANDS, words[0])(words[1:], Console())
     except UserError as error:
         print(f"rflbat: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"rflbat: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         go_on = f"; go on with `rflbat resume {shlex.quote(str(stop.folder))}`" if stop.folder else ""

@@ -20,7 +20,7 @@ from rflbat.errors import UserError
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.results.report import CELLS
 from rflbat.simulation import resume, run
-from rflbat.world import prepare, resolve
+from rflbat.world import check, resolve
 
 ARGUMENTS = {"dataset_arg.": "dataset_args", "defense_arg.": "defense_args", "attack_arg.": "attack_args"}
 
@@ -161,7 +161,7 @@ def sweep(
     if jobs < 1:
         raise UserError(f"jobs={jobs} is out of range; allowed: at least 1")
     for cell in cells:
-        prepare(cell.experiment)
+        check(cell.experiment)
     summaries = {}
     for cell, summary in _results(cells, Path(out), jobs):
         summaries[cell.name] = summary

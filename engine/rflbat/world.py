@@ -136,6 +136,19 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
     return experiment, dataset, attack, defense
 
 
+def check(experiment: Experiment) -> None:
+    """Check all that depends on the data, the partition too, without making anything of it.
+
+    Args:
+        experiment: as the user gave it.
+
+    Raises:
+        UserError: as ``build``.
+    """
+    resolved, dataset, _, defense = prepare(experiment)
+    divide(resolved, dataset, draw_held_out(defense, resolved.seed, len(dataset.train_y)))
+
+
 def build(experiment: Experiment) -> World:
     """Load and divide the data, put it on the device as floats, and make model, attack, defense and back end.
 

@@ -269,9 +269,17 @@ def read(process, name):
         return ""
 
 
-def test_a_cell_that_does_not_fit_the_data_is_told_before_any_runs(tmp_path):
-    with pytest.raises(UserError, match="target=10 is no label of digits"):
-        sweep(make_cells(small(), {"target": ["0", "10"]}, 1), tmp_path)
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"target": ["0", "10"]}, "target=10 is no label of digits"),
+        ({"clients": ["9", "1443"]}, "at most 1442"),
+        ({"partition": ["iid", "natural"]}, "who wrote"),
+    ],
+)
+def test_a_cell_that_does_not_fit_the_data_is_told_before_any_runs(tmp_path, grid, message):
+    with pytest.raises(UserError, match=message):
+        sweep(make_cells(small(), grid, 1), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
