@@ -21,9 +21,9 @@ from rflbat.randomness import generator
 from rflbat.round import World
 from tests.engine.attacks.formats import VOCABULARY, encode
 
-CLASSES, CLIENTS, TRAINING, TESTING = 5, 13, 91, BATCH + 1
+CLASSES, CLIENTS, TRAINING, TWO_BATCHES = 5, 13, 91, BATCH + 1
 FORMATS = {"logistic": Samples((1, 12, 12), 1.0), "cnn": Samples((1, 12, 12), 1.0), "lstm": Samples((17,), 0.0, encode)}
-"""What each model reads. The test set takes two batches."""
+"""What each model reads."""
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -67,7 +67,14 @@ class Gathering:
 
 
 def small_world(
-    model: str, attack: str, *, defense: str = "fedavg", shadow: str = "", backend: Any = None, device: str = "cpu"
+    model: str,
+    attack: str,
+    *,
+    defense: str = "fedavg",
+    shadow: str = "",
+    backend: Any = None,
+    device: str = "cpu",
+    tested: int = TWO_BATCHES,
 ) -> World:
     """Make a world of random samples; under fake tensors too, where it has no values."""
     shape, words = FORMATS[model].shape, words_of(model)
@@ -88,8 +95,8 @@ def small_world(
         experiment=experiment,
         train_x=samples(TRAINING),
         train_y=labels(TRAINING),
-        test_x=samples(TESTING),
-        test_y=labels(TESTING),
+        test_x=samples(tested),
+        test_y=labels(tested),
         samples=np.array_split(np.arange(TRAINING), CLIENTS),
         model=made,
         attack=make_attack(attack, replace(FORMATS[model], device=device), 100.0, {}),
