@@ -15,24 +15,48 @@ from rflbat.errors import UserError
 from rflbat.randomness import uniforms
 from rflbat_kernels import finite_rows
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NUMPY_FLOATS = (np.float16, np.float32, np.float64)
+FEWEST, MOST = 1e-15, 1e18
+"""Number of samples of a client: with updates up to 1e100 no weight becomes infinite, or 0 by rounding."""
+
+
+def _tensor(updates: Any, what: str) -> Tensor:
+    """Take torch, numpy or DLPack, without a copy where torch can hold the array as it lies."""
+    if isinstance(updates, Tensor):
+        return updates.detach()
+    if isinstance(updates, np.ma.MaskedArray):
+        raise UserError(f"{what} are a masked array; wanted is one without a mask, such as updates.filled(0.0)")
+    if isinstance(updates, np.ndarray):
+        if updates.dtype not in NUMPY_FLOATS:
+            raise UserError(
+                f"{what} are of type {updates.dtype}; wanted is a floating-point type: "
+                f"float16, float32 or float64 in native byte order"
+            )
+        steps = all(step >= 0 and step % updates.itemsize == 0 for step in updates.strides)
+        fits = steps and updates.flags.writeable and updates.flags.aligned
+        return torch.from_numpy(updates if fits else updates.copy())
+    if not hasattr(updates, "__dlpack__"):
+        raise UserError(f"{what} are a {type(updates).__name__}; wanted is a torch tensor, numpy array or DLPack array")
+    try:
+        return torch.utils.dlpack.from_dlpack(updates)
+    except Exception as error:  # whatever another library raises
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{what} are a {type(updates).__name__} that cannot be taken by DLPack: {reason}") from error
+
 
 def _matrix(updates: Any, what: str = "updates") -> Tensor:
-    """Take torch, numpy or DLPack, without a copy where torch can hold the array as it lies."""
-    if isinstance(updates, np.ndarray):
-        if updates.dtype.kind not in "biufc" or not updates.dtype.isnative:
-            raise UserError(f"{what} are numpy numbers of type {updates.dtype}; wanted is a native floating-point type")
-        backwards = any(stride < 0 for stride in updates.strides)
-        matrix_ND = torch.from_numpy(updates.copy() if backwards or not updates.flags.writeable else updates)
-    elif isinstance(updates, Tensor):
-        matrix_ND = updates.detach()
-    elif hasattr(updates, "__dlpack__"):
-        matrix_ND = torch.utils.dlpack.from_dlpack(updates)
-    else:
-        raise UserError(f"{what} are a {type(updates).__name__}; wanted is a torch tensor, numpy array or DLPack array")
+    """Take any array that is a dense floating-point matrix."""
+    matrix_ND = _tensor(updates, what)
+    if matrix_ND.layout != torch.strided or matrix_ND.is_nested:
+        raise UserError(f"{what} have the layout {matrix_ND.layout}; wanted is a dense matrix (clients, parameters)")
     if matrix_ND.ndim != 2 or 0 in matrix_ND.shape:
         raise UserError(f"{what} have the shape {tuple(matrix_ND.shape)}; wanted is (clients, parameters)")
-    if not matrix_ND.is_floating_point():
-        raise UserError(f"{what} are of type {matrix_ND.dtype}; wanted is a floating-point type")
+    if matrix_ND.dtype not in FLOATS:
+        raise UserError(
+            f"{what} are of type {matrix_ND.dtype}; wanted is a floating-point type: "
+            f"float16, bfloat16, float32 or float64"
+        )
     return matrix_ND
 
 
@@ -41,15 +65,19 @@ def _sizes(sizes: Any, clients: int) -> Tensor:
     if sizes is None:
         return torch.ones(clients, dtype=torch.float64)
     try:
-        on_host = sizes.detach().cpu().numpy() if isinstance(sizes, Tensor) else sizes
-        sizes_N = np.array(on_host, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise UserError(f"sizes are {sizes!r}; wanted are {clients} numbers of samples") from None
+        on_host = sizes.tolist() if isinstance(sizes, Tensor) else sizes
+        sizes_N = np.asarray(on_host).astype(np.float64, casting="same_kind")
+    except (TypeError, ValueError, RuntimeError):
+        kind = type(sizes).__name__
+        raise UserError(f"sizes are a {kind} of something else than numbers; wanted are {clients} numbers") from None
     if sizes_N.shape != (clients,):
         raise UserError(f"sizes have the shape {sizes_N.shape}; wanted is ({clients},), one per client")
-    wrong_N = ~((sizes_N > 0) & np.isfinite(sizes_N))
+    wrong_N = ~((sizes_N >= FEWEST) & (sizes_N <= MOST))
     if wrong_N.any():
-        raise UserError(f"sizes[{wrong_N.argmax()}] is {sizes_N[wrong_N][0]:g}; wanted are finite numbers above 0")
+        raise UserError(
+            f"sizes[{wrong_N.argmax()}] is {sizes_N[wrong_N][0]:g}; wanted are numbers above 0, "
+            f"from {FEWEST:g} to {MOST:g}"
+        )
     return torch.from_numpy(sizes_N)
 
 
@@ -83,7 +111,8 @@ def _first_state(chosen: Defense, clean: Any, clients: int, parameters: int, dev
     if clean_MD.shape[1] != parameters:
         raise UserError(f"clean updates have the shape {tuple(clean_MD.shape)}; wanted is (any number, {parameters})")
     if not finite_rows(clean_MD).any():
-        raise UserError(f"all {len(clean_MD)} clean updates hold NaN or Inf; there is nothing to learn from")
+        what = f"all {len(clean_MD)} clean updates hold NaN or Inf, or a number beyond 1e100"
+        raise UserError(f"{what}; there is nothing to learn from")
     return chosen.pretrain(clean_MD.to(device), uniforms(seed, "pretrain", 0, device))
 
 
@@ -100,18 +129,19 @@ def aggregate(
 ) -> Decision:
     """Aggregate client updates under a defense.
 
-    Rows with NaN or Inf are dropped before anything else (stage "nonfinite"); if nobody is kept the update is 0.
+    Rows with NaN, Inf or a number beyond 1e100 are dropped before anything else (stage "nonfinite"); if nobody is kept
+    the update is 0.
     Everything runs where the updates lie; only ``sizes``, and whether ``clean`` is finite, are looked at
     on the host. Inside ``with rflbat_kernels.using({"gram": "triton"})`` the kernels are those chosen there.
 
     Args:
         updates: ``(N, D)`` updates, local minus global: a torch tensor, a numpy array or anything with DLPack.
         defense: a name of ``rflbat list defenses``.
-        sizes: ``(N,)`` number of samples of each client, above 0; equal by default.
+        sizes: ``(N,)`` number of samples of each client, 1e-15 to 1e18; equal by default.
         state: ``.state`` of the decision of the previous round, for a defense with memory; row i is client i.
         clean: ``(M, D)`` updates of honest clients, for the first round of a defense that learns what such look like
-            (autoencoder); rows with NaN or Inf are ignored. Later rounds go on from its state.
-        seed: key of the draws (k-means starts); another one for each round, if rounds shall differ.
+            (autoencoder); rows that are not finite are ignored. Later rounds go on from its state.
+        seed: key of the draws (k-means starts), any integer; another one for each round, if rounds shall differ.
         params: parameters of the defense, as in ``rflbat show NAME``.
 
     Returns:
@@ -131,6 +161,8 @@ def aggregate(
         True
     """
     matrix_ND = _matrix(updates)
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+        raise UserError(f"seed is {seed!r}; wanted is an integer")
     clients, parameters = matrix_ND.shape
     device = matrix_ND.device
     chosen = make_defense(defense, params)

@@ -19,6 +19,8 @@ from rflbat_kernels import dispatch
 
 ROLES = ("redrawn", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
+MOST = 3.4e38
+"""Largest factor of a float32 tensor."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -204,13 +206,13 @@ def _check_ranges(experiment: Experiment) -> None:
             raise UserError(f"{key}={value} is out of range; allowed: {allowed}")
     for key in ("alpha", "lr", "server_lr"):
         value = getattr(experiment, key)
-        if not 0 < value < math.inf:
-            raise UserError(f"{key}={value} is out of range; allowed: above 0")
-    if not 0 <= experiment.weight_decay < math.inf:
-        raise UserError(f"weight_decay={experiment.weight_decay} is out of range; allowed: a number, at least 0")
+        if not 0 < value <= MOST:
+            raise UserError(f"{key}={value} is out of range; allowed: above 0, at most {MOST:g}")
+    if not 0 <= experiment.weight_decay <= MOST:
+        raise UserError(f"weight_decay={experiment.weight_decay} is out of range; allowed: 0 to {MOST:g}")
     if not 0 <= experiment.momentum < 1:
         raise UserError(f"momentum={experiment.momentum} is out of range; allowed: 0 to below 1")
-    if not math.isfinite(experiment.scale):
-        raise UserError(f"scale={experiment.scale} is not a finite number")
+    if not abs(experiment.scale) <= MOST:
+        raise UserError(f"scale={experiment.scale} is not a finite number; allowed: {-MOST:g} to {MOST:g}")
     if experiment.participants is not None and experiment.participants > experiment.clients:
         raise UserError(f"participants={experiment.participants} is more than clients={experiment.clients}")

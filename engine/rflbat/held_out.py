@@ -85,7 +85,7 @@ def clean_updates(world: World, params_D: Tensor) -> Tensor:
         world.backend.train(updates_ND, same_start(params_D), world.model, feed, sgd)
         updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))
         draw = uniforms(experiment.seed, "held-out-defense", number, device)
-        params_D = move(params_D, fedavg().apply(updates, NoState(), draw).update, experiment.server_lr)
+        params_D, _ = move(params_D, fedavg().apply(updates, NoState(), draw).update, experiment.server_lr)
     return rehearsed.flatten(0, 1)
 
 

@@ -31,11 +31,12 @@ def download(outcome: Outcome) -> Outcome:
     """
     glances = (Glance("", outcome.decision, outcome.measures), *outcome.shadows)
     parts = {f"{at}.{name}": part for at, each in enumerate(glances) for name, part in _written(each).items()}
-    host = transfer(parts, "cpu")
+    host = transfer({**parts, "discarded": outcome.discarded}, "cpu")
     own, *shadows = (
         _rewritten(each, {name: host[f"{at}.{name}"] for name in _written(each)}) for at, each in enumerate(glances)
     )
-    return replace(outcome, decision=own.decision, measures=own.measures, shadows=tuple(shadows))
+    discarded = host["discarded"]
+    return replace(outcome, decision=own.decision, discarded=discarded, measures=own.measures, shadows=tuple(shadows))
 
 
 def _written(glance: Glance) -> dict[str, Tensor]:
@@ -63,6 +64,7 @@ def round_record(world: World, outcome: Outcome) -> dict[str, Any]:
 
     Precision is the share of the dropped who were malicious, recall the share of the malicious who were dropped,
     the false-positive rate the share of the benign who were dropped; None where there is nothing to divide by.
+    ``move_discarded``: the server left the model as it was, because the move would have made it non-finite.
 
     Args:
         world: names the stages.
@@ -85,6 +87,7 @@ def round_record(world: World, outcome: Outcome) -> dict[str, Any]:
         **_detection(decision, malicious_N),
         "stages": dict(zip(world.defense.stages[1:], fallen[1:].tolist(), strict=True)),
         "nobody_kept": not kept_N.any(),
+        "move_discarded": bool(outcome.discarded),
         **({"chunk": outcome.chunk} if outcome.chunk < world.backend.chunk else {}),
     }
 
@@ -195,4 +198,5 @@ def summarise(world: World, rounds: Sequence[dict[str, Any]], seconds: float) ->
         **means,
         "nonfinite": sum(record["nonfinite"] for record in rounds),
         "rounds_without_anybody": sum(record["nobody_kept"] for record in rounds),
+        "moves_discarded": sum(record["move_discarded"] for record in rounds),
     }

@@ -30,8 +30,8 @@ def lookup(kind: str, table: Mapping[str, Member], name: str) -> Member:
         >>> lookup("fruit", {"apple": 1}, "apple")
         1
     """
-    if name not in table:
-        raise UserError(f"unknown {kind} {name!r}{nearest(name, table)}; known: {', '.join(table)}")
+    if not isinstance(name, str) or name not in table:
+        raise UserError(f"unknown {kind} {name!r}{nearest(str(name), table)}; known: {', '.join(table)}")
     return table[name]
 
 

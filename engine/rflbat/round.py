@@ -89,6 +89,7 @@ class Outcome:
         clients_N: ids of its clients.
         malicious_N: who of them attacked.
         decision: the defense's decision.
+        discarded: 0-dim bool, the server left the model as it was, because the move would have made it non-finite.
         measures: as ``evaluation.evaluate``, or None in a round that was not evaluated.
         shadows: what the defenses that look on would have done.
         chunk: clients that were trained at a time; less than the back end's where memory ran out.
@@ -98,12 +99,13 @@ class Outcome:
     clients_N: np.ndarray
     malicious_N: np.ndarray
     decision: Decision
+    discarded: Tensor
     measures: Tensor | None
     shadows: tuple[Glance, ...] = ()
     chunk: int = 1
 
 
-def move(params_D: Tensor, update_D: Tensor, server_lr: float) -> Tensor:
+def move(params_D: Tensor, update_D: Tensor, server_lr: float) -> tuple[Tensor, Tensor]:
     """Move the global model by a decision, unless the move would make it non-finite.
 
     Args:
@@ -112,10 +114,11 @@ def move(params_D: Tensor, update_D: Tensor, server_lr: float) -> Tensor:
         server_lr: factor of the update.
 
     Returns:
-        the new global parameters.
+        the new global parameters, and whether the move was discarded (0-dim bool).
     """
     moved_D = torch.add(params_D, update_D, alpha=server_lr)
-    return torch.where(moved_D.isfinite().all(), moved_D, params_D)
+    discarded = ~moved_D.isfinite().all()
+    return torch.where(discarded, params_D, moved_D), discarded
 
 
 def _feed(world: World, x: Tensor, labels: Tensor, plan: Plan) -> Feed:
@@ -194,13 +197,13 @@ def play(world: World, server: Server, plan: Plan) -> tuple[Server, Outcome]:
     decision = world.defense.apply(updates, server.defense_state, dealer(plan.uniforms_U))
     shadows = glance(world.shadows, server.shadow_states, updates, plan.uniforms_U)
 
-    params_D = move(server.params_D, decision.update, experiment.server_lr)
+    params_D, discarded = move(server.params_D, decision.update, experiment.server_lr)
     measures = None
     if (number + 1) % experiment.eval_every == 0 or number + 1 == experiment.rounds:
         measures = _measure(world, params_D)
+        moves = [move(server.params_D, each.decision.update, experiment.server_lr) for each in shadows]
         shadows = [
-            replace(each, measures=_measure(world, move(server.params_D, each.decision.update, experiment.server_lr)))
-            for each in shadows
+            replace(each, measures=_measure(world, moved_D)) for each, (moved_D, _) in zip(shadows, moves, strict=True)
         ]
     after = Server(number + 1, params_D, decision.state, tuple(each.decision.state for each in shadows))
-    return after, Outcome(number, plan.clients, plan.malicious, decision, measures, tuple(shadows), chunk)
+    return after, Outcome(number, plan.clients, plan.malicious, decision, discarded, measures, tuple(shadows), chunk)

@@ -34,6 +34,8 @@ OUT_OF_RANGE = [
     *[(name, 0) for name in COUNTS],
     *[(name, -1) for name in (*COUNTS, "attack_start", "target", "alpha", "lr", "server_lr", "weight_decay")],
     *[(name, 0.0) for name in ("alpha", "lr", "server_lr")],
+    *[(name, 1e39) for name in ("lr", "server_lr", "weight_decay", "scale")],
+    ("scale", -1e39),
     *[(name, bad) for name in FRACTIONS for bad in (math.nan, math.inf, -math.inf)],
     *[("malicious", bad) for bad in (-0.01, 1.01)],
     *[("momentum", bad) for bad in (-0.01, 1.0)],

@@ -32,7 +32,7 @@ def world():
     return dataclasses.replace(plain, defense=Defense("by hand", STAGES, plain.defense.apply))
 
 
-def outcome(stage_N=STAGE_N, malicious_N=MALICIOUS_N, measures=(0.75, 0.25, 0.5), **trace):
+def outcome(stage_N=STAGE_N, malicious_N=MALICIOUS_N, measures=(0.75, 0.25, 0.5), discarded=False, **trace):
     stage_N = torch.tensor(stage_N)
     weights_N = torch.tensor(WEIGHTS_N, dtype=torch.float64) * (stage_N == 0)
     decision = Decision(
@@ -44,7 +44,8 @@ def outcome(stage_N=STAGE_N, malicious_N=MALICIOUS_N, measures=(0.75, 0.25, 0.5)
         trace={"stage": stage_N, **trace},
     )
     measured = None if measures is None else torch.tensor(measures, dtype=torch.float64)
-    return Outcome(1, np.array(CLIENTS_N), np.array(malicious_N), decision, measured, chunk=18)
+    told = torch.tensor(discarded)
+    return Outcome(1, np.array(CLIENTS_N), np.array(malicious_N), decision, told, measured, chunk=18)
 
 
 def test_the_line_of_a_round(world):
@@ -63,6 +64,7 @@ def test_the_line_of_a_round(world):
         "malicious_weight": 0.125,
         "stages": {"nonfinite": 1, "first": 3, "second": 0},
         "nobody_kept": False,
+        "move_discarded": False,
     }
 
 
@@ -150,6 +152,7 @@ def test_the_summary_of_a_run(world):
         "malicious_weight": 0.125,
         "nonfinite": 1,
         "rounds_without_anybody": 0,
+        "moves_discarded": 0,
     }
 
 
@@ -157,6 +160,13 @@ def test_the_summary_counts_rounds_without_anybody(world):
     nobody = round_record(world, outcome([1] * 7))
     summary = summarise(world, [nobody, {**nobody, "round": 2}], 0.0)
     assert (summary["rounds_without_anybody"], summary["nonfinite"]) == (2, 14)
+
+
+def test_a_discarded_move_is_told_and_counted(world):
+    kept, lost = (round_record(world, outcome(discarded=told)) for told in (False, True))
+    assert (kept["move_discarded"], lost["move_discarded"]) == (False, True)
+    assert {**lost, "move_discarded": False} == kept
+    assert summarise(world, [kept, {**lost, "round": 2}, {**lost, "round": 3}], 0.0)["moves_discarded"] == 2
 
 
 def test_detection_of_a_run_without_attack_is_undefined(world):

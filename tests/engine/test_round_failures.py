@@ -4,6 +4,7 @@ Legend of the suffixes: N clients of the round, D parameters.
 """
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from rflbat.defenses.base import Defense, decide
 from rflbat.defenses.registry import DEFENSES
 from rflbat.records import round_record
+from rflbat.simulation import run
 from rflbat.world import build, first_server
 from tests.engine.rounds import patched, play, small, spying
 
@@ -48,6 +50,19 @@ def test_an_overflow_of_the_move_itself_leaves_the_model_finite():
     after, (outcome,) = play(world)
     assert outcome.decision.update.isfinite().all()
     assert torch.equal(after.params_D, first_server(world).params_D)
+    assert round_record(world, outcome)["move_discarded"] is True
+    assert round_record(world, outcome)["kept"] == 13
+    _, (quiet,) = play(build(small()))
+    assert round_record(world, quiet)["move_discarded"] is False
+
+
+def test_the_folder_of_a_run_says_which_moves_were_discarded(tmp_path):
+    told = run(small(server_lr=3.4e38, lr=100.0, rounds=2), tmp_path / "run")
+    assert told.params.isfinite().all()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert [line["move_discarded"] for line in lines] == [True, True]
+    assert [line["nobody_kept"] for line in lines] == [False, False]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["moves_discarded"] == 2
 
 
 def test_a_defense_that_keeps_nobody_leaves_the_model_and_the_round_says_so():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rflbat_kernels import cosines, finite_rows, gram, squared_distances, weighted_sum
+from rflbat_kernels.gram.reference import LARGEST
 from tests.kernels.closeness import assert_near, normal
 from tests.oracles import kernels as oracle
 
@@ -212,9 +213,19 @@ def test_wrong_weights_are_named() -> None:
 @pytest.mark.parametrize("column", [0, 50, 100])
 def test_finite_rows_finds_one_bad_entry(column: int, poison: float, dtype: torch.dtype) -> None:
     matrix = normal(5, 101, dtype=dtype)
-    matrix[0] = torch.finfo(dtype).max
-    matrix[1] = torch.finfo(dtype).min
+    matrix[0] = min(torch.finfo(dtype).max, LARGEST)
+    matrix[1] = max(torch.finfo(dtype).min, -LARGEST)
     matrix[2] = torch.finfo(dtype).smallest_normal / 4
     matrix[3, column] = poison
     assert finite_rows(matrix).tolist() == [True, True, True, False, True]
     assert finite_rows(matrix.T.contiguous().T).tolist() == [True, True, True, False, True]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("column", [0, 50, 100])
+def test_a_number_whose_square_is_as_good_as_infinite_is_not_finite(column: int, sign: int) -> None:
+    matrix = normal(4, 101)
+    matrix[1, column] = sign * LARGEST
+    matrix[2, column] = sign * np.nextafter(LARGEST, np.inf)
+    assert finite_rows(matrix).tolist() == [True, True, False, True]
+    assert all(part.isfinite().all() for part in gram(matrix[:2].repeat(40, 30)))

@@ -1,7 +1,7 @@
 """Slow float64 oracles of the defenses: plain loops from the papers, blind to the code they check.
 
-Each takes `updates` (N vectors), `sizes` (samples per client, None = equal) and returns an `Answer`. A row with NaN or
-Inf is dropped before anything else: counts such as n below are those of the finite rows.
+Each takes `updates` (N vectors), `sizes` (samples per client, None = equal) and returns an `Answer`. A row with NaN,
+Inf or a number beyond 1e100 is dropped before anything else: counts such as n below are those of the finite rows.
 """
 
 import math
@@ -59,7 +59,7 @@ def read(updates: ArrayLike, sizes: Sequence[float] | None) -> Round:
     counts = [1.0] * len(matrix) if sizes is None else [float(size) for size in sizes]
     if len(counts) != len(matrix) or any(not size > 0 for size in counts):
         raise ValueError(f"sizes must be {len(matrix)} positive numbers, not {sizes!r}")
-    clients = [i for i, row in enumerate(matrix) if all(math.isfinite(value) for value in row)]
+    clients = [i for i, row in enumerate(matrix) if all(abs(value) <= 1e100 for value in row)]
     return Round(matrix, clients, kernels.as_rows(matrix[clients]), [counts[i] for i in clients])
 
 

@@ -40,7 +40,8 @@ class Updates:
             are not valid may hold anything.
         sizes_N: number of samples of each client, float64.
         client_ids_N: int64, who sent each row; rows of one round are different clients.
-        valid_N: bool, rows without NaN or Inf. The others are to be dropped before anything else.
+        valid_N: bool, as ``finite_rows``: rows without NaN, Inf or a number beyond 1e100. The others are to be dropped
+            before anything else.
         malicious_count: true number of malicious clients of the round, for ``f="true"`` alone.
     """
 

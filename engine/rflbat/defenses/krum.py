@@ -82,7 +82,9 @@ def _choose(name: str, f: int | str | None, count: int | None) -> Defense:
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         assumed = assumed_malicious(updates, f)
         scores_N = krum_scores(updates, assumed)
-        wanted = (updates.valid_N.sum() - assumed).clamp_min(1) if count is None else torch.full_like(assumed, count)
+        wanted = (updates.valid_N.sum() - assumed).clamp_min(1)
+        if count is not None:
+            wanted = torch.full_like(assumed, min(count, len(scores_N)))
         chosen_N = _lowest(scores_N, wanted) & updates.valid_N
         return decide(updates, chosen_N.to(torch.float64), scores_N, stage_N=torch.where(chosen_N, 0, 2))
 

@@ -1,7 +1,5 @@
 """RFA: the smoothed geometric median in a few passes."""
 
-import math
-
 import torch
 
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
@@ -14,7 +12,7 @@ def rfa(*, nu: float = 1e-6, passes: int = 4) -> Defense:
     """Smoothed Weiszfeld from the weighted mean: ``a_i = n_i / sum n``, ``b_i = a_i / max(nu, ||v - d_i||)``.
 
     Args:
-        nu: smoothing, in units of the update's norm, above 0 (1e-6).
+        nu: smoothing, in units of the update's norm, 1e-100 to 1e100 (1e-6).
         passes: number of passes, at least 1 (4).
 
     Returns:
@@ -39,8 +37,8 @@ def rfa(*, nu: float = 1e-6, passes: int = 4) -> Defense:
 
     Source: Pillutla, Kakade and Harchaoui 2019, algorithm 2.
     """
-    if passes < 1 or not 0 < nu < math.inf:
-        raise UserError(f"rfa: passes={passes} must be at least 1 and nu={nu} a number above 0")
+    if passes < 1 or not 1e-100 <= nu <= 1e100:
+        raise UserError(f"rfa: passes={passes} must be at least 1 and nu={nu} a number from 1e-100 to 1e100")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         squared_NN = updates.squared_distances_NN

@@ -24,6 +24,7 @@ METRICS = {
 TROUBLE = {
     "nonfinite": "Updates that were not finite",
     "rounds_without_anybody": "Rounds in which nobody was kept",
+    "moves_discarded": "Moves discarded, as the model would not have stayed finite",
 }
 SETTINGS = {
     "dataset": "Data set",

@@ -12,6 +12,8 @@ from torch import Tensor
 from rflbat_kernels.gram import host
 
 BLOCK_BYTES = 32 * 2**20
+LARGEST = 1e100
+"""Largest magnitude of an entry: squares of such numbers, and sums and products of those, fit into float64."""
 _SLAB = 64
 """Rows of one product; the slabs below the diagonal are never computed."""
 
@@ -153,8 +155,8 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     `anchored = S`, `centred = H S H`, `raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>`. Everywhere `|r| <= |d_i|`
     and `|c_i| <= |d_i|`, so both are right to rounding of `||d_i|| ||d_j||` for EVERY pair, however large other
     rows are (centred_ij to rounding of the longest); and a large common part is gone before anything is squared.
-    Float64 throughout; entries up to 1e150 are safe. On a CPU as many blocks are worked on at once as torch has
-    threads, by numpy's symmetric product; elsewhere one after the other, in slabs of rows.
+    Float64 throughout; entries up to 1e150 are safe, below 1e-150 they count as 0. On a CPU as many blocks are worked
+    on at once as torch has threads, by numpy's symmetric product; elsewhere one after the other, in slabs of rows.
 
     Args:
         matrix_ND: any float type, any strides. No gradient is recorded.
@@ -229,7 +231,9 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
 
 @torch.no_grad()
 def finite_rows(matrix_ND: Tensor) -> Tensor:
-    """Say which rows hold neither NaN nor Inf, from each row's smallest and largest entry: no copy of the matrix.
+    """Say which rows hold neither NaN nor Inf, nor a number beyond 1e100, whose square is as good as infinite.
+
+    From each row's smallest and largest entry: no copy of the matrix. Only float64 holds numbers beyond 1e100.
 
     Args:
         matrix_ND: any float type, any strides.
@@ -247,6 +251,6 @@ def finite_rows(matrix_ND: Tensor) -> Tensor:
     _check(matrix_ND)
     if matrix_ND.shape[1] == 0:
         return torch.ones(len(matrix_ND), dtype=torch.bool, device=matrix_ND.device)
-    if matrix_ND.device.type == "cpu":
-        return torch.isfinite(host.extremes(matrix_ND)).all(0)
-    return torch.isfinite(matrix_ND.amin(1)) & torch.isfinite(matrix_ND.amax(1))
+    on_host = matrix_ND.device.type == "cpu"
+    ends_2N = host.extremes(matrix_ND) if on_host else torch.stack([matrix_ND.amin(1), matrix_ND.amax(1)])
+    return (ends_2N.abs() <= min(LARGEST, torch.finfo(matrix_ND.dtype).max)).all(0)

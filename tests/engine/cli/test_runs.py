@@ -23,7 +23,8 @@ from tests.engine.cli.conftest import Call, Done, everything, succeed
 SMALL = "--clients 7 --rounds 3 --local-steps 2 --batch-size 9 --malicious 0.4 --seed 5"
 RATES = {"accuracy", "attack_success_rate", "attack_success_rate_inclusive"}
 DETECTION = {"precision", "recall", "false_positive_rate", "malicious_weight"}
-ROUND = {"round", "kept", "dropped", "malicious", "nonfinite", "stages", "nobody_kept", *RATES, *DETECTION}
+COUNTS = {"kept", "dropped", "malicious", "nonfinite", "stages"}
+ROUND = {"round", "nobody_kept", "move_discarded", *COUNTS, *RATES, *DETECTION}
 CLIENT = {"round", "client", "malicious", "kept", "stage", "weight", "score", "coordinates", "cluster", "samples"}
 FILES = {
     "run.json",

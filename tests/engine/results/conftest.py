@@ -62,6 +62,7 @@ def round_record(number: int, clients: list[Record], evaluated: bool) -> Record:
         "malicious_weight": 0.0,
         "stages": {name: stages.count(name) for name in dict.fromkeys(stages) if name != "kept"},
         "nobody_kept": kept == 0,
+        "move_discarded": False,
     }
 
 

@@ -39,6 +39,7 @@ def test_the_closing_table_says_what_ran_and_what_came_out():
         "recall": 1.0,
         "nonfinite": 3,
         "rounds_without_anybody": 0,
+        "moves_discarded": 2,
         "rounds": 50,
         "seconds": 25.0,
     }
@@ -53,6 +54,7 @@ def test_the_closing_table_says_what_ran_and_what_came_out():
         "Attack success rate, inclusive": "10.5 %",
         "Malicious dropped (recall)": "100.0 %",
         "Updates that were not finite": "3",
+        "Moves discarded, as the model would not have stayed finite": "2",
         "Rounds": "50",
         "Seconds": "25.0 (2.00 rounds a second)",
     }
