@@ -35,6 +35,10 @@ class Patched:
     backend: Backend
     change: Callable[[torch.Tensor], object]
 
+    @property
+    def chunk(self):
+        return self.backend.chunk
+
     def train(self, updates_ND, start, *rest):
         chunk = self.backend.train(updates_ND, start, *rest)
         start_ND = start(slice(0, len(updates_ND)))
