@@ -208,8 +208,9 @@ def _check_ranges(experiment: Experiment) -> None:
         value = getattr(experiment, key)
         if not 0 < value <= MOST:
             raise UserError(f"{key}={value} is out of range; allowed: above 0, at most {MOST:g}")
-    if not 0 <= experiment.weight_decay <= MOST:
-        raise UserError(f"weight_decay={experiment.weight_decay} is out of range; allowed: at least 0, at most {MOST:g}")
+    decay = experiment.weight_decay
+    if not 0 <= decay <= MOST:
+        raise UserError(f"weight_decay={decay} is out of range; allowed: at least 0, at most {MOST:g}")
     if not 0 <= experiment.momentum < 1:
         raise UserError(f"momentum={experiment.momentum} is out of range; allowed: 0 to below 1")
     if not abs(experiment.scale) <= MOST:
