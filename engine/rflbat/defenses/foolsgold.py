@@ -28,12 +28,34 @@ class History:
     history_CD: Tensor
 
 
-def _remember(history: History, updates: Updates) -> History:
-    """Add this round's valid updates to their clients' rows, which stay finite whatever is sent."""
-    most = torch.finfo(history.history_CD.dtype).max
-    sent_ND = torch.where(updates.valid_N[:, None], updates.matrix_ND, 0).to(history.history_CD.dtype)
-    sent_CD = history.history_CD.index_add(0, updates.client_ids_N, sent_ND.clamp(-most, most))
-    return History(sent_CD.clamp_(-most, most))
+PIECES, NARROWEST = 128, 2048
+"""Into how many pieces the columns of the history are cut, and the fewest columns of a piece."""
+
+
+def _remember(history: History, updates: Updates) -> tuple[History, Tensor]:
+    """Add this round's valid updates to their clients' rows, and compare these rows: one pass, piece by piece.
+
+    Rows stay finite whatever is sent. Beside the new history, which is the next state, memory holds one piece.
+
+    Args:
+        history: before the round.
+        updates: the round's updates.
+
+    Returns:
+        the history after the round, and the cosines of its rows of this round's clients ``(N, N)``.
+    """
+    before_CD, ids_N, valid_N = history.history_CD, updates.client_ids_N, updates.valid_N
+    most = torch.finfo(before_CD.dtype).max
+    after_CD = torch.empty_like(before_CD)
+    inner_NN = torch.zeros(len(ids_N), len(ids_N), dtype=torch.float64, device=before_CD.device)
+    parameters = before_CD.shape[1]
+    width = max(NARROWEST, parameters // PIECES)
+    for start in range(0, parameters, width):
+        piece = slice(start, start + width)
+        sent_NB = torch.where(valid_N[:, None], updates.matrix_ND[:, piece], 0).to(before_CD.dtype).clamp_(-most, most)
+        after_CD[:, piece] = before_CD[:, piece].index_add(0, ids_N, sent_NB).clamp_(-most, most)
+        inner_NN += gram(after_CD[:, piece].index_select(0, ids_N), valid_N).raw_NN
+    return History(after_CD), cosines(inner_NN)
 
 
 def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:
@@ -115,9 +137,7 @@ def foolsgold(*, memory: bool = True, kappa: float = 1.0, normalise: bool = True
 
     def apply(updates: Updates, state: History | NoState, draw: Draw) -> Decision:
         if isinstance(state, History):
-            state = _remember(state, updates)
-            sent = gram(state.history_CD.index_select(0, updates.client_ids_N), updates.valid_N)
-            alike_NN = cosines(sent.raw_NN)
+            state, alike_NN = _remember(state, updates)
         else:
             alike_NN = updates.cosines_NN
         weight_N = learning_rates(alike_NN, updates.valid_N, kappa)

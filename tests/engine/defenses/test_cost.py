@@ -1,0 +1,106 @@
+"""What a Gram-based defense may cost: one product for all of them, and no second copy of the matrix.
+
+Axes: N clients of the round, D parameters.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rflbat.aggregate import aggregate
+from rflbat.defenses import base
+from rflbat.defenses.base import Updates
+from rflbat.defenses.registry import DEFENSES, make_defense
+from rflbat.randomness import uniforms
+from rflbat_kernels import finite_rows
+
+WITHOUT_GRAM = {"fedavg", "median", "trimmed_mean", "auror", "autoencoder"}
+ON_THE_ROUND = {name: {"memory": False} if name == "foolsgold" else {} for name in DEFENSES if name not in WITHOUT_GRAM}
+"""The defenses that look at the round's Gram matrix, as they do."""
+CLEAR_REFS = Path("/proc/self/clear_refs")
+PEAKS = """
+import json, sys, torch, rflbat
+torch.set_num_threads(1)
+
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+peaks = {}
+matrix_ND = torch.randn(100, 400_000, generator=torch.Generator().manual_seed(0))
+for name in sys.argv[1:]:
+    rflbat.aggregate(matrix_ND[:, :30_000], name)
+    open("/proc/self/clear_refs", "w").write("5")
+    before = status("VmRSS")
+    decision = rflbat.aggregate(matrix_ND, name)
+    peaks[name] = (status("VmHWM") - before) / matrix_ND.nbytes
+print(json.dumps(peaks))
+"""
+STATES = {"foolsgold": 2.0}
+"""Histories of the size of the matrix that a defense hands on, and begins with."""
+
+
+def seen(matrix_ND: torch.Tensor) -> Updates:
+    clients = len(matrix_ND)
+    return Updates(matrix_ND, torch.ones(clients).double(), torch.arange(clients), finite_rows(matrix_ND))
+
+
+def test_all_look_at_one_gram_matrix(monkeypatch):
+    """Five defenses or more on one round's updates: one product between them, and the answers of each alone."""
+    products = []
+
+    def counted(*args, **kwargs):
+        products.append(args[0])
+        return base_gram(*args, **kwargs)
+
+    base_gram = base.gram
+    monkeypatch.setattr(base, "gram", counted)
+    matrix_ND = torch.randn(13, 301, generator=torch.Generator().manual_seed(0))
+    shared, draw = seen(matrix_ND), uniforms(0, "defense", 0, "cpu")
+    assert len(ON_THE_ROUND) >= 5
+    for name, parameters in ON_THE_ROUND.items():
+        defense = make_defense(name, parameters)
+        together = defense.apply(shared, defense.init(13, 301, torch.device("cpu")), uniforms(0, "defense", 0, "cpu"))
+        assert len(products) == 1, name
+        assert products[0] is matrix_ND
+        alone = defense.apply(seen(matrix_ND.clone()), defense.init(13, 301, torch.device("cpu")), draw)
+        assert len(products) == 2, name
+        del products[1]
+        draw = uniforms(0, "defense", 0, "cpu")
+        assert torch.equal(together.update, alone.update)
+        assert torch.equal(together.kept, alone.kept)
+
+
+def test_foolsgolds_history_is_compared_piece_by_piece(monkeypatch):
+    matrix_ND = torch.randn(9, 301, generator=torch.Generator().manual_seed(1))
+    state = aggregate(matrix_ND.flip(0), "foolsgold").state
+    whole = aggregate(matrix_ND, "foolsgold", state=state)
+    monkeypatch.setattr("rflbat.defenses.foolsgold.NARROWEST", 17)
+    monkeypatch.setattr("rflbat.defenses.foolsgold.PIECES", 10)
+    pieces = aggregate(matrix_ND, "foolsgold", state=state)
+    assert torch.equal(pieces.state.history_CD, whole.state.history_CD)
+    torch.testing.assert_close(pieces.scores, whole.scores, rtol=1e-11, atol=1e-11)
+
+
+@pytest.fixture(scope="module")
+def peaks() -> dict[str, float]:
+    """The most memory that each defense asked for, as a share of the matrix's own size."""
+    if not os.access(CLEAR_REFS, os.W_OK):
+        pytest.skip("the peak of a process's memory cannot be set back here")
+    command = [sys.executable, "-c", PEAKS, *ON_THE_ROUND]
+    # Freed memory goes back at once, so that the peak is of what was in use together.
+    at_once = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = os.environ | at_once | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=300)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", ON_THE_ROUND)
+def test_no_second_copy_of_the_matrix(peaks, name):
+    assert peaks[name] < STATES.get(name, 0.0) + 0.1
