@@ -1,7 +1,7 @@
 """Numerical operations of robust aggregation: any torch device, float64 inside, no wait for the device."""
 
 from rflbat_kernels.dispatch import Choice, choose, using
-from rflbat_kernels.gram import Gram, finite_rows
+from rflbat_kernels.gram import Gram, distances_to_sum, finite_rows
 from rflbat_kernels.kmeans import KMeans, gap_statistic, silhouette
 from rflbat_kernels.operations import (
     column_central_mean,
@@ -41,6 +41,7 @@ __all__ = [
     "column_two_means",
     "cosines",
     "distances",
+    "distances_to_sum",
     "finite_rows",
     "gap_statistic",
     "gram",

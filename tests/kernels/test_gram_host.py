@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rflbat_kernels import finite_rows, gram, weighted_sum
+from rflbat_kernels import distances_to_sum, finite_rows, gram, weighted_sum
 from rflbat_kernels.gram import host, reference
 from tests.kernels.allocations import Allocations
 from tests.kernels.closeness import assert_near, normal
+from tests.oracles import kernels as oracle
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -71,5 +72,48 @@ def test_no_copy_of_the_matrix_is_made(masked: bool) -> None:
         gram(matrix, valid)
         weighted_sum(torch.arange(64), matrix)
         finite_rows(matrix)
+        distances_to_sum(torch.ones(64) / 64, matrix, valid)
     assert allocations.largest <= host.CACHED_BYTES
     assert allocations.largest < 0.1 * matrix.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 63), (2, 1), (13, 501)])
+def test_distances_to_a_sum_equal_the_oracle(workers: int, shape: tuple[int, int], dtype: torch.dtype) -> None:
+    matrix, weights = 1e3 + normal(*shape, dtype=dtype), normal(shape[0], seed=1).square()
+    weights /= weights.sum()
+    wanted = oracle.distances_to_sum(weights, matrix)
+    assert_near(distances_to_sum(weights, matrix, block_bytes=8 * 13 * 40), wanted, 1e-12)
+    on_device = reference._distance_squares(weights, matrix, None, 8 * 13 * 40).sqrt()
+    assert_near(on_device, wanted, 1e-12)
+
+
+def test_invalid_rows_have_no_distance_to_a_sum(workers: int) -> None:
+    matrix, weights = normal(7, 501, dtype=torch.float32), torch.ones(7, dtype=torch.float64) / 5
+    valid = torch.tensor([True, False, True, True, True, False, True])
+    weights[~valid] = 0
+    alone = oracle.distances_to_sum(weights[valid], matrix[valid])
+    matrix[1], matrix[5, 500] = torch.nan, torch.inf
+    for got in (
+        distances_to_sum(weights, matrix, valid),
+        reference._distance_squares(weights, matrix, valid, 4096).sqrt(),
+    ):
+        assert_near(got[valid], alone, 1e-13)
+        assert (got[~valid] == 0).all()
+
+
+def test_a_far_row_blurs_no_distance_to_a_sum() -> None:
+    matrix = normal(9, 101, dtype=torch.float32)
+    matrix[2] = 1e38
+    weights = torch.ones(9, dtype=torch.float64) / 8
+    weights[2] = 0
+    got = distances_to_sum(weights, matrix)
+    ordinary = torch.tensor([0, 1, 3, 4, 5, 6, 7, 8])
+    assert_near(got[ordinary], oracle.distances_to_sum(weights, matrix)[ordinary], 1e-13)
+
+
+def test_nothing_has_no_distance() -> None:
+    assert torch.equal(distances_to_sum(torch.ones(3), torch.ones(3, 0)), torch.zeros(3, dtype=torch.float64))
+    assert distances_to_sum(torch.ones(0), torch.ones(0, 3)).shape == (0,)
+    with pytest.raises(ValueError, match=r"weights have shape \(2,\), allowed: \(3,\)"):
+        distances_to_sum(torch.ones(2), torch.ones(3, 3))

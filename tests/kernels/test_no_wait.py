@@ -53,6 +53,7 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     "gram": lambda: kernels.gram(matrix()),
     "gram, masked, in blocks": lambda: kernels.gram(matrix(), mask(), block_bytes=2**16),
     "weighted_sum": lambda: kernels.weighted_sum(draws(63), matrix(), block_bytes=2**16),
+    "distances_to_sum": lambda: kernels.distances_to_sum(draws(63), matrix(), mask(), block_bytes=2**16),
     "finite_rows": lambda: kernels.finite_rows(matrix()),
     "row_sparse_gram": lambda: kernels.row_sparse_gram(row_sparse()),
     "row_sparse_gram, masked": lambda: kernels.row_sparse_gram(row_sparse(), mask()),

@@ -53,6 +53,12 @@ def weighted_sum(weights: ArrayLike, matrix: ArrayLike) -> Array:
     return np.array([math.fsum(w * row[k] for w, row in used) for k in range(matrix.shape[1])])
 
 
+def distances_to_sum(weights: ArrayLike, matrix: ArrayLike) -> Array:
+    """||d_i - sum_j w_j d_j|| by explicit differences."""
+    total = weighted_sum(weights, matrix)
+    return np.array([math.dist(row, total) for row in as_rows(matrix)])
+
+
 def squared_distances(matrix: ArrayLike) -> Array:
     """||d_i - d_j||^2 by explicit differences."""
     rows = as_rows(matrix)

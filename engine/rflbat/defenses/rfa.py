@@ -3,13 +3,15 @@
 import torch
 
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
-from rflbat.defenses.weiszfeld import distances_to_mix, weiszfeld
+from rflbat.defenses.weiszfeld import by_passes, distance_function, weiszfeld
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 
 
 def rfa(*, nu: float = 1e-6, passes: int = 4) -> Defense:
     """Smoothed Weiszfeld from the weighted mean: ``a_i = n_i / sum n``, ``b_i = a_i / max(nu, ||v - d_i||)``.
+
+    On pairwise distances; over the updates themselves, one read a pass, from more than ``32 (passes + 1)`` clients on.
 
     Args:
         nu: smoothing, in units of the update's norm, 1e-100 to 1e100 (1e-6).
@@ -41,10 +43,10 @@ def rfa(*, nu: float = 1e-6, passes: int = 4) -> Defense:
         raise UserError(f"rfa: passes={passes} must be at least 1 and nu={nu} a number from 1e-100 to 1e100")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
-        squared_NN = updates.squared_distances_NN
+        distances = distance_function(updates, by_passes(updates, passes))
         importance_N = torch.where(updates.valid_N, updates.sizes_N, 0)
-        floor = torch.full_like(squared_NN[0, 0], nu)
-        mix_N, _ = weiszfeld(squared_NN, importance_N, floor=floor, passes=passes, tolerance=0.0)
-        return decide(updates, mix_N, distances_to_mix(squared_NN, mix_N))
+        floor = torch.full_like(updates.sizes_N[0], nu)
+        mix_N, _ = weiszfeld(distances, importance_N, floor=floor, passes=passes, tolerance=0.0)
+        return decide(updates, mix_N, distances(mix_N))
 
     return Defense("rfa", ("kept", "nonfinite"), apply)

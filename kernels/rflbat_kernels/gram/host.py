@@ -191,6 +191,38 @@ def weighted_columns(weights_N: Tensor, matrix_ND: Tensor, block_bytes: int) -> 
     return sum_D
 
 
+def distance_squares(weights_N: Tensor, matrix_ND: Tensor, rows_M: Tensor | None, block_bytes: int) -> Tensor:
+    """Compute ``||d_i - sum_j w_j d_j||^2`` from explicit differences, block by block: one read of the matrix.
+
+    Args:
+        weights_N: float64.
+        matrix_ND: any float type, any strides, at least one row and one column.
+        rows_M: int64, rows that count; None: all.
+        block_bytes: largest float64 size of a block.
+
+    Returns:
+        (N,) float64; 0 for rows that do not count.
+
+    Example:
+        >>> distance_squares(torch.tensor([0.5, 0.5]).double(), torch.tensor([[2.0], [4.0]]), None, 64).tolist()
+        [1.0, 1.0]
+    """
+    rows, columns = matrix_ND.shape
+    weights_M = weights_N if rows_M is None else weights_N[rows_M]
+    width = max(1, min(block_bytes, CACHED_BYTES) // (8 * rows))
+
+    @torch.no_grad()
+    def share(start: int, stop: int) -> Tensor:
+        total_M = torch.zeros_like(weights_M)
+        for _, _, block_MB in blocks(matrix_ND, rows_M, width, start, stop):
+            block_MB.sub_(weights_M @ block_MB)
+            total_M += torch.linalg.vector_norm(block_MB, dim=1).square_()
+        return total_M
+
+    total_M = torch.stack(in_shares(share, columns, 8 * rows * columns)).sum(0)
+    return total_M if rows_M is None else torch.zeros_like(weights_N).index_copy(0, rows_M, total_M)
+
+
 def extremes(matrix_ND: Tensor) -> Tensor:
     """Find the smallest and the largest entry of each row in one read; NaN where a row holds one.
 

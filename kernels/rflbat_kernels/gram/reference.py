@@ -230,6 +230,58 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
 
 
 @torch.no_grad()
+def distances_to_sum(
+    weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
+) -> Tensor:
+    """Compute `||d_i - sum_j w_j d_j||` from explicit differences in float64, in one pass over the matrix.
+
+    A block of columns of the sum depends on that block of the rows alone: it is summed, subtracted and squared while
+    it is at hand.
+
+    Args:
+        weights_N: finite, any float type; 0 where a row is invalid.
+        matrix_ND: any float type, any strides. No gradient is recorded.
+        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
+            block is never larger than 2 MiB.
+
+    Returns:
+        (N,) float64; 0 for invalid rows.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> distances_to_sum(torch.tensor([0.5, 0.5]), torch.tensor([[0.0, 0.0], [6.0, 8.0]])).tolist()
+        [5.0, 5.0]
+    """
+    _check(matrix_ND, block_bytes)
+    rows = len(matrix_ND)
+    check_mask(valid_N, rows)
+    if weights_N.shape != (rows,):
+        raise ValueError(f"weights have shape {tuple(weights_N.shape)}, allowed: ({rows},)")
+    weights_N = weights_N.to(torch.float64)
+    if 0 in matrix_ND.shape:
+        return torch.zeros_like(weights_N)
+    if matrix_ND.device.type == "cpu":
+        rows_M = None if valid_N is None or bool(valid_N.all()) else torch.arange(rows)[valid_N]
+        return host.distance_squares(weights_N, matrix_ND, rows_M, block_bytes).sqrt()
+    return _distance_squares(weights_N, matrix_ND, valid_N, block_bytes).sqrt()
+
+
+def _distance_squares(weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -> Tensor:
+    """Sum the squared differences of a block of columns after the other."""
+    total_N = torch.zeros_like(weights_N)
+    for start, stop in _column_blocks(matrix_ND, block_bytes):
+        block_NB = matrix_ND[:, start:stop].to(torch.float64, copy=True)
+        if valid_N is not None:
+            block_NB.masked_fill_(~valid_N[:, None], 0.0)
+        block_NB.sub_(weights_N @ block_NB)
+        total_N += torch.linalg.vector_norm(block_NB, dim=1).square_()
+    return total_N if valid_N is None else torch.where(valid_N, total_N, 0.0)
+
+
+@torch.no_grad()
 def finite_rows(matrix_ND: Tensor) -> Tensor:
     """Say which rows hold neither NaN nor Inf, nor a number beyond 1e100, whose square is as good as infinite.
 

@@ -7,8 +7,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from rflbat.aggregate import aggregate
+from rflbat.defenses import weiszfeld
+from rflbat.defenses.base import Updates
 from rflbat.defenses.geomed import geomed
 from rflbat.defenses.rfa import rfa
 from rflbat.errors import UserError
@@ -80,6 +83,79 @@ def test_a_large_nu_is_the_mean():
     mean = aggregate(updates_ND, "fedavg").update
     assert float((aggregate(updates_ND, "rfa", nu=1e6).update - mean).abs().max()) < 1e-12
     assert float((aggregate(updates_ND, "rfa").update - mean).abs().max()) > 1e-3
+
+
+@pytest.fixture
+def over_the_matrix(monkeypatch):
+    """Passes over the updates whatever their number; the pairwise distances of all are not to be asked for."""
+    monkeypatch.setattr(weiszfeld, "ROWS_PER_PASS", 0)
+    monkeypatch.setattr(Updates, "squared_distances_NN", property(lambda updates: pytest.fail("all pairs")))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("bad", [False, True])
+def test_passes_over_the_updates_give_the_same_as_pairwise_distances(request, seed, bad):
+    updates_ND, sizes_N = scattered(13, seed), np.arange(1, 14)
+    if bad:
+        updates_ND[[0, 7]] = np.nan
+    asked = [("geomed", {"tolerance": 0.0, "passes": 100}), ("rfa", {})]
+    pairwise = [aggregate(updates_ND, name, sizes=sizes_N, **parameters) for name, parameters in asked]
+    request.getfixturevalue("over_the_matrix")
+    for (name, parameters), wanted in zip(asked, pairwise, strict=True):
+        got = aggregate(updates_ND, name, sizes=sizes_N, **parameters)
+        valid_N = wanted.trace["stage"] == 0
+        assert torch.equal(got.kept, wanted.kept)
+        for key in ("update", "weights"):
+            torch.testing.assert_close(getattr(got, key), getattr(wanted, key), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(got.scores[valid_N], wanted.scores[valid_N], rtol=1e-9, atol=1e-9)
+    agree(aggregate(updates_ND, "rfa", sizes=sizes_N), oracles.rfa(updates_ND, sizes_N))
+
+
+def test_a_median_on_an_update_is_found_by_passes_too(over_the_matrix):
+    rng = np.random.default_rng(0)
+    updates_ND = np.concatenate(
+        [np.tile(rng.standard_normal(PARAMETERS), (6, 1)), rng.standard_normal((5, PARAMETERS))]
+    )
+    decision = aggregate(updates_ND, "geomed")
+    np.testing.assert_allclose(decision.update.numpy(), updates_ND[0], atol=1e-5)
+    assert bool(decision.trace["converged"])
+
+
+@pytest.mark.parametrize(("fill", "clients"), [(np.nan, 5), (1.5, 5), (1.5, 1)])
+def test_passes_over_updates_that_are_all_the_same_or_none(over_the_matrix, fill, clients):
+    updates_ND = np.full((clients, PARAMETERS), fill)
+    for name in ("geomed", "rfa"):
+        decision = aggregate(updates_ND, name)
+        np.testing.assert_allclose(decision.update.numpy(), 0.0 if np.isnan(fill) else fill, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("passes", "clients", "over"), [(4, 160, False), (4, 161, True), (20, 672, False), (20, 673, True)]
+)
+def test_the_number_of_clients_alone_says_what_is_cheaper(passes, clients, over):
+    for fill in (0.0, np.nan):
+        updates = Updates(
+            torch.full((clients, 2), fill), torch.ones(clients), torch.arange(clients), torch.ones(clients)
+        )
+        assert weiszfeld.by_passes(updates, passes) is over
+
+
+def test_a_cpu_stops_where_it_has_converged_with_the_result_of_all_passes(monkeypatch):
+    asked = []
+    distances = weiszfeld.distances_to_mix
+
+    def counted(squared_NN, mix_N):
+        asked.append(mix_N)
+        return distances(squared_NN, mix_N)
+
+    monkeypatch.setattr(weiszfeld, "distances_to_mix", counted)
+    few = aggregate(scattered(13, 0), "geomed", tolerance=1e-6)
+    assert bool(few.trace["converged"])
+    taken = len(asked) - 1
+    assert taken < 200
+    exactly = aggregate(scattered(13, 0), "geomed", tolerance=1e-6, passes=taken)
+    assert torch.equal(few.weights, exactly.weights)
+    assert not bool(aggregate(scattered(13, 0), "geomed", tolerance=1e-6, passes=taken - 1).trace["converged"])
 
 
 @pytest.mark.parametrize(
