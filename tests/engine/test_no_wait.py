@@ -7,10 +7,12 @@ fake CPU tensors, which have no values either. Axes: N clients of the round, D p
 from dataclasses import replace
 
 import pytest
+import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import Backend
+from rflbat.defenses.base import Decision
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.models.registry import MODELS
 from rflbat.records import download
@@ -69,11 +71,19 @@ def test_every_model_and_attack_is_proved():
     assert set(attacks) == set(ATTACKS)
 
 
+def mean(updates, state, draw):
+    share_N = updates.valid_N / updates.valid_N.sum()
+    stage_N = torch.zeros_like(updates.client_ids_N)
+    return Decision(updates.matrix_ND.mean(0), updates.valid_N, share_N, share_N, state, {"stage": stage_N})
+
+
 @pytest.mark.parametrize(
     ("model", "attack", "backend"), [(model, attack, name) for model, attack in pairs() for name in back_ends(model)]
 )
 def test_local_training_asks_for_no_value(model, attack, backend, fake):
+    """The mean in the defense's place: on a CPU a defense may look at values, and on a device it is proved above."""
     world = small_world(model, attack, backend=Backend(backend, 5, 1, ""))
+    world = replace(world, defense=replace(world.defense, apply=mean))
     server, outcome = run_round(world, blank_server(world))
     assert server.params_D.shape == (world.model.layout.size,)
     assert outcome.chunk == 5

@@ -36,7 +36,7 @@ def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
     """The point with the smallest sum of distances to all updates: ``argmin_v sum ||v - d_i||``.
 
     Weiszfeld's algorithm from the mean, on pairwise distances; every client counts the same, whatever its samples.
-    With more than ``32 (passes + 1)`` clients (on a CPU, which stops where it has converged, 20 passes at most count)
+    With more than ``64 (passes + 1)`` clients (on a CPU, which stops where it has converged, 20 passes at most count)
     it goes over the updates themselves, one read a pass: that costs less than all pairs. There the typical distance
     below is that of 64 clients.
     A distance below 1e-6 of the median distance between two different updates counts as that much: so a pass that

@@ -11,7 +11,7 @@ from rflbat.randomness import Draw
 def rfa(*, nu: float = 1e-6, passes: int = 4) -> Defense:
     """Smoothed Weiszfeld from the weighted mean: ``a_i = n_i / sum n``, ``b_i = a_i / max(nu, ||v - d_i||)``.
 
-    On pairwise distances; over the updates themselves, one read a pass, from more than ``32 (passes + 1)`` clients on.
+    On pairwise distances; over the updates themselves, one read a pass, from more than ``64 (passes + 1)`` clients on.
 
     Args:
         nu: smoothing, in units of the update's norm, 1e-100 to 1e100 (1e-6).

@@ -11,7 +11,7 @@ from torch import Tensor
 from rflbat.defenses.base import Updates
 from rflbat_kernels import distances_to_sum
 
-ROWS_PER_PASS = 32
+ROWS_PER_PASS = 64
 """A Gram matrix of so many rows costs about as much as one pass over the matrix."""
 
 
@@ -19,7 +19,7 @@ def by_passes(updates: Updates, passes: int) -> bool:
     """Say whether passes over the updates cost less than the pairwise distances, from shapes alone.
 
     The product takes ``N N D`` operations, a pass about ``6 N D`` and one read of the matrix; on CPUs and on devices
-    alike the time of a pass is that of the product for 32 rows: ``N > 32 (passes + 1)``, the last for the scores.
+    alike the time of a pass is that of the product for 64 rows: ``N > 64 (passes + 1)``, the last for the scores.
 
     Args:
         updates: the round's updates.

@@ -130,7 +130,7 @@ def test_passes_over_updates_that_are_all_the_same_or_none(over_the_matrix, fill
 
 
 @pytest.mark.parametrize(
-    ("passes", "clients", "over"), [(4, 160, False), (4, 161, True), (20, 672, False), (20, 673, True)]
+    ("passes", "clients", "over"), [(4, 320, False), (4, 321, True), (20, 1344, False), (20, 1345, True)]
 )
 def test_the_number_of_clients_alone_says_what_is_cheaper(passes, clients, over):
     for fill in (0.0, np.nan):
