@@ -87,7 +87,7 @@ def check_arguments(owner: str, make: Callable[..., Any], given: Mapping[str, ob
         annotation = allowed[key].annotation
         try:
             checked[key] = _convert(value, annotation)
-        except ValueError:
+        except (ValueError, OverflowError):
             wanted = getattr(annotation, "__name__", str(annotation))
             raise UserError(f"{owner}: {key}={value!r} is not of type {wanted}") from None
     return checked

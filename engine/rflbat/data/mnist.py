@@ -6,10 +6,12 @@ lost MNIST digits, 2019 (QMNIST, arXiv:1905.10498).
 """
 
 import contextlib
+import hashlib
 import http.client
 import io
 import logging
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from rflbat.data.base import Dataset
 from rflbat.data.idx import read_idx
 from rflbat.errors import UserError
+from rflbat.reading import open_regular
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ class Family:
         name: name in the registry.
         title: name in messages.
         folders: where the files may lie below the data folder; the first is the one that messages advise.
-        torchvision: its class in `torchvision.datasets`, which downloads it and checks MD5 sums.
+        torchvision: its class in `torchvision.datasets`, which downloads and unpacks it.
+        sha256: SHA-256 of the four files as they are downloaded, packed, in the order of `_STEMS`.
         origin: where a person gets the files.
         first_labels: its first ten training labels, which tell it from the others.
         has_writers: whether QMNIST's extended labels describe its training samples.
@@ -48,6 +52,7 @@ class Family:
     title: str
     folders: tuple[str, ...]
     torchvision: str
+    sha256: tuple[str, str, str, str]
     origin: str
     first_labels: tuple[int, ...]
     has_writers: bool
@@ -58,6 +63,12 @@ MNIST = Family(
     title="MNIST",
     folders=("mnist", "MNIST/raw"),
     torchvision="MNIST",
+    sha256=(
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
     origin="yann.lecun.com/exdb/mnist or torchvision",
     first_labels=(5, 0, 4, 1, 9, 2, 1, 3, 1, 4),
     has_writers=True,
@@ -67,6 +78,12 @@ FASHION_MNIST = Family(
     title="Fashion-MNIST",
     folders=("fashion-mnist", "fashion_mnist", "FashionMNIST/raw"),
     torchvision="FashionMNIST",
+    sha256=(
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    ),
     origin="github.com/zalandoresearch/fashion-mnist or torchvision",
     first_labels=(9, 0, 0, 3, 0, 2, 7, 2, 5, 5),
     has_writers=False,
@@ -77,7 +94,8 @@ def load(data_dir: Path | None = None, family: Family = MNIST) -> Dataset:
     """Load MNIST or Fashion-MNIST: 28x28 grey images of ten classes, background 0, ink 255.
 
     The four IDX files, each plain or .gz, are looked for in `data_dir` itself, then in the family's folders below it.
-    Without `data_dir`, torchvision downloads them once to `$XDG_CACHE_HOME/rflbat` (`~/.cache/rflbat`).
+    Without `data_dir`, torchvision downloads them once to `$XDG_CACHE_HOME/rflbat` (`~/.cache/rflbat`), where they are
+    kept if their SHA-256 is right.
     MNIST's writers come from `qmnist-train-labels-idx2-int`, plain or .gz, where that lies in `data_dir`, in
     `mnist_writers` below it or in `mnist_writers` beside the folder of the images; without it there are no writers.
 
@@ -108,7 +126,7 @@ def load(data_dir: Path | None = None, family: Family = MNIST) -> Dataset:
     train_x, train_y = _read_part(root, folder, "train", mend)
     test_x, test_y = _read_part(root, folder, "t10k", mend)
     for other in (MNIST, FASHION_MNIST):
-        if other is not family and tuple(train_y[:10].tolist()) == other.first_labels:
+        if other.name != family.name and tuple(train_y[:10].tolist()) == other.first_labels:
             raise UserError(f"{folder}: holds {other.title}, not {family.title}; {get}")
     return Dataset(
         name=family.name,
@@ -163,11 +181,13 @@ def _find(root: Path, family: Family, hint: str) -> Path:
 def _fetch(root: Path, family: Family, hint: str) -> Path:
     """Give the folder of the files below `root`, downloaded if they are not all there."""
     raw = root / family.torchvision / "raw"
-    # Only the unpacked files count: a .gz may be what an interrupted download left, and torchvision checks its MD5.
+    # Only the unpacked files count: a .gz may be what an interrupted download left.
     if not all((raw / stem).is_file() for stem in _STEMS):
         _log.info("downloading %s to %s", family.title, raw)
         try:
             _download(root, family)
+        except UserError:
+            raise
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
             raise UserError(
@@ -177,11 +197,24 @@ def _fetch(root: Path, family: Family, hint: str) -> Path:
 
 
 def _download(root: Path, family: Family) -> None:
+    """Download to a temporary folder beside the final one, check SHA-256, and only then give the files their names."""
     from torchvision import datasets  # seconds of imports that only a first download needs
 
-    # A library does not write to the terminal, and torchvision's progress bar cannot be turned off.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        getattr(datasets, family.torchvision)(root, download=True)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{family.torchvision}-", dir=root) as temporary:
+        # A library does not write to the terminal, and torchvision's progress bar cannot be turned off.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            getattr(datasets, family.torchvision)(temporary, download=True)
+        fetched, raw = (Path(folder) / family.torchvision / "raw" for folder in (temporary, root))
+        for stem, expected in zip(_STEMS, family.sha256, strict=True):
+            with open_regular(fetched / f"{stem}.gz", fetched) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != expected:
+                what = f"the downloaded {stem}.gz has SHA-256 {found}, expected {expected}"
+                raise UserError(f"{family.title}: {what}; nothing of it was kept")
+        raw.mkdir(parents=True, exist_ok=True)
+        for stem in _STEMS:
+            os.replace(fetched / stem, raw / stem)
 
 
 def _read_part(root: Path, folder: Path, part: str, hint: str) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,12 @@
 
 import functools
 import gzip
+import hashlib
 import http.server
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 import torchvision
 
+from rflbat.data import mnist
 from rflbat.data.mnist import FASHION_MNIST, MNIST, Family, load
 from rflbat.data.partition import partition
 from rflbat.errors import UserError
@@ -266,39 +269,70 @@ def test_addresses_that_torchvision_tried_are_not_repeated(monkeypatch: pytest.M
     assert "://" not in message
 
 
+def write_download(folder: str, family: Family) -> Family:
+    """What torchvision leaves: four packed files and what they hold; gives the family with their SHA-256."""
+    write_family(Path(folder), family.first_labels, packed=True)
+    for path in list(Path(folder).iterdir()):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+    sums = [hashlib.sha256((Path(folder) / f"{stem}.gz").read_bytes()).hexdigest() for stem in mnist._STEMS]
+    return replace(family, sha256=tuple(sums))
+
+
 @BOTH
 def test_download_is_silent_made_once_and_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], family: Family
 ) -> None:
     roots: list[str] = []
+    known = write_download(str(tmp_path / "sums"), family)
 
     def download(self: torchvision.datasets.MNIST) -> None:
         sys.stdout.write("Extracting ...")
         sys.stderr.write("100%|####|")
         roots.append(self.raw_folder)
-        write_family(Path(self.raw_folder), family.first_labels)
+        write_download(self.raw_folder, family)
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
-    first, second = load(None, family), load(None, family)
-    raw = tmp_path / "cache/rflbat" / family.torchvision / "raw"
-    assert roots == [str(raw)]
+    first, second = load(None, known), load(None, known)
+    cache = tmp_path / "cache/rflbat"
+    raw = cache / family.torchvision / "raw"
+    assert len(roots) == 1
+    assert Path(roots[0]).parents[2] == cache  # a folder of another name
+    assert not Path(roots[0]).exists()
     assert first.source == str(raw)
     assert torch.equal(first.train_x, second.train_x)
     assert capfd.readouterr() == ("", "")
+    assert [path.name for path in cache.iterdir()] == [family.torchvision]
+    assert {path.name for path in raw.iterdir()} == set(mnist._STEMS)
+
+
+@pytest.mark.parametrize("stem", mnist._STEMS)
+def test_a_download_of_another_sha256_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stem: str) -> None:
+    known = write_download(str(tmp_path / "sums"), MNIST)
+
+    def download(self: torchvision.datasets.MNIST) -> None:
+        write_download(self.raw_folder, MNIST)
+        path = Path(self.raw_folder) / f"{stem}.gz"
+        path.write_bytes(path.read_bytes() + b"\0")
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
+    with pytest.raises(UserError, match=rf"^MNIST: the downloaded {stem}\.gz has SHA-256 \w{{64}}, expected \w{{64}};"):
+        load(None, known)
+    assert list((tmp_path / "cache/rflbat").iterdir()) == []
 
 
 def test_what_an_interrupted_download_left_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = tmp_path / "cache/rflbat/MNIST/raw"
     write_family(raw, MNIST.first_labels)
     (raw / "t10k-labels-idx1-ubyte").rename(raw / "t10k-labels-idx1-ubyte.gz")
+    known = write_download(str(tmp_path / "sums"), MNIST)
     calls: list[str] = []
 
     def download(self: torchvision.datasets.MNIST) -> None:
         calls.append(self.raw_folder)
-        write_family(Path(self.raw_folder), MNIST.first_labels)
+        write_download(self.raw_folder, MNIST)
 
     monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
-    assert len(load().test_y) == 21
+    assert len(load(None, known).test_y) == 21
     assert len(calls) == 1
 
 
