@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rflbat_kernels.gram import gram, weighted_sum
 from rflbat_kernels.kmeans import kmeans
+from rflbat_kernels.lstm_cell import lstm_cell, lstm_cell_backward
 from rflbat_kernels.median import masked_median
 from rflbat_kernels.order import column_central_mean, column_median, column_trimmed_mean, column_two_means
 from rflbat_kernels.pairwise import squared_distances
@@ -66,6 +67,11 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | OnDemand]] = {
     "column_central_mean": {"reference": column_central_mean},
     "column_two_means": {"reference": column_two_means},
     "kmeans": {"reference": kmeans, "cuml": _CUML},
+    "lstm_cell": {"reference": lstm_cell, "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell")},
+    "lstm_cell_backward": {
+        "reference": lstm_cell_backward,
+        "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell_backward"),
+    },
     "pca": {"eigh": partial(pca, solver="eigh"), "squaring": partial(pca, solver="squaring")},
     "pca_lowrank": {"reference": pca_lowrank},
 }

@@ -3,6 +3,7 @@
 from rflbat_kernels.dispatch import dispatched
 from rflbat_kernels.gram import reference as _gram
 from rflbat_kernels.kmeans import reference as _kmeans
+from rflbat_kernels.lstm_cell import reference as _lstm_cell
 from rflbat_kernels.median import reference as _median
 from rflbat_kernels.order import reference as _order
 from rflbat_kernels.order import two_means as _two_means
@@ -18,5 +19,7 @@ column_trimmed_mean = dispatched("column_trimmed_mean", _order.column_trimmed_me
 column_central_mean = dispatched("column_central_mean", _order.column_central_mean)
 column_two_means = dispatched("column_two_means", _two_means.column_two_means)
 kmeans = dispatched("kmeans", _kmeans.kmeans)
+lstm_cell = dispatched("lstm_cell", _lstm_cell.lstm_cell)
+lstm_cell_backward = dispatched("lstm_cell_backward", _lstm_cell.lstm_cell_backward)
 pca = dispatched("pca", _pca.pca)
 pca_lowrank = dispatched("pca_lowrank", _pca.pca_lowrank)

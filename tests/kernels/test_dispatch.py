@@ -17,10 +17,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rflbat_kernels as kernels
-from rflbat_kernels import choose, dispatch, gram, pca, using
+from rflbat_kernels import choose, dispatch, gram, operations, pca, using
 from tests.kernels.closeness import normal, uniform
 
 FOLDER = Path(kernels.__path__[0])
+OPERATIONS = ("gram", "kmeans", "median", "order", "pairwise", "pca")
+"""Folders of what aggregation asks for."""
 PUBLIC: dict[str, Callable[..., Any]] = {
     "gram": kernels.gram,
     "weighted_sum": kernels.weighted_sum,
@@ -31,6 +33,8 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "column_central_mean": kernels.column_central_mean,
     "column_two_means": kernels.column_two_means,
     "kmeans": kernels.kmeans,
+    "lstm_cell": operations.lstm_cell,
+    "lstm_cell_backward": operations.lstm_cell_backward,
     "pca": kernels.pca,
     "pca_lowrank": kernels.pca_lowrank,
 }
@@ -53,6 +57,8 @@ def test_the_table() -> None:
         "column_central_mean": ["reference"],
         "column_two_means": ["reference"],
         "kmeans": ["reference", "cuml"],
+        "lstm_cell": ["reference", "triton"],
+        "lstm_cell_backward": ["reference", "triton"],
         "pca": ["eigh", "squaring"],
         "pca_lowrank": ["reference"],
     }
@@ -71,6 +77,8 @@ def test_every_implementation_runs() -> None:
         "column_central_mean": (matrix, torch.tensor(3)),
         "column_two_means": (matrix,),
         "kmeans": (matrix[None], (2,), uniform(1, 1, 3, 2)),
+        "lstm_cell": (normal(7, 12), normal(7, 3)),
+        "lstm_cell_backward": (*normal(2, 7, 3), uniform(7, 12), *normal(2, 7, 3)),
         "pca": (square,),
         "pca_lowrank": (matrix,),
     }
@@ -267,11 +275,11 @@ def test_every_public_name_is_listed_and_documented() -> None:
     assert kernels.__all__ == sorted(kernels.__all__)
     for name in kernels.__all__:
         assert getattr(kernels, name).__doc__
-    for op in ("gram", "pairwise", "pca", "kmeans", "median", "order"):
+    for op in OPERATIONS:
         assert set(importlib.import_module(f"rflbat_kernels.{op}").__all__) <= set(kernels.__all__)
 
 
-@pytest.mark.parametrize("op", ["gram", "pairwise", "pca", "kmeans", "median", "order"])
+@pytest.mark.parametrize("op", [*OPERATIONS, "lstm_cell"])
 def test_every_operation_has_its_page(op: str) -> None:
     page = (FOLDER / op / "README.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("## ")] == [

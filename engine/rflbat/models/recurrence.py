@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from rflbat_kernels.operations import lstm_cell, lstm_cell_backward
+
 _LSTM_MODE = 2
 """What cuDNN, MIOpen and oneDNN call an LSTM."""
 
@@ -75,26 +77,6 @@ def _fused_backward(grad_BU: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
     return found[0].transpose(0, 1), found[1], found[2], found[3], found[4]
 
 
-def _cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the next state, the next cell and the activated gates."""
-    i, f, g, o = gates.chunk(4, -1)
-    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-    cell = f * cell + i * g
-    return o * cell.tanh(), cell, torch.cat([i, f, g, o], -1)
-
-
-def _cell_backward(
-    grad_state: Tensor, grad_cell: Tensor, active: Tensor, before: Tensor, after: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Give the gradients of the gates and of the cell before."""
-    i, f, g, o = active.chunk(4, -1)
-    squashed = after.tanh()
-    grad_cell = grad_cell + grad_state * o * (1 - squashed * squashed)
-    grad_i, grad_f = grad_cell * g * i * (1 - i), grad_cell * before * f * (1 - f)
-    grad_g, grad_o = grad_cell * i * (1 - g * g), grad_state * squashed * o * (1 - o)
-    return torch.cat([grad_i, grad_f, grad_g, grad_o], -1), grad_cell * f
-
-
 def _stepwise_forward(train: bool, x_nBTE: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     w_ih, w_hh, b_ih, b_hh = weights
     clients, batch, tokens, inputs = x_nBTE.shape
@@ -105,7 +87,7 @@ def _stepwise_forward(train: bool, x_nBTE: Tensor, *weights: Tensor) -> tuple[Te
     actives: list[Tensor] = []
     for input_nBG in inputs_nTBG.unbind(1):
         gates_nBG = torch.baddbmm(input_nBG, state_nBU, w_hh.mT)
-        state_nBU, cell_nBU, active_nBG = _cell(gates_nBG, cell_nBU)
+        state_nBU, cell_nBU, active_nBG = lstm_cell(gates_nBG, cell_nBU)
         if train or not actives:
             states.append(state_nBU)
             cells.append(cell_nBU)
@@ -119,7 +101,7 @@ def _stepwise_backward(grad_nBU: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
     cells, actives = cells_nTBU.unbind(1), actives_nTBG.unbind(1)
     grad_cell_nBU, grads = torch.zeros_like(grad_nBU), []
     for step in range(tokens - 1, -1, -1):
-        grad_gates_nBG, grad_cell_nBU = _cell_backward(
+        grad_gates_nBG, grad_cell_nBU = lstm_cell_backward(
             grad_nBU, grad_cell_nBU, actives[step], cells[step], cells[step + 1]
         )
         grad_nBU = torch.bmm(grad_gates_nBG, w_hh)

@@ -30,6 +30,17 @@ def _rows_at(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
+def _read(address_TB: tl.tensor, inside_B: tl.tensor) -> tl.tensor:
+    """Read a tile in float64, 0 beyond the last column."""
+    value_TB = tl.load(address_TB, mask=inside_B[None, :], other=0.0).to(tl.float64)
+    if address_TB.dtype.element_ty.primitive_bitwidth == 16:
+        # Triton 3.8 lays out the factors of a product by the width of what was loaded, and cannot lower float64 laid
+        # out for 16 bits. A reduction, here over an axis of one, hides the load from it.
+        value_TB = tl.max(value_TB[:, :, None], 2)
+    return value_TB
+
+
+@triton.jit  # type: ignore[untyped-decorator]
 def _anchors_kernel(
     matrix_ND: tl.tensor,
     stand_in_N: tl.tensor,
@@ -77,8 +88,9 @@ def _products_kernel(
     B: tl.constexpr,
 ) -> None:
     """Sum the products of two tiles of rows over one slab of columns; ALONE: one tile holds all rows."""
-    split = tl.program_id(0).to(tl.int64)
-    top, left = tl.program_id(1) // tiles, tl.program_id(1) % tiles
+    split = tl.program_id(1).to(tl.int64)
+    pair = tl.program_id(0).to(tl.int64)
+    top, left = pair // tiles, pair % tiles
     if left < top:
         return
     top_T = _rows_at(stand_in_N, top * T, rows, MASKED, T)
@@ -90,16 +102,14 @@ def _products_kernel(
         column_B = split * slab + start + tl.arange(0, B)
         inside_B = column_B < columns
         address_B = matrix_ND + column_B * column_stride
-        top_TB = tl.load(address_B[None, :] + top_T[:, None] * row_stride, mask=inside_B[None, :], other=0.0)
-        top_TB = top_TB.to(tl.float64)
+        top_TB = _read(address_B[None, :] + top_T[:, None] * row_stride, inside_B)
         if ALONE:
             anchor_B = tl.maximum(tl.min(top_TB, 0), 0.0) + tl.minimum(tl.max(top_TB, 0), 0.0)
             top_TB -= anchor_B[None, :]
             left_TB = top_TB
         else:
             anchor_B = tl.load(anchor_D + column_B, mask=inside_B, other=0.0).to(tl.float64)
-            left_TB = tl.load(address_B[None, :] + left_T[:, None] * row_stride, mask=inside_B[None, :], other=0.0)
-            left_TB = left_TB.to(tl.float64) - anchor_B[None, :]
+            left_TB = _read(address_B[None, :] + left_T[:, None] * row_stride, inside_B) - anchor_B[None, :]
             top_TB -= anchor_B[None, :]
         sum_TT = tl.dot(top_TB, tl.trans(left_TB), sum_TT, out_dtype=tl.float64)
         along_T += tl.sum(top_TB * anchor_B[None, :], 1)
@@ -174,7 +184,8 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     tile, tiles, slab, slabs = _slabs(rows, columns, block_bytes)
     alone, masked = tiles == 1, valid_N is not None
     stand_in_N = matrix_ND if valid_N is None else stand_ins(valid_N)
-    anchor_D = matrix_ND if alone else torch.empty(columns, dtype=matrix_ND.dtype, device=matrix_ND.device)
+    anchor_dtype = torch.promote_types(matrix_ND.dtype, torch.float32)
+    anchor_D = matrix_ND if alone else torch.empty(columns, dtype=anchor_dtype, device=matrix_ND.device)
     shapes = ((slabs, tiles * tile, tiles * tile), (slabs, tiles * tile), (slabs,))
     sums = [torch.empty(shape, dtype=torch.float64, device=matrix_ND.device) for shape in shapes]
     with torch.cuda.device(matrix_ND.get_device()):  # -1, which changes nothing, on the host
@@ -182,7 +193,7 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
             _anchors_kernel[(triton.cdiv(columns, 128),)](
                 matrix_ND, stand_in_N, anchor_D, rows, columns, *matrix_ND.stride(), masked, 32, 128
             )
-        _products_kernel[(slabs, tiles * tiles)](
+        _products_kernel[(tiles * tiles, slabs)](
             *(matrix_ND, stand_in_N, anchor_D, *sums, rows, columns, slab, tiles, *matrix_ND.stride()),
             *(masked, alone, tile, _STEP),
         )

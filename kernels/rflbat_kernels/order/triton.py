@@ -62,7 +62,7 @@ def _read(
     there_R = row_R < rows
     valid_R = there_R
     if MASKED:
-        valid_R = tl.load(valid_N + row_R, mask=there_R, other=0).to(tl.int1)
+        valid_R = tl.load(valid_N + row_R.to(tl.int64), mask=there_R, other=0).to(tl.int1)
     address_BR = matrix_ND + (row_R.to(tl.int64)[None, :] * row_stride + column_B[:, None] * column_stride)
     wanted_BR = (column_B < columns)[:, None] & valid_R[None, :]
     value_BR = tl.load(address_BR, mask=wanted_BR, other=float("inf"))
@@ -133,7 +133,7 @@ def _trimmed_mean_kernel(
     low_B, high_B = _select(key_BR, first, B, BITS), _select(key_BR, behind - 1, B, BITS)
     lowest_B, highest_B = _numbers(low_B, BITS), _numbers(high_B, BITS)
     anchor_B = tl.maximum(lowest_B, 0.0) + tl.minimum(highest_B, 0.0)
-    share = 1.0 / (behind - first).to(tl.float64)
+    share = 1.0 / tl.maximum(behind - first, 1).to(tl.float64)
     between_BR = (key_BR > low_B[:, None]) & (key_BR < high_B[:, None])
     # Divided before they are added, as in the reference: no sum overflows.
     part_BR = tl.where(between_BR, (_numbers(key_BR, BITS) - anchor_B[:, None]) * share, 0.0)
@@ -173,7 +173,7 @@ def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_byt
     """Compute the median of the valid entries of each column; of an even count, the mean of the two middle ones.
 
     A program reads its columns into registers as integers of the same order and finds the lower middle one bit by bit:
-    in 32 rounds (64 in float64) it counts how many lie below a candidate. The result is the reference's, bit by bit.
+    in 32 rounds (64 in float64) it counts how many lie below a candidate. The result is the reference's number.
 
     Args:
         matrix_ND: float16, bfloat16, float32 or float64, any strides, on a CUDA device, 1 to 2048 rows.

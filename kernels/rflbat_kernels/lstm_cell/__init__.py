@@ -1,0 +1,5 @@
+"""One step of an LSTM after its matrix products, forward and backward."""
+
+from rflbat_kernels.lstm_cell.reference import Cell, lstm_cell, lstm_cell_backward
+
+__all__ = ["Cell", "lstm_cell", "lstm_cell_backward"]
