@@ -18,7 +18,7 @@ from rflbat_kernels.kmeans import kmeans
 from rflbat_kernels.lstm_cell import lstm_cell, lstm_cell_backward
 from rflbat_kernels.median import masked_median
 from rflbat_kernels.order import column_central_mean, column_median, column_trimmed_mean, column_two_means
-from rflbat_kernels.pairwise import squared_distances
+from rflbat_kernels.pairwise import distance_sums, squared_distances
 from rflbat_kernels.pca import pca, pca_lowrank
 from rflbat_kernels.pca.reference import solver_for
 
@@ -58,6 +58,7 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | OnDemand]] = {
     "gram": {"reference": gram, "triton": _triton("rflbat_kernels.gram.triton:gram")},
     "weighted_sum": {"reference": weighted_sum},
     "pairwise": {"reference": squared_distances},
+    "distance_sums": {"reference": distance_sums, "triton": _triton("rflbat_kernels.pairwise.triton:distance_sums")},
     "median": {"reference": masked_median},
     "column_median": {"reference": column_median, "triton": _triton("rflbat_kernels.order.triton:column_median")},
     "column_trimmed_mean": {

@@ -13,6 +13,7 @@ from rflbat_kernels.pca import reference as _pca
 gram = dispatched("gram", _gram.gram)
 weighted_sum = dispatched("weighted_sum", _gram.weighted_sum)
 squared_distances = dispatched("pairwise", _pairwise.squared_distances)
+distance_sums = dispatched("distance_sums", _pairwise.distance_sums)
 masked_median = dispatched("median", _median.masked_median)
 column_median = dispatched("column_median", _order.column_median)
 column_trimmed_mean = dispatched("column_trimmed_mean", _order.column_trimmed_mean)

@@ -34,6 +34,8 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     ),
     "column_trimmed_mean, float16": ("column_trimmed_mean", (normal(100, 64, dtype=torch.float16), torch.tensor(9))),
     "column_trimmed_mean, float64, most rows": ("column_trimmed_mean", (normal(2048, 3), torch.tensor(9))),
+    "distance_sums": ("distance_sums", (normal(3, 17, 2), normal(3, 17) > 0)),
+    "distance_sums, float32, one coordinate": ("distance_sums", (normal(17, 1, dtype=torch.float32),)),
     "lstm_cell, float32": ("lstm_cell", lstm((3, 5, 48), torch.float32)),
     "lstm_cell, float64": ("lstm_cell", lstm((7, 63), torch.float64)),
     "lstm_cell, bfloat16, one row and unit": ("lstm_cell", lstm((1, 1), torch.bfloat16)),

@@ -63,6 +63,7 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     "squared_distances": lambda: kernels.squared_distances(square()),
     "cosines": lambda: kernels.cosines(square()),
     "distances": lambda: kernels.distances(points()),
+    "distance_sums": lambda: kernels.distance_sums(points(), mask(), block_bytes=2**12),
     "pca": lambda: kernels.pca(square()),
     "pca, masked, squaring": lambda: kernels.pca(square(), mask(), components=3, solver="squaring"),
     "kmeans": lambda: kernels.kmeans(points(1), (2,), draws(1, 1, 10, 2)),

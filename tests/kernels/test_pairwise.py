@@ -1,11 +1,13 @@
 """Distances and cosines against loops in float64 and against scikit-learn."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
 
-from rflbat_kernels import cosines, distances, gram, squared_distances
+from rflbat_kernels import cosines, distance_sums, distances, gram, squared_distances
 from tests.kernels.closeness import assert_near, normal
 from tests.oracles import kernels as oracle
 
@@ -97,6 +99,25 @@ def test_distances_take_batches_and_any_layout() -> None:
     assert torch.equal(got, got.mT)
 
 
+@pytest.mark.parametrize("block_bytes", [1, 8 * 63 * 5, 2**25])
+@pytest.mark.parametrize("shape", [(1, 2), (63, 1), (63, 2), (5, 0), (0, 2)])
+def test_sums_of_distances(shape: tuple[int, int], block_bytes: int) -> None:
+    points = 1e8 + normal(*shape)
+    wanted = [math.fsum(math.dist(row, other) for other in points.tolist()) for row in points.tolist()]
+    assert_near(distance_sums(points, block_bytes=block_bytes), wanted, 1e-14)
+
+
+@pytest.mark.parametrize("by_set", [False, True])
+def test_points_that_do_not_count_are_in_no_sum(by_set: bool) -> None:
+    points = normal(4, 3, 63, 2)
+    valid = normal(4, 3, 63, seed=1) > 0 if by_set else (torch.arange(63) % 3 > 0).expand(4, 3, 63)
+    spoiled = torch.where(valid[..., None], points, torch.tensor([torch.nan, torch.inf]))
+    got = distance_sums(spoiled, valid if by_set else valid[0, 0], block_bytes=2**12)
+    assert (got[~valid] == 0).all()
+    for at in ((0, 0), (3, 2)):
+        assert_near(got[at][valid[at]], distances(points[at][valid[at]]).sum(1), 1e-14)
+
+
 def test_a_permutation_of_rows_permutes_the_answer() -> None:
     order = torch.from_numpy(np.random.default_rng(1).permutation(63))
     centred, raw, _ = gram(normal(63, 101))
@@ -117,3 +138,9 @@ def test_wrong_input_is_named() -> None:
             function(torch.ones(3, 2))
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         distances(torch.ones(3))
+    with pytest.raises(ValueError, match=r"float32 of shape \(3,\), allowed: float \(..., N, H\)"):
+        distance_sums(torch.ones(3))
+    with pytest.raises(ValueError, match=r"shape \(2, 1\), allowed: torch.bool of shape \(3,\) or \(2, 3\)"):
+        distance_sums(torch.ones(2, 3, 1), torch.ones(2, 1) > 0)
+    with pytest.raises(ValueError, match="block_bytes is 0"):
+        distance_sums(torch.ones(2, 3), block_bytes=0)

@@ -150,5 +150,21 @@ def masked(given: tuple[Tensor, Tensor], rest: tuple[Tensor, ...]) -> tuple[Tens
     return given[0], *rest, given[1]
 
 
+def sums_cases() -> Iterator[tuple[str, Case]]:
+    for shape in ((1, 2), (63, 1), (17, 2), (130, 3), (3, 17, 2), (2, 3, 7, 2), (0, 2), (5, 0)):
+        for dtype in DTYPES if shape == (3, 17, 2) else (torch.float64,):
+            yield f"{shape} {dtype}", Case("distance_sums", lambda s=shape, d=dtype: (normal(*s, dtype=d) + 100,))
+    for name, scale in (("small", 1e-150), ("large", 1e150), ("far", 1e8)):
+        yield name, Case("distance_sums", lambda c=scale: (c + c * normal(17, 2).round(decimals=9),))
+    valid = normal(3, 70, seed=1) > 0
+    points = torch.where(valid[..., None], normal(3, 70, 2), torch.tensor([torch.nan, torch.inf]))
+    yield "masked by set", Case("distance_sums", lambda: (points, valid))
+    yield "masked", Case("distance_sums", lambda: (points[:1].expand(3, 70, 2), valid[0]))
+    yield "none counts", Case("distance_sums", lambda: (points[0], valid[0] & ~valid[0]))
+    yield "gapped", Case("distance_sums", lambda: (gapped(normal(3, 17, 2)),))
+    yield "turned", Case("distance_sums", lambda: (normal(2, 17, 3).permute(2, 1, 0),))
+
+
+SUMS = dict(sums_cases())
 GRAM, ORDER = dict(gram_cases()), dict(order_cases())
-CASES = {f"{case.op}: {name}": case for part in (GRAM, LSTM, ORDER) for name, case in part.items()}
+CASES = {f"{case.op}: {name}": case for part in (GRAM, LSTM, ORDER, SUMS) for name, case in part.items()}

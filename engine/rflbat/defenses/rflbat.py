@@ -12,7 +12,7 @@ from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.defenses.cluster_count import candidates, cluster, uniforms_drawn
 from rflbat.errors import UserError, nearest
 from rflbat.randomness import Draw
-from rflbat_kernels import distances, masked_median, pca, pca_lowrank
+from rflbat_kernels import distance_sums, masked_median, pca, pca_lowrank
 
 STAGES = ("kept", "nonfinite", "filter1", "cluster", "filter2")
 COMPONENTS = 2
@@ -35,13 +35,13 @@ def coordinates(updates: Updates, back_end: str) -> Tensor:
     return pca(updates.gram.anchored_NN, updates.valid_N, components=COMPONENTS)
 
 
-def passes_filter(distances_NN: Tensor, present_N: Tensor, eps: float) -> Tensor:
+def passes_filter(points_NH: Tensor, present_N: Tensor, eps: float) -> Tensor:
     """Drop outliers: client i stays unless ``G_i / median(G) > eps``, ``G_i = sum_j ||x_i - x_j||``.
 
     Equality stays, and so does everybody when the median is 0 and G_i too (0/0).
 
     Args:
-        distances_NN: Euclidean distances in the plane.
+        points_NH: the clients in the plane.
         present_N: bool, the clients that are looked at; sums and median are theirs alone.
         eps: threshold, above 0.
 
@@ -50,7 +50,7 @@ def passes_filter(distances_NN: Tensor, present_N: Tensor, eps: float) -> Tensor
 
     Source: Wang et al. 2022, algorithm 1, lines 15-24.
     """
-    spread_N = torch.where(present_N[None, :], distances_NN, 0).sum(1)
+    spread_N = distance_sums(points_NH, present_N)
     median = masked_median(spread_N, present_N)
     return present_N & ~(spread_N > eps * median)
 
@@ -153,8 +153,7 @@ def _steps(
 ) -> Decision:
     """Take algorithm 1's server steps in order."""
     points_NH = coordinates(updates, back_end)
-    distances_NN = distances(points_NH)
-    survivor_N = passes_filter(distances_NN, updates.valid_N, eps[0])
+    survivor_N = passes_filter(points_NH, updates.valid_N, eps[0])
 
     label_N, count = cluster(points_NH, survivor_N, clusters, draw)
     few = survivor_N.sum() < 3
@@ -162,7 +161,7 @@ def _steps(
     member_KN = (label_N == torch.arange(candidates(clusters)[-1], device=label_N.device)[:, None]) & survivor_N
     score_K, similarity_N = cluster_scores(updates.cosines_NN, member_KN)
     chosen_N = survivor_N & (label_N == score_K.argmin())
-    kept_N = passes_filter(distances_NN, chosen_N, eps[1])
+    kept_N = passes_filter(points_NH, chosen_N, eps[1])
 
     stage_N = torch.where(chosen_N, 4, torch.where(survivor_N, 3, 2))
     return decide(

@@ -3,8 +3,12 @@
 Axes: N rows, H coordinates.
 """
 
+import math
+
 import torch
 from torch import Tensor
+
+from rflbat_kernels.gram.reference import BLOCK_BYTES
 
 
 def _check_square(gram_NN: Tensor) -> None:
@@ -93,3 +97,70 @@ def distances(points_NH: Tensor) -> Tensor:
         raise ValueError(f"the points have shape {tuple(points_NH.shape)}, allowed: (..., N, H)")
     points_NH = points_NH.to(torch.float64)
     return torch.cdist(points_NH, points_NH, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@torch.no_grad()
+def distance_sums(points_NH: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
+    """Compute `G_i = sum_j ||x_i - x_j||` over the valid points, from explicit differences, rows after rows.
+
+    Args:
+        points_NH: any float type; batch axes may stand in front.
+        valid_N: bool, points that count, one mask for all sets or one for each; the others may hold NaN or Inf. None:
+            all.
+        block_bytes: size of the distances that are held at once, if those of one row are no more; at least 1.
+
+    Returns:
+        (..., N) float64; 0 for points that do not count.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [torch.nan, 0.0]])
+        >>> distance_sums(points, torch.tensor([True, True, False])).tolist()
+        [5.0, 5.0, 0.0]
+
+    Source: Wang et al. 2022, algorithm 1, lines 15-24.
+    """
+    valid_N = check_points(points_NH, valid_N, block_bytes)
+    points_NH = points_NH.to(torch.float64)
+    *sets, points, _ = points_NH.shape
+    height = max(1, block_bytes // (8 * max(1, points * math.prod(sets))))
+    sums_N = points_NH.new_zeros(*sets, points)
+    for start in range(0, points, height):
+        rows_BH = points_NH[..., start : start + height, :]
+        distances_BN = torch.cdist(rows_BH, points_NH, compute_mode="donot_use_mm_for_euclid_dist")
+        sums_N[..., start : start + height] = torch.where(valid_N[..., None, :], distances_BN, 0.0).sum(-1)
+    return torch.where(valid_N, sums_N, 0.0)
+
+
+def check_points(points_NH: Tensor, valid_N: Tensor | None, block_bytes: int) -> Tensor:
+    """Refuse what `distance_sums` cannot take.
+
+    Args:
+        points_NH: to be float, (..., N, H).
+        valid_N: to be bool, (N,) or (..., N), or None.
+        block_bytes: to be at least 1.
+
+    Returns:
+        the mask; all True for None.
+
+    Raises:
+        ValueError: it is something else.
+
+    Example:
+        >>> check_points(torch.ones(3, 2), None, 64).tolist()
+        [True, True, True]
+    """
+    if points_NH.ndim < 2 or not points_NH.is_floating_point():
+        shape = tuple(points_NH.shape)
+        raise ValueError(f"the points are {points_NH.dtype} of shape {shape}, allowed: float (..., N, H)")
+    if block_bytes < 1:
+        raise ValueError(f"block_bytes is {block_bytes}, allowed: at least 1")
+    *sets, points, _ = points_NH.shape
+    if valid_N is None:
+        return torch.ones(points, dtype=torch.bool, device=points_NH.device)
+    if valid_N.dtype != torch.bool or tuple(valid_N.shape) not in ((points,), (*sets, points)):
+        allowed = f"torch.bool of shape ({points},) or {(*sets, points)}"
+        raise ValueError(f"the mask is {valid_N.dtype} of shape {tuple(valid_N.shape)}, allowed: {allowed}")
+    return valid_N
