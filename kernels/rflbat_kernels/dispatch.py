@@ -67,7 +67,7 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | OnDemand]] = {
     },
     "column_central_mean": {"reference": column_central_mean},
     "column_two_means": {"reference": column_two_means},
-    "kmeans": {"reference": kmeans, "cuml": _CUML},
+    "kmeans": {"reference": kmeans, "cuml": _CUML, "triton": _triton("rflbat_kernels.kmeans.triton:kmeans")},
     "lstm_cell": {"reference": lstm_cell, "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell")},
     "lstm_cell_backward": {
         "reference": lstm_cell_backward,

@@ -9,7 +9,7 @@ import torch
 
 triton = pytest.importorskip("triton", reason="triton is not installed; torch's builds for Linux bring it")
 
-from tests.kernels.closeness import normal  # noqa: E402
+from tests.kernels.closeness import normal, uniform  # noqa: E402
 from tests.kernels.launches import Launch, caught, narrow_addresses  # noqa: E402
 from tests.kernels.triton_cases import lstm, lstm_back  # noqa: E402
 
@@ -34,6 +34,8 @@ CALLS: dict[str, tuple[str, tuple[Any, ...]]] = {
     ),
     "column_trimmed_mean, float16": ("column_trimmed_mean", (normal(100, 64, dtype=torch.float16), torch.tensor(9))),
     "column_trimmed_mean, float64, most rows": ("column_trimmed_mean", (normal(2048, 3), torch.tensor(9))),
+    "kmeans": ("kmeans", (normal(2, 100, 2), (1, 5, 2), uniform(2, 3, 4, 5))),
+    "kmeans, one of each": ("kmeans", (normal(1, 1, 1, dtype=torch.float32), (1,), uniform(1, 1, 1, 1))),
     "distance_sums": ("distance_sums", (normal(3, 17, 2), normal(3, 17) > 0)),
     "distance_sums, float32, one coordinate": ("distance_sums", (normal(17, 1, dtype=torch.float32),)),
     "lstm_cell, float32": ("lstm_cell", lstm((3, 5, 48), torch.float32)),

@@ -58,7 +58,7 @@ def test_the_table() -> None:
         "column_trimmed_mean": ["reference", "triton"],
         "column_central_mean": ["reference"],
         "column_two_means": ["reference"],
-        "kmeans": ["reference", "cuml"],
+        "kmeans": ["reference", "cuml", "triton"],
         "lstm_cell": ["reference", "triton"],
         "lstm_cell_backward": ["reference", "triton"],
         "pca": ["eigh", "squaring"],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rflbat_kernels import dispatch
-from tests.kernels.closeness import normal
+from tests.kernels.closeness import normal, uniform
 
 SHORT = (torch.float16, torch.bfloat16, torch.float32)
 DTYPES = (*SHORT, torch.float64)
@@ -165,6 +165,31 @@ def sums_cases() -> Iterator[tuple[str, Case]]:
     yield "turned", Case("distance_sums", lambda: (normal(2, 17, 3).permute(2, 1, 0),))
 
 
+def kmeans_cases() -> Iterator[tuple[str, Case]]:
+    def call(points: Tensor, clusters: tuple[int, ...], *mask: Tensor, restarts: int = 2) -> Case:
+        draws = uniform(len(points), len(clusters), restarts, max(clusters))
+        return Case("kmeans", lambda: (points, clusters, draws, *mask))
+
+    for shape in ((1, 1, 1), (1, 2, 3), (2, 33, 1), (1, 130, 2), (2, 17, 5)):
+        yield f"{shape}", call(normal(*shape), (1, 3, 2))
+    for dtype in SHORT:
+        yield f"{dtype}", call(normal(1, 33, 2, dtype=dtype), (4,))
+    valid = torch.arange(35) % 3 > 0
+    spoiled = torch.where(valid[:, None], normal(2, 35, 2), torch.tensor([torch.nan, torch.inf]))
+    yield "masked", call(spoiled, (2, 5), valid)
+    yield "masked by set", call(spoiled, (2, 5), torch.stack([valid, valid & (torch.arange(35) > 9)]))
+    yield "none counts", call(torch.full((1, 7, 2), torch.nan), (1, 3), torch.zeros(7).bool())
+    yield "equal points", call(torch.full((1, 9, 2), 1 / 3), (1, 4))
+    yield "few distinct points", call(normal(1, 3, 2).repeat(1, 5, 1), (2, 6))
+    yield "ties", call(torch.tensor([[[0.0], [1.0], [2.0], [3.0], [4.0]]]), (2, 3))
+    for scale in (1e-100, 1e38, 1e150):
+        yield f"scale {scale}", call(scale * normal(1, 33, 2), (3,))
+    yield "far", call(1e8 + normal(1, 33, 2), (3,))
+    yield "gapped", call(gapped(normal(2, 17, 2)), (2,))
+    yield "many clusters", call(normal(1, 70, 2), (66,), restarts=1)
+
+
+KMEANS = dict(kmeans_cases())
 SUMS = dict(sums_cases())
 GRAM, ORDER = dict(gram_cases()), dict(order_cases())
-CASES = {f"{case.op}: {name}": case for part in (GRAM, LSTM, ORDER, SUMS) for name, case in part.items()}
+CASES = {f"{case.op}: {name}": case for part in (GRAM, KMEANS, LSTM, ORDER, SUMS) for name, case in part.items()}

@@ -80,13 +80,29 @@ def kmeans(
         found.append(_cluster(points_MNH, valid_MN, clusters[first:stop], uniforms, iterations))
     padding = [max(clusters) - centres.shape[2] for _, centres, _ in found]
     centres_MLKH = torch.cat([pad(item[1], (0, 0, 0, rest)) for item, rest in zip(found, padding, strict=True)], 1)
+    labels_MLN, inertia_ML = (torch.cat([item[part] for item in found], 1) for part in (0, 2))
+    return _unscaled((labels_MLN, centres_MLKH, inertia_ML), clusters, origin_MH, scale_M1)
+
+
+def _unscaled(
+    found: tuple[Tensor, Tensor, Tensor], clusters: Sequence[int], origin_MH: Tensor, scale_M1: Tensor
+) -> KMeans:
+    """Undo `_standardise`; centres beyond a number of clusters become 0."""
+    labels_MLN, centres_MLKH, inertia_ML = found
     centres_MLKH = centres_MLKH * scale_M1[:, :, None, None] + origin_MH[:, None, None, :]
     for at, size in enumerate(clusters):
         centres_MLKH[:, at, size:] = 0.0
-    return KMeans(
-        torch.cat([labels for labels, _, _ in found], 1),
-        centres_MLKH,
-        torch.cat([inertia for _, _, inertia in found], 1) * scale_M1**2,
+    return KMeans(labels_MLN, centres_MLKH, inertia_ML * scale_M1**2)
+
+
+def _best(labels_MLRN: Tensor, centres_MLRKH: Tensor, inertia_MLR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Take the restart of smallest inertia; labels (M, L, N), centres (M, L, K, H) and inertia (M, L)."""
+    # Restarts that found the same clusters differ by rounding; that must not decide which numbering wins.
+    best_ML1 = (inertia_MLR <= inertia_MLR.amin(2, keepdim=True) * (1 + 1e-12)).to(torch.uint8).argmax(2, keepdim=True)
+    return (
+        labels_MLRN.take_along_dim(best_ML1[..., None], 2)[:, :, 0],
+        centres_MLRKH.take_along_dim(best_ML1[..., None, None], 2)[:, :, 0],
+        inertia_MLR.take_along_dim(best_ML1, 2)[..., 0],
     )
 
 
@@ -171,15 +187,10 @@ def _cluster(
         if centres_MJQ.device.type == "cpu" and torch.equal(centres_MJQ, before_MJQ):
             break
     inertia_MLR = (squared_MKLRN.mul_(nearest_MKLRN).sum(1) * weights_MN[:, None, None]).sum(3)
-    # Restarts that found the same clusters differ by rounding; that must not decide which numbering wins.
-    best_ML1 = (inertia_MLR <= inertia_MLR.amin(2, keepdim=True) * (1 + 1e-12)).to(torch.uint8).argmax(2, keepdim=True)
     labels_MLRN = nearest_MKLRN.mul_(numbers_K111).sum(1).to(torch.int64)
     centres_MLRKH = centres_MJQ[:, :-1].view(sets, -1, *shape_KLR).permute(0, 3, 4, 2, 1)
-    return (
-        labels_MLRN.take_along_dim(best_ML1[..., None], 2)[:, :, 0].masked_fill_(~valid_MN[:, None], 0),
-        centres_MLRKH.take_along_dim(best_ML1[..., None, None], 2)[:, :, 0],
-        inertia_MLR.take_along_dim(best_ML1, 2)[..., 0],
-    )
+    labels_MLN, centres_MLKH, inertia_ML = _best(labels_MLRN, centres_MLRKH, inertia_MLR)
+    return labels_MLN.masked_fill_(~valid_MN[:, None], 0), centres_MLKH, inertia_ML
 
 
 def _squared(columns: list[Tensor], centres_MJKLR1: Tensor, total: Tensor, difference: Tensor) -> None:
