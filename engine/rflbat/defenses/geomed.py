@@ -74,7 +74,7 @@ def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
         raise UserError(f"geomed: passes={passes} must be at least 1 and tolerance={tolerance} a number from 0 on")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
-        at_most = min(passes, FEW) if updates.matrix_ND.device.type == "cpu" else passes
+        at_most = min(passes, FEW) if updates.valid_N.device.type == "cpu" else passes
         over_the_matrix = by_passes(updates, at_most)
         distances = distance_function(updates, over_the_matrix)
         typical = _typical_distance(updates, over_the_matrix)

@@ -20,6 +20,7 @@ def by_passes(updates: Updates, passes: int) -> bool:
 
     The product takes ``N N D`` operations, a pass about ``6 N D`` and one read of the matrix; on CPUs and on devices
     alike the time of a pass is that of the product for 64 rows: ``N > 64 (passes + 1)``, the last for the scores.
+    Row-sparse updates always go by their pairs: a pass would have to write them out.
 
     Args:
         updates: the round's updates.
@@ -28,7 +29,7 @@ def by_passes(updates: Updates, passes: int) -> bool:
     Returns:
         whether to go over the updates.
     """
-    return len(updates.valid_N) > ROWS_PER_PASS * (passes + 1)
+    return isinstance(updates.sent, Tensor) and len(updates.valid_N) > ROWS_PER_PASS * (passes + 1)
 
 
 def distance_function(updates: Updates, over_the_matrix: bool) -> Callable[[Tensor], Tensor]:

@@ -13,8 +13,11 @@ import torch
 from rflbat.clients.executor import same_start
 from rflbat.clients.step import SGD, make_feed
 from rflbat.clients.tables import Work, at_most_resized, on_rows, row_sparse, touched_rows
-from rflbat.defenses.registry import DEFENSES
+from rflbat.defenses.base import NoState, Updates
+from rflbat.defenses.registry import DEFENSES, make_defense
+from rflbat.models.base import Model
 from rflbat.models.lstm import lstm
+from rflbat.parameters import Layout
 from rflbat.round import run_round
 from rflbat.simulation import run
 from rflbat.world import build, first_server
@@ -184,6 +187,23 @@ def test_who_writes_the_updates_out(name, settings, tmp_path, monkeypatch):
     run_round(world, first_server(world))
     expected = (name in WRITTEN_OUT and settings.get("memory", True)) or settings.get("pca") == "lowrank"
     assert bool(seen) is bool(expected)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("geomed", 1), ("rfa", 1)])
+def test_many_updates_are_not_written_out_for_passes(name, passes, monkeypatch):
+    """150 dense updates are gone over; the pairs of row-sparse ones cost less, and give the same answer."""
+    model = Model("words", Layout({"table": (40, 3)}), lambda stream: None, lambda parameters, x: x, table="table")
+    tokens = (torch.arange(150) % 40)[:, None, None]
+    table = touched_rows(model, lambda rows, step: (tokens[rows], tokens, tokens), 150, 1)
+    sent = RowSparse(torch.randn(150, 3, generator=torch.Generator().manual_seed(0)), table)
+    one_N = torch.ones(150, dtype=torch.float64)
+    known = (one_N, torch.arange(150), one_N > 0)
+    defense = make_defense(name, {"passes": passes})
+    wanted = defense.apply(Updates(sent.dense(), *known), NoState(), None)
+    monkeypatch.setattr(RowSparse, "dense", lambda updates: pytest.fail("written out"))
+    got = defense.apply(Updates(sent, *known), NoState(), None)
+    torch.testing.assert_close(got.weights, wanted.weights, rtol=0, atol=1e-12)
+    torch.testing.assert_close(got.update, wanted.update, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("broken", [0, 3])
