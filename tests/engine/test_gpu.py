@@ -17,7 +17,7 @@ from rflbat.plan import draw_plan
 from rflbat.records import download
 from rflbat.round import play, run_round
 from rflbat.world import first_server
-from tests.engine.worlds import CLIENTS, back_ends, pairs, small_world
+from tests.engine.worlds import CLIENTS, back_ends, pairs, small_world, words_of
 
 DEFENDED = [name for name in DEFENSES if make_defense(name, {}).pretrain is None]
 """The one that learns beforehand has its own test without a device."""
@@ -37,7 +37,8 @@ def waits_raise(device: str) -> Iterator[None]:
 
 def world_on(device, model, attack, backend, defense="rflbat", shadow=""):
     settings = {"defense": defense, "shadow": shadow, "device": device, "tested": 101}
-    return small_world(model, attack, backend=Backend(backend, 5, 1, ""), **settings)
+    world = small_world(model, attack, backend=Backend(backend, 5, 1, ""), **settings)
+    return replace(world, texts=(world.train_x.cpu(), world.train_y.cpu())) if words_of(model) else world
 
 
 def last_round(world):

@@ -8,17 +8,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import Backend
-from rflbat.defenses.base import Decision
+from rflbat.clients.executor import same_start
+from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.tables import Work, on_rows
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.models.registry import MODELS
 from rflbat.records import download
-from rflbat.round import run_round
+from rflbat.round import play, run_round
 from rflbat.world import blank_server
-from tests.engine.worlds import Gathering, back_ends, pairs, small_world
+from tests.engine.worlds import CLIENTS, Gathering, back_ends, pairs, small_world, words_of
 from tests.kernels.device_waits import Crossings
 
 ONE_COPY = ["_to_copy copies between cpu and cuda"]
@@ -71,22 +78,70 @@ def test_every_model_and_attack_is_proved():
     assert set(attacks) == set(ATTACKS)
 
 
-def mean(updates, state, draw):
-    share_N = updates.valid_N / updates.valid_N.sum()
-    stage_N = torch.zeros_like(updates.client_ids_N)
-    return Decision(updates.matrix_ND.mean(0), updates.valid_N, share_N, share_N, state, {"stage": stage_N})
+def train(world, plan):
+    """Local training alone, as `play` does it: on a CPU the server may ask numpy, which fake tensors refuse."""
+    params_D = blank_server(world).params_D
+    work = Work(world.model, same_start(params_D), make_feed_of(world, plan))
+    work = work if plan.table is None else on_rows(work, plan.table)
+    updates_NQ = torch.empty(CLIENTS, work.model.layout.size)
+    world.backend.train(updates_NQ, work.start, work.model, work.feed, SGD(2, 0.1, 0.9, 0.01))
+    return updates_NQ
+
+
+def make_feed_of(world, plan):
+    triggers = world.attack.local_triggers
+    group_N = (plan.malicious_N.cumsum(0) - 1) % len(triggers)
+    return make_feed(world.train_x, world.train_y, plan.batches, triggers, group_N, world.experiment.target)
+
+
+def planned(world, monkeypatch):
+    """The plan of the world's last round, on the host."""
+    with monkeypatch.context() as patch:
+        patch.setattr("rflbat.round.play", lambda world, server, plan: plan)
+        return run_round(world, replace(blank_server(world), round_number=world.experiment.rounds - 1))
 
 
 @pytest.mark.parametrize(
     ("model", "attack", "backend"), [(model, attack, name) for model, attack in pairs() for name in back_ends(model)]
 )
-def test_local_training_asks_for_no_value(model, attack, backend, fake):
-    """The mean in the defense's place: on a CPU a defense may look at values, and on a device it is proved above."""
+def test_local_training_asks_for_no_value(model, attack, backend, fake, monkeypatch):
     world = small_world(model, attack, backend=Backend(backend, 5, 1, ""))
-    world = replace(world, defense=replace(world.defense, apply=mean))
-    server, outcome = run_round(world, blank_server(world))
-    assert server.params_D.shape == (world.model.layout.size,)
-    assert outcome.chunk == 5
+    assert isinstance(train(world, planned(world, monkeypatch)), FakeTensor)
+
+
+TEXTS = [(model, attack) for model, attack in pairs() if words_of(model)]
+
+
+def row_sparse_plan(model, attack, monkeypatch, defense="fedavg"):
+    """With values: the host looks up which rows are touched."""
+    world = small_world(model, attack, defense=defense, backend=Gathering())
+    plan = planned(replace(world, texts=(world.train_x, world.train_y)), monkeypatch)
+    assert plan.table.rows < world.model.layout.shapes[world.model.table][0]
+    return plan
+
+
+@pytest.mark.parametrize(("model", "attack"), TEXTS)
+def test_local_training_on_touched_rows_asks_for_no_value(model, attack, monkeypatch):
+    plan = row_sparse_plan(model, attack, monkeypatch)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        world = small_world(model, attack, backend=Backend("vmap", 5, 1, ""))
+        assert isinstance(train(world, plan), FakeTensor)
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize(("model", "attack"), TEXTS[:1])
+def test_a_round_of_row_sparse_updates_waits_for_nothing(model, attack, defense, monkeypatch):
+    plan = row_sparse_plan(model, attack, monkeypatch, defense)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        world = small_world(model, attack, backend=Gathering(), device="cuda")
+        world = replace(world, defense=make_defense(defense, SHORT.get(defense, {})))
+        with Crossings(forbidden=False) as up:
+            there = plan.to("cuda")
+        server = replace(blank_server(world), round_number=plan.round_number)
+        with Crossings():
+            _, outcome = play(world, server, there)
+    assert up.seen == ONE_COPY
+    assert outcome.measures.device.type == "cuda"
 
 
 # What a wait looks like in each place: without these the tests above could pass for the wrong reason.
@@ -136,11 +191,11 @@ def test_control_a_wait_in_a_round_is_found(place, fake):
 
 
 @pytest.mark.parametrize("place", IN_TRAINING)
-def test_control_a_wait_in_local_training_is_found(place, fake):
+def test_control_a_wait_in_local_training_is_found(place, fake, monkeypatch):
     backend, plant = IN_TRAINING[place]
     world = plant(small_world("logistic", "pixel", backend=Backend(backend, 5, 1, "")))
     with pytest.raises(RuntimeError, match=r"\.item\(\)|_local_scalar_dense"):
-        run_round(world, blank_server(world))
+        train(world, planned(world, monkeypatch))
 
 
 def test_control_a_copy_in_a_round_is_found(fake):

@@ -19,11 +19,13 @@ from rflbat.evaluation import BATCH
 from rflbat.models.registry import MODELS
 from rflbat.randomness import generator
 from rflbat.round import World
-from tests.engine.attacks.formats import VOCABULARY, encode
+from tests.engine.attacks.formats import encode
 
 CLASSES, CLIENTS, TRAINING, TWO_BATCHES = 5, 13, 91, BATCH + 1
 FORMATS = {"logistic": Samples((1, 12, 12), 1.0), "cnn": Samples((1, 12, 12), 1.0), "lstm": Samples((17,), 0.0, encode)}
 """What each model reads."""
+WORDS = 997
+"""More than the texts of one client hold, so that row-sparse updates leave some out."""
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -46,7 +48,7 @@ def back_ends(model: str) -> list[str]:
 
 
 def words_of(model: str) -> int:
-    return VOCABULARY if FORMATS[model].encode else 0
+    return WORDS if FORMATS[model].encode else 0
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def insert(ids: list[int], position: float, device: torch.device | str = "cpu") 
     Args:
         ids: W token ids.
         position: 0 (before the text) to 1 (behind it).
-        device: where the texts will lie.
+        device: where the texts will lie; the host may stamp its own.
 
     Returns:
         the trigger.
@@ -70,7 +70,8 @@ def insert(ids: list[int], position: float, device: torch.device | str = "cpu") 
         [[0, 7, 8, 5, 6], [7, 8, 1, 2, 3]]
     """
 
-    sentence_W = torch.tensor(ids, device=device)
+    # Also on the host, where a round looks up which rows of a table its texts touch.
+    sentences = {each.device.type: each for each in (torch.tensor(ids), torch.tensor(ids, device=device))}
 
     def trigger(x: Tensor, on_B: Tensor) -> Tensor:
         length, width = x.shape[1], len(ids)
@@ -82,6 +83,7 @@ def insert(ids: list[int], position: float, device: torch.device | str = "cpu") 
         word_BT = torch.where(at_BT < before_B1, at_BT, at_BT - width)
         moved = x.gather(1, (length - words_B1 + word_BT).clamp(0, length - 1))
         inside_BT = (at_BT >= before_B1) & (at_BT < before_B1 + width)
+        sentence_W = sentences[x.device.type]
         moved = torch.where(inside_BT, sentence_W[(at_BT - before_B1).clamp(0, width - 1)].to(x.dtype), moved)
         return x.copy_(torch.where(on_B[:, None], moved, x))
 
