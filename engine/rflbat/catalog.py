@@ -7,6 +7,7 @@ from typing import Any
 from rflbat.attacks.registry import ATTACKS
 from rflbat.data.registry import DATASETS
 from rflbat.defenses.registry import DEFENSES
+from rflbat.errors import UserError
 from rflbat.models.registry import MODELS
 from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
@@ -27,10 +28,10 @@ def catalog() -> dict[str, dict[str, str]]:
         kind -> name -> one line that says what it is.
     """
     return {
-        "datasets": {name: row.summary for name, row in DATASETS.items()},
-        "models": {name: _first_line(make) for name, make in MODELS.items()},
-        "attacks": {name: _first_line(make) for name, make in ATTACKS.items()},
-        "defenses": {name: _first_line(row.make) for name, row in DEFENSES.items()},
+        "datasets": {name: DATASETS[name].summary for name in DATASETS.names()},
+        "models": {name: _first_line(MODELS[name]) for name in MODELS.names()},
+        "attacks": {name: _first_line(ATTACKS[name]) for name in ATTACKS.names()},
+        "defenses": {name: _first_line(DEFENSES[name].make) for name in DEFENSES.names()},
         "recipes": {name: _first_line(make) for name, make in RECIPES.items()},
         "trackers": {name: row.title for name, row in TRACKERS.items()},
         "kernels": {op: _names(row) for op, row in dispatch.IMPLEMENTATIONS.items()},
@@ -62,16 +63,30 @@ def show(name: str) -> str:
         key: f"{_documented(make)}\n\n{_settings(make().to_dict())}{_grid(key)}" for key, make in RECIPES.items()
     }
     pages: Mapping[str, str] = {
-        **{key: f"{key}: {row.summary}\n\n{row.where}" for key, row in DATASETS.items()},
+        **{key: f"{key}: {DATASETS[key].summary}\n\n{DATASETS[key].where}" for key in DATASETS.names()},
         **{key: f"{key}: {row.title}\n\n{_tracker(key)}" for key, row in TRACKERS.items()},
-        **{key: _documented(make) for key, make in MODELS.items()},
-        **{key: _documented(make) for key, make in ATTACKS.items()},
-        **{key: _documented(row.make) for key, row in DEFENSES.items()},
+        **{key: _documented(MODELS[key]) for key in MODELS.names()},
+        **{key: _documented(ATTACKS[key]) for key in ATTACKS.names()},
+        **{key: _documented(DEFENSES[key].make) for key in DEFENSES.names()},
     }
+    if ":" in name:
+        return _of_a_module(name)
     # A recipe may bear the name of its data set, a defense that of a kernel: both pages are shown then.
     books = (pages, recipes, kernels)
     merged = {key: "\n\n".join(book[key] for book in books if key in book) for key in {**pages, **recipes, **kernels}}
     return lookup("name", merged, name)
+
+
+def _of_a_module(name: str) -> str:
+    """Give the page of a defense, attack or model that a module of another package holds."""
+    said = ""
+    for table in (DEFENSES, ATTACKS, MODELS):
+        try:
+            row: Any = table[name]
+            return _documented(getattr(row, "make", row))
+        except UserError as error:
+            said = said or str(error)
+    raise UserError(said)
 
 
 def _tracker(name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rflbat.errors import UserError, nearest
+from rflbat.plugins import Registry
 
 Member = TypeVar("Member")
 
@@ -24,15 +25,18 @@ def lookup(kind: str, table: Mapping[str, Member], name: str) -> Member:
         the member.
 
     Raises:
-        UserError: no member has this name; the message gives the nearest one.
+        UserError: no member has this name; the message gives the nearest one. A ``Registry`` also looks among those
+            of other packages.
 
     Example:
         >>> lookup("fruit", {"apple": 1}, "apple")
         1
     """
-    if not isinstance(name, str) or name not in table:
-        raise UserError(f"unknown {kind} {name!r}{nearest(str(name), table)}; known: {', '.join(table)}")
-    return table[name]
+    if isinstance(name, str):
+        with contextlib.suppress(KeyError):
+            return table[name]
+    known = list(table.names() if isinstance(table, Registry) else table)
+    raise UserError(f"unknown {kind} {name!r}{nearest(str(name), known)}; known: {', '.join(known)}")
 
 
 def _convert(value: object, annotation: object) -> object:

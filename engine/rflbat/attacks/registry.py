@@ -6,13 +6,15 @@ from rflbat.attacks.base import Attack, Samples
 from rflbat.attacks.dba import dba
 from rflbat.attacks.pixel import pixel
 from rflbat.attacks.sentence import sentence
+from rflbat.plugins import Registry
 from rflbat.registry import check_arguments, lookup
 
-ATTACKS: dict[str, Callable[..., Attack]] = {
+_OURS: dict[str, Callable[..., Attack]] = {
     "pixel": pixel,
     "sentence": sentence,
     "dba": dba,
 }
+ATTACKS: Registry[Callable[..., Attack]] = Registry("attack", "rflbat.attacks", Attack, lambda make: make, _OURS)
 
 
 def make_attack(name: str, samples: Samples, scale: float, arguments: Mapping[str, object]) -> Attack:

@@ -1,5 +1,6 @@
 """The data sets by name: one row says how to load it, what it is and how to get it."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 from rflbat.data import amazon, digits, femnist, mnist
 from rflbat.data.base import Dataset
-from rflbat.errors import UserError, nearest
+from rflbat.plugins import Registry
+from rflbat.registry import lookup
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,13 @@ def _where(family: mnist.Family) -> str:
     )
 
 
-DATASETS: dict[str, Row] = {
+def _adopt(load: Callable[..., Dataset]) -> Row:
+    """A data set of another package: its own docstring says what it is."""
+    about = (inspect.getdoc(load) or "a data set of another package").partition("\n")[0]
+    return Row(load=load, summary=about, where=f"as {load.__module__} says")
+
+
+_OURS: dict[str, Row] = {
     "digits": Row(
         load=lambda data_dir: digits.load(),
         summary="1,797 handwritten digits enlarged to 28x28, 10 classes",
@@ -67,6 +75,7 @@ DATASETS: dict[str, Row] = {
         attack="sentence",
     ),
 }
+DATASETS: Registry[Row] = Registry("data set", "rflbat.datasets", Dataset, _adopt, _OURS)
 
 
 def load(name: str, data_dir: Path | None = None, arguments: Iterable[tuple[str, Any]] = ()) -> Dataset:
@@ -91,6 +100,4 @@ def load(name: str, data_dir: Path | None = None, arguments: Iterable[tuple[str,
             ...
         rflbat.errors.UserError: unknown data set 'fasion-mnist'; did you mean 'fashion-mnist'?; known: digits, ...
     """
-    if name not in DATASETS:
-        raise UserError(f"unknown data set {name!r}{nearest(name, DATASETS)}; known: {', '.join(DATASETS)}")
-    return DATASETS[name].load(data_dir, **dict(arguments))
+    return lookup("data set", DATASETS, name).load(data_dir, **dict(arguments))

@@ -19,6 +19,7 @@ from rflbat.defenses.norm_clipping import norm_clipping
 from rflbat.defenses.rfa import rfa
 from rflbat.defenses.rflbat import rflbat
 from rflbat.defenses.trimmed_mean import trimmed_mean
+from rflbat.plugins import Registry
 from rflbat.registry import check_arguments, lookup
 
 
@@ -35,7 +36,12 @@ class Row:
     translation: bool
 
 
-DEFENSES: dict[str, Row] = {
+def _adopt(make: Callable[..., Defense]) -> Row:
+    """Nothing is promised of a defense of another package."""
+    return Row(make, translation=False)
+
+
+_OURS = {
     "fedavg": Row(fedavg, translation=True),
     "rflbat": Row(rflbat, translation=False),
     "foolsgold": Row(foolsgold, translation=False),
@@ -50,6 +56,7 @@ DEFENSES: dict[str, Row] = {
     "auror": Row(auror, translation=True),
     "autoencoder": Row(autoencoder, translation=False),
 }
+DEFENSES: Registry[Row] = Registry("defense", "rflbat.defenses", Defense, _adopt, _OURS)
 
 
 def make_defense(name: str, arguments: Mapping[str, object]) -> Defense:

@@ -6,10 +6,13 @@ from rflbat.models.base import Model
 from rflbat.models.cnn import cnn
 from rflbat.models.logistic import logistic
 from rflbat.models.lstm import lstm
+from rflbat.plugins import Registry
 
-MODELS: dict[str, Callable[[tuple[int, ...], int, int], Model]] = {
+Make = Callable[[tuple[int, ...], int, int], Model]
+_OURS: dict[str, Make] = {
     "logistic": logistic,
     "cnn": cnn,
     "lstm": lstm,
 }
+MODELS: Registry[Make] = Registry("model", "rflbat.models", Model, lambda make: make, _OURS)
 """``make(shape of a sample, classes, words of the vocabulary)``; 0 words for data that are no texts."""
