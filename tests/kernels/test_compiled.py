@@ -75,3 +75,15 @@ def test_it_compiles_for_three_generations_and_addresses_by_64_bits(name: str, m
 def test_every_operation_in_triton_is_compiled() -> None:
     rows = import_module("rflbat_kernels.dispatch").IMPLEMENTATIONS
     assert {op for op, _ in CALLS.values()} == {op for op, row in rows.items() if "triton" in row}
+
+
+def test_a_narrow_address_is_seen() -> None:
+    code = """
+    %row = arith.muli %i, %stride : i32 loc(#loc1)
+    %late = arith.extsi %row : i32 to i64 loc(#loc2)
+    %bad = tt.addptr %p, %row : !tt.ptr<f32>, i32 loc(#loc3)
+    %wide = arith.extsi %i : i32 to i64 loc(#loc4)
+    %good = tt.addptr %p, %wide : !tt.ptr<f32>, i64 loc(#loc5)
+    %many = tt.addptr %q, %offsets : tensor<4x!tt.ptr<f32>>, tensor<4xi64>
+    """
+    assert [line.partition(" ")[0] for line in narrow_addresses(code)] == ["%bad", "%late"]

@@ -5,6 +5,7 @@ import torch
 
 from rflbat_kernels.lstm_cell import reference, triton
 from tests.kernels.closeness import normal
+from tests.kernels.far_memory import far_rows
 from tests.kernels.triton_cases import LSTM, assert_close, lstm, lstm_back
 
 
@@ -35,6 +36,16 @@ def test_small_arguments_keep_their_digits(dtype: torch.dtype) -> None:
     open_gate = torch.full_like(x, 100.0)
     found = triton.lstm_cell(torch.cat([open_gate, -open_gate, x, open_gate], 1), torch.zeros_like(x))
     torch.testing.assert_close(found.cell_BU.double(), x.double().tanh(), rtol=6 * torch.finfo(dtype).eps, atol=0.0)
+
+
+def test_rows_beyond_two_thousand_million_elements_are_read() -> None:
+    gates, cell = lstm((3, 5), torch.float16)
+    eps = torch.finfo(torch.float16).eps
+    found = triton.lstm_cell(far_rows(gates), far_rows(cell))
+    assert_close(found, reference.lstm_cell(gates, cell), 4 * eps)
+    back = lstm_back((3, 5), torch.float16)
+    far = (*back[:2], far_rows(back[2]), far_rows(back[3]), back[4])
+    assert_close(triton.lstm_cell_backward(*far), reference.lstm_cell_backward(*back), 4 * eps)
 
 
 def test_nothing_else_is_written_and_nothing_given_is_changed() -> None:
