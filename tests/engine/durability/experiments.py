@@ -45,7 +45,8 @@ def experiment(defense: str) -> Experiment:
 
 def assert_same(path: Path, expected: Path) -> None:
     """Compare two finished runs bit by bit, times apart."""
-    assert {file.name for file in path.iterdir()} == {file.name for file in expected.iterdir()}
+    # One that was killed between its summary and the release of its lock is whole, and resuming only reads it.
+    assert {file.name for file in path.iterdir()} - {LOCK} == {file.name for file in expected.iterdir()}
     for name in LINES:
         assert (path / name).read_bytes() == (expected / name).read_bytes(), name
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (path, expected)]

@@ -66,6 +66,10 @@ def test_foolsgold_killed_at_every_fifth_event(tmp_path: Path) -> None:
     check_runs(tmp_path, "foolsgold", every=5, chains=1, outside=1)
 
 
+def test_killed_between_the_summary_and_the_release_of_the_lock(tmp_path: Path) -> None:
+    check_runs(tmp_path, "fedavg", first=53, every=1)
+
+
 @pytest.mark.parametrize("defense", [name for name in remembering() if name != "foolsgold"])
 def test_every_other_memory_killed_at_some_events(tmp_path: Path, defense: str) -> None:
     check_runs(tmp_path, defense, first=6, every=13)
@@ -75,24 +79,24 @@ def test_a_sweep_killed_at_some_events(tmp_path: Path) -> None:
     check_sweeps(tmp_path, first=9, every=31)
 
 
-@pytest.mark.slow  # about a minute a defense
+@pytest.mark.slow  # half a minute of processor time a defense
 @pytest.mark.parametrize("defense", remembering())
 def test_every_memory_killed_at_every_event(tmp_path: Path, defense: str) -> None:
     check_runs(tmp_path, defense, every=1, chains=8, outside=8)
 
 
-@pytest.mark.slow  # a quarter of a minute a defense
+@pytest.mark.slow  # seconds a defense
 @pytest.mark.parametrize("defense", [name for name in DEFENSES if name not in remembering()])
 def test_every_defense_without_a_memory_killed_at_some_events(tmp_path: Path, defense: str) -> None:
     check_runs(tmp_path, defense, first=2, every=7, chains=2, outside=2)
 
 
-@pytest.mark.slow  # about a minute
+@pytest.mark.slow  # half a minute
 def test_a_sweep_killed_at_many_events_and_again_and_again(tmp_path: Path) -> None:
     check_sweeps(tmp_path, every=5, chains=6, outside=4)
 
 
-@pytest.mark.slow  # a quarter of a minute
+@pytest.mark.slow  # a minute
 def test_the_killed_command_of_a_sweep_with_workers_goes_on(tmp_path: Path) -> None:
     """The command alone is killed, at a time of its own; its workers end by themselves, and the next one takes over."""
     line = "sweep --grid defense=foolsgold,fedavg --seeds 2 --jobs 2 --clients 9 --rounds 40 --local-steps 2 --quiet"
