@@ -10,6 +10,7 @@ from rflbat.config import Experiment
 from rflbat.defenses.base import state_tensors
 from rflbat.defenses.registry import DEFENSES
 from rflbat.results import checkpoint
+from rflbat.results.lock import LOCK
 
 ROUNDS = 5
 BRIEF = {"epochs": 2, "surrogate": 64, "hidden": 8, "code": 4}
