@@ -18,8 +18,9 @@ ROWS_PER_PASS = 64
 def by_passes(updates: Updates, passes: int) -> bool:
     """Say whether passes over the updates cost less than the pairwise distances, from shapes alone.
 
-    The product takes ``N N D`` operations, a pass about ``6 N D`` and one read of the matrix; on CPUs and on devices
-    alike the time of a pass is that of the product for 64 rows: ``N > 64 (passes + 1)``, the last for the scores.
+    The product takes ``N N D`` operations, a pass about ``6 N D`` and one read of the matrix; on a CPU a pass takes as
+    long as the product for 64 rows: ``N > 64 (passes + 1)``, the last for the scores. Devices go by the same number,
+    which is estimated there from their float64 rate and bandwidth, not measured.
     Row-sparse updates always go by their pairs: a pass would have to write them out.
 
     Args:
