@@ -1,0 +1,1 @@
+"""Defenses under the interfaces of other packages."""
