@@ -106,7 +106,8 @@ def test_numbers_are_those_of_aggregate_in_the_order_of_the_ids(defense: str) ->
 
 
 def test_order_of_arrival_changes_nothing() -> None:
-    first, second = (sent(strategy("rflbat")).aggregate_train(1, order) for order in (replies(), replies()[::-1]))
+    first = sent(strategy("rflbat")).aggregate_train(1, replies())
+    second = sent(strategy("rflbat")).aggregate_train(1, replies()[::-1])
     assert first[1] == second[1]
     for name, array in numpy(first[0]).items():
         np.testing.assert_array_equal(array, numpy(second[0])[name])
