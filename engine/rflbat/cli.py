@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,7 +29,7 @@ from rflbat.config import Experiment
 from rflbat.doctor import examine
 from rflbat.dry_run import plan_run, show_plan
 from rflbat.errors import UserError, nearest
-from rflbat.progress import Silence, choose
+from rflbat.progress import Settings, Silence, choose
 from rflbat.reading import read_bounded
 from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
@@ -39,7 +39,8 @@ from rflbat.results.report import CELLS, report_run, report_sweep
 from rflbat.results.shadow_report import shadow_table
 from rflbat.results.tables import closing_table, to_rich
 from rflbat.simulation import Interrupted, resume, run
-from rflbat.sweep import make_cells, sweep
+from rflbat.sweep import CellsFailed, make_cells, sweep
+from rflbat.sweep_progress import shown
 from rflbat.trackers.registry import make_tracker
 from rflbat.watching import follow
 from rflbat.world import versions
@@ -174,18 +175,6 @@ def _finish(console: Console, folder: RunFolder, quiet: bool) -> None:
             console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
 
 
-class Settings(Silence):
-    """Callback that shows the resolved settings before the first round."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def on_start(self, run: Mapping[str, Any]) -> None:
-        """Write one line of them."""
-        chosen = ", ".join(f"{name}={value}" for name, value in run["config"].items() if value not in (None, {}))
-        self.console.print(chosen, highlight=False, soft_wrap=True, markup=False)
-
-
 def _new_folder(experiment: Experiment) -> Path:
     name = f"{experiment.dataset}-{experiment.defense}-{experiment.seed}"
     numbers = (Path("runs") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
@@ -230,7 +219,17 @@ def _sweep(arguments: list[str], console: Console) -> None:
     extra = [
         ("grid", _flag(Texts, "setting=value,value,...; repeatable; defense_arg.NAME for a parameter"), ()),
         ("seeds", _flag(int, "seeds of every combination"), 1),
-        ("jobs", _flag(int, "processes, each on one thread when more than one"), 1),
+        ("jobs", _flag(int, "processes, each on one thread and pinned to its cores or GPU when more than one"), 1),
+        (
+            "launcher",
+            _flag(str, "local: processes here; ray: tasks of the cluster of RAY_ADDRESS, or of Ray here"),
+            "local",
+        ),
+        (
+            "gpus_per_cell",
+            _flag(float | None, "GPUs of a Ray task, a fraction allowed; default 1 on cuda, else 0"),
+            None,
+        ),
         ("out", _flag(str | None, "folder of the sweep; needed"), None),
         CONFIG,
         QUIET,
@@ -241,22 +240,17 @@ def _sweep(arguments: list[str], console: Console) -> None:
     given = {key.replace("-", "_"): value.split(",") for key, value in _pairs(flags.grid, "grid").items()}
     grid = {**GRIDS.get(recipe, {}), **given}
     cells = make_cells(_experiment(flags, base), grid, flags.seeds)
-    done = 0
-
-    def on_cell(cell: Any, summary: Mapping[str, Any]) -> None:
-        nonlocal done
-        done += 1
-        if not flags.quiet:
-            rate = f"accuracy {summary['accuracy']:.3f}  attack {summary['attack_success_rate']:.3f}"
-            console.print(
-                f"cell {done}/{len(cells)}  {cell.name}  {rate}", highlight=False, soft_wrap=True, markup=False
-            )
-
+    again = [flags.out, *(["--quiet"] if flags.quiet else [])]
     try:
-        sweep(cells, flags.out, flags.jobs, on_cell)
+        with shown(console, len(cells), flags.quiet) as tell:
+            sweep(cells, flags.out, flags.jobs, tell, flags.launcher, flags.gpus_per_cell)
     except (Interrupted, KeyboardInterrupt):
         raise KeyboardInterrupt("the same command goes on: finished cells are not run again") from None
-    _report([flags.out, *(["--quiet"] if flags.quiet else [])], console)
+    except CellsFailed as error:
+        if error.summaries:
+            _report(again, console)
+        raise
+    _report(again, console)
 
 
 def _report(arguments: list[str], console: Console) -> None:
@@ -358,7 +352,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after ``rflbat``; those of the process by default.
 
     Returns:
-        exit status: 0; 2 for a mistake of the user, or a disk that refuses; 130 after Ctrl-C.
+        exit status: 0; 1 for a sweep with failed cells; 2 for a mistake of the user, or a disk that refuses; 130 after
+            Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if os.getcwd() not in sys.path:  # last: `--defense mine:noisy` finds mine.py here, and nothing is hidden by it
@@ -375,6 +370,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"rflbat: {error}", file=sys.stderr)
         return 2
+    except CellsFailed as error:
+        print(f"rflbat: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"rflbat: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
         return 2

@@ -51,6 +51,18 @@ class Silence:
         self.close()
 
 
+class Settings(Silence):
+    """Callback that shows the resolved settings before the first round."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def on_start(self, run: Mapping[str, Any]) -> None:
+        """Write one line of them."""
+        chosen = ", ".join(f"{name}={value}" for name, value in run["config"].items() if value not in (None, {}))
+        self.console.print(chosen, highlight=False, soft_wrap=True, markup=False)
+
+
 class Pace:
     """Speed and time left, from the seconds that the last rounds took.
 

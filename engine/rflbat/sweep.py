@@ -3,25 +3,28 @@
 import itertools
 import os
 import re
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any
-
-import torch
+from typing import Any, Literal
 
 from rflbat.config import Experiment
 from rflbat.errors import UserError
+from rflbat.launchers import Launcher, Outcome, make_launcher
+from rflbat.results.atomic import replacing
 from rflbat.results.folder import RUN, RunFolder
+from rflbat.results.lock import sole_writer
 from rflbat.results.report import CELLS
-from rflbat.simulation import resume, run
+from rflbat.simulation import Interrupted, resume, run
 from rflbat.world import check, resolve
 
+FAILURE = "failure.txt"
+OVERCOME = "failure.overcome.txt"
 ARGUMENTS = {"dataset_arg.": "dataset_args", "defense_arg.": "defense_args", "attack_arg.": "attack_args"}
 
 
@@ -36,6 +39,44 @@ class Cell:
 
     name: str
     experiment: Experiment
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is told of a cell.
+
+    Args:
+        what: ``started``, ``done``, ``again`` (failed, to be tried again) or ``failed``.
+        cell: which cell.
+        summary: of a cell that is done.
+        error: of one that failed, in one line.
+    """
+
+    what: Literal["started", "done", "again", "failed"]
+    cell: Cell
+    summary: dict[str, Any] | None = None
+    error: str = ""
+
+
+class CellsFailed(Exception):
+    """A sweep is over, and some of its cells have no result.
+
+    Args:
+        out: folder of the sweep.
+        summaries: those of the finished cells.
+        failed: cell name -> failure in one line.
+    """
+
+    def __init__(self, out: Path, summaries: dict[str, dict[str, Any]], failed: dict[str, str]) -> None:
+        super().__init__(out, summaries, failed)
+        self.out = out
+        self.summaries = summaries
+        self.failed = failed
+
+    def __str__(self) -> str:
+        which = "; ".join(f"{name}: {error}" for name, error in self.failed.items())
+        total, where = len(self.failed) + len(self.summaries), self.out / CELLS / "NAME" / FAILURE
+        return f"{len(self.failed)} of {total} cells failed ({which}); the same command tries them again; see {where}"
 
 
 def _experiment(base: Experiment, chosen: Mapping[str, object]) -> Experiment:
@@ -84,6 +125,35 @@ def make_cells(base: Experiment, grid: Mapping[str, Sequence[object]], seeds: in
     return cells
 
 
+def check_cell(cell: Cell, out: Path) -> Experiment:
+    """See whether a cell can run, before any does.
+
+    Args:
+        cell: what is to run.
+        out: folder of the sweep.
+
+    Returns:
+        its settings, with the defaults of this machine.
+
+    Raises:
+        UserError: settings do not fit the data, or its folder holds a run with other settings.
+    """
+    check(cell.experiment)
+    resolved, path = resolve(cell.experiment), out / CELLS / cell.name
+    if (path / RUN).exists():
+        found, wanted = RunFolder.open(path).run()["config"], resolved.to_dict()
+        wanted |= {key: found.get(key) for key in ("model", "attack") if wanted[key] is None}
+        if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):
+            raise UserError(f"{path} holds a run with another {', '.join(differing)}; give the sweep another --out")
+    return resolved
+
+
+def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
+    """Give the summary of a cell that is finished, else None."""
+    path = out / CELLS / cell.name
+    return RunFolder.open(path).summary() if (path / RUN).exists() else None
+
+
 def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
     """Run a cell, go on with it, or read what it gave.
 
@@ -95,75 +165,123 @@ def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
         its summary.
 
     Raises:
-        UserError: its folder holds a run with other settings.
+        UserError: settings do not fit, or its folder holds a run with other settings.
     """
+    check_cell(cell, out)
     path = out / CELLS / cell.name
     if not (path / RUN).exists():
         return run(cell.experiment, path).summary
-    folder = RunFolder.open(path)
-    found, wanted = folder.run()["config"], resolve(cell.experiment).to_dict()
-    wanted |= {key: found.get(key) for key in ("model", "attack") if wanted[key] is None}
-    if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):
-        raise UserError(f"{path} holds a run with another {', '.join(differing)}; give the sweep another --out")
-    return folder.summary() or resume(path).summary
+    return finished(cell, out) or resume(path).summary
 
 
-def _start_worker(parent: int) -> None:
-    """Compute on one thread, and end with the sweep: a worker that outlives it would write into cells of the next."""
-    torch.set_num_threads(1)
-    Thread(target=_end_with, args=(parent,), daemon=True).start()
+def attempt(cell: Cell, out: Path) -> Outcome:
+    """Run a cell, and tell of its failure instead of raising it.
+
+    Args:
+        cell: what to run.
+        out: folder of the sweep.
+
+    Returns:
+        its summary or its failure; a mistake of the user would only be made again.
+
+    Raises:
+        Interrupted: Ctrl-C; a checkpoint was written.
+    """
+    try:
+        return Outcome(run_cell(cell, out))
+    except Interrupted:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        line = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+        return Outcome(None, line, traceback.format_exc(), again=not isinstance(error, UserError))
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    signal.raise_signal(signal.SIGTERM)
+def _record(folder: Path, outcome: Outcome, number: int) -> None:
+    """Write why a cell failed into its folder, behind the first attempt where it is the second."""
+    path = folder / FAILURE
+    # A run of another process is not disturbed, and a disk that refuses is told of in the closing line.
+    with suppress(UserError, OSError), sole_writer(folder):
+        earlier = path.read_text(encoding="utf-8") + "\n" if number > 1 and path.is_file() else ""
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        with replacing(path) as temporary:
+            text = f"{earlier}attempt {number}, {when}: {outcome.error}\n\n{outcome.details.rstrip()}\n"
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _results(cells: Sequence[Cell], out: Path, jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
-    if jobs == 1:
-        for cell in cells:
-            yield cell, run_cell(cell, out)
-        return
-    # spawn: a forked child of a process that has used threads or CUDA may hang.
-    with ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
-    ) as pool:
-        waiting = {pool.submit(run_cell, cell, out): cell for cell in cells}
-        try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _run_all(cells: Sequence[Cell], out: Path, launch: Launcher[Cell], tell: Callable[[Event], None]) -> None:
+    """Run the cells in any order; one that fails is put back once, behind the others."""
+    failures = Counter[str]()
+    todo = deque(cells)
+    with closing(launch(todo, partial(attempt, out=out))) as told:
+        for cell, outcome in told:
+            folder = out / CELLS / cell.name
+            if outcome is None:
+                tell(Event("started", cell))
+            elif outcome.summary is not None:
+                if (folder / FAILURE).is_file():
+                    os.replace(folder / FAILURE, folder / OVERCOME)
+                tell(Event("done", cell, summary=outcome.summary))
+            else:
+                failures[cell.name] += 1
+                _record(folder, outcome, failures[cell.name])
+                again = outcome.again and failures[cell.name] == 1
+                if again:
+                    todo.append(cell)
+                tell(Event("again" if again else "failed", cell, error=outcome.error))
 
 
 def sweep(
     cells: Sequence[Cell],
     out: str | Path,
     jobs: int = 1,
-    on_cell: Callable[[Cell, dict[str, Any]], None] = lambda cell, summary: None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    launcher: str = "local",
+    gpus_per_cell: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run all cells; those that are finished are skipped, an interrupted one goes on from its checkpoint.
+
+    A cell that fails does not stop the others. Its traceback is written to ``out/cells/NAME/failure.txt``, and it gets
+    a second attempt, unless the failure is a mistake of the user; what it overcame stays in ``failure.overcome.txt``.
 
     Args:
         cells: what ``make_cells`` gave.
         out: folder of the sweep; a cell lies in ``out/cells/NAME``.
-        jobs: processes; with more than one each computes on one thread.
-        on_cell: told of each cell when its result is there.
+        jobs: processes of the launcher ``local``; with more than one each computes on one thread, pinned to its share
+            of the cores (Linux) or to a GPU. A single one is this process, and a crash of it ends the sweep.
+        on_event: told of each cell when it starts, fails, and when its result is there.
+        launcher: ``local``, or ``ray`` for the tasks of a Ray cluster.
+        gpus_per_cell: GPUs of a Ray task, see ``make_launcher``.
 
     Returns:
-        cell name -> summary.
+        cell name -> summary, in the order of ``cells``.
 
     Raises:
-        UserError: settings do not fit the data (told before any cell runs), a folder holds a run with other settings,
-            or ``jobs`` is below 1.
+        UserError: settings do not fit the data or a folder holds a run with other settings (both told before any cell
+            runs), or the launcher does not take these numbers.
+        CellsFailed: the others are finished.
     """
-    if jobs < 1:
-        raise UserError(f"jobs={jobs} is out of range; allowed: at least 1")
+    devices = {check_cell(cell, Path(out)).device for cell in cells}
+    launch = make_launcher(launcher, jobs, gpus_per_cell, "cuda" if "cuda" in devices else "cpu")
+    summaries: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+
+    def tell(event: Event) -> None:
+        if event.summary is not None:
+            summaries[event.cell.name] = event.summary
+        elif event.what == "failed":
+            failed[event.cell.name] = event.error
+        on_event(event)
+
+    left = []
     for cell in cells:
-        check(cell.experiment)
-    summaries = {}
-    for cell, summary in _results(cells, Path(out), jobs):
-        summaries[cell.name] = summary
-        on_cell(cell, summary)
-    return summaries
+        summary = finished(cell, Path(out))
+        if summary is None:
+            left.append(cell)
+        else:
+            tell(Event("done", cell, summary=summary))
+    _run_all(left, Path(out).absolute(), launch, tell)
+    ordered = {cell.name: summaries[cell.name] for cell in cells if cell.name in summaries}
+    if failed:
+        raise CellsFailed(Path(out), ordered, failed)
+    return ordered

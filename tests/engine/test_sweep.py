@@ -12,7 +12,7 @@ import torch
 import rflbat.sweep
 from rflbat import Experiment, Interrupted, UserError, run
 from rflbat.results.folder import RunFolder
-from rflbat.sweep import make_cells, run_cell, sweep
+from rflbat.sweep import Event, make_cells, run_cell, sweep
 
 GRID = {"defense": ["fedavg", "rflbat"], "malicious": ["0.3", "0.5"]}
 
@@ -123,11 +123,10 @@ def test_mistakes_show_before_any_work(grid, seeds, message):
 
 def test_each_cell_is_the_run_of_its_settings(tmp_path):
     told = []
-    summaries = sweep(
-        make_cells(small(), GRID, 2), tmp_path, on_cell=lambda cell, summary: told.append((cell, summary))
-    )
+    summaries = sweep(make_cells(small(), GRID, 2), tmp_path, on_event=told.append)
     cells = make_cells(small(), GRID, 2)
-    assert told == [(cell, summaries[cell.name]) for cell in cells]
+    done = [Event("done", cell, summaries[cell.name]) for cell in cells]
+    assert told == [each for event in done for each in (Event("started", event.cell), event)]
     assert sorted(path.name for path in (tmp_path / "cells").iterdir()) == sorted(cell.name for cell in cells)
     alone = {cell.name: run(cell.experiment).summary for cell in cells}
     assert without_seconds(summaries) == without_seconds(alone)
@@ -217,11 +216,11 @@ def one_thread():
 @pytest.mark.usefixtures("one_thread")
 def test_several_processes_give_the_same_summaries(tmp_path):
     cells = make_cells(small(), {"defense": ["rflbat", "foolsgold"]}, 2)
-    told = {}
+    told = []
     interrupt(cells[3], tmp_path / "two", 0)
-    one, two = sweep(cells, tmp_path / "one"), sweep(cells, tmp_path / "two", 2, lambda c, s: told.update({c.name: s}))
+    one, two = sweep(cells, tmp_path / "one"), sweep(cells, tmp_path / "two", 2, told.append)
     assert without_seconds(two) == without_seconds(one)
-    assert told == two
+    assert {event.cell.name: event.summary for event in told if event.what == "done"} == two
     for cell in cells:
         folder = RunFolder.open(tmp_path / "two" / "cells" / cell.name)
         assert folder.rounds() == RunFolder.open(tmp_path / "one" / "cells" / cell.name).rounds()

@@ -19,7 +19,10 @@ SETTINGS = {
 }
 FLAGS = {
     "run": {*SETTINGS, "--out", "--config", "--track", "--quiet", "--dry-run", "--help"},
-    "sweep": {*SETTINGS, "--grid", "--seeds", "--jobs", "--out", "--config", "--quiet", "--help"},
+    "sweep": {
+        *SETTINGS,
+        *("--grid", "--seeds", "--jobs", "--launcher", "--gpus-per-cell", "--out", "--config", "--quiet", "--help"),
+    },
     "resume": {"--track", "--quiet", "--help"},
     "watch": {"--every", "--help"},
     "report": {"--quiet", "--help"},

@@ -1,6 +1,7 @@
 """Sweeps through the command line: a grid with seeds, its table, what is skipped, what goes on, what is refused."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -9,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from rflbat import simulation
+from rflbat import Experiment, simulation
 from rflbat.recipes import RECIPES, smoke
 from rflbat.simulation import Interrupted
+from rflbat.sweep import Event, make_cells
+from rflbat.sweep_progress import shown
 from tests.engine.cli.conftest import Call, Done, Mistake, succeed
+from tests.engine.failing import MODULE
 
 SMALL = "--clients 5 --rounds 1 --local-steps 1 --batch-size 9 --seed 3"
 GRID = "--grid defense=fedavg,krum --grid malicious=0.2,0.6 --seeds 2 --jobs 1"
@@ -120,3 +125,63 @@ def test_an_interrupt_crosses_from_a_worker_process() -> None:
     make, arguments = stop.__reduce__()[:2]
     again = make(*arguments)
     assert (str(again), again.folder, again.rounds) == (str(stop), stop.folder, stop.rounds)
+
+
+def test_failed_cells_are_told_of_behind_the_report_of_the_others(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "failing_of_the_command.py").write_text(MODULE)
+    name = "failing_of_the_command:always"
+    status, out, err = call(f"sweep {SMALL} --rounds 3 --grid defense={name},fedavg --out some")
+    cell = f"defense={name.replace(':', '_')},seed=3"
+    assert status == 1
+    assert err == (
+        f"rflbat: 1 of 2 cells failed ({cell}: RuntimeError: too bad); the same command tries them again; "
+        "see some/cells/NAME/failure.txt\n"
+    )
+    assert f"failed, runs again  {cell}  RuntimeError: too bad\ncell 1/2  defense=fedavg,seed=3  accuracy" in out
+    assert f"\nfailed  {cell}  RuntimeError: too bad\n" in out
+    assert f"\nunfinished: {cell}\n" in out
+    assert (tmp_path / "some/cells" / cell / "failure.txt").is_file()
+    assert (tmp_path / "some/table.csv").read_text().count("\n") == 2
+    (tmp_path / "alone").mkdir()
+    status, out, err = call(f"sweep {SMALL} --rounds 3 --grid defense={name} --out alone --quiet")
+    assert (status, out) == (1, "")
+    assert err.startswith(f"rflbat: 1 of 1 cells failed ({cell}: RuntimeError: too bad);")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--launcher slurm", "unknown launcher 'slurm'"),
+        ("--jobs 0", "jobs=0 is out of range"),
+        ("--gpus-per-cell 0.5", "gpus_per_cell=0.5 goes with launcher 'ray'"),
+        ("--launcher ray --jobs 2", "jobs=2 goes with launcher 'local'"),
+    ],
+)
+def test_launchers_and_their_numbers_are_checked_before_any_work(flags: str, said: str, mistake: Mistake) -> None:
+    assert said in mistake(f"sweep --out some {flags}")
+
+
+def test_a_terminal_counts_cells_done_running_and_failed() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
+    cells = make_cells(Experiment(), {}, 3)
+    rates = {"accuracy": 0.5, "attack_success_rate": 0.25}
+    with shown(console, 3, quiet=False) as tell:
+        for event in (
+            Event("started", cells[0]),
+            Event("started", cells[1]),
+            Event("done", cells[0], summary=rates),
+            Event("again", cells[1], error="RuntimeError: [bold]"),
+            Event("started", cells[1]),
+            Event("started", cells[2]),
+            Event("failed", cells[1], error="RuntimeError: [bold]"),
+        ):
+            tell(event)
+    last = screen.getvalue().rpartition("cells: ")[2]
+    assert last.startswith("1/3 done, 1 running, 1 failed")
+    assert "cell 1/3  seed=0  accuracy 0.500  attack 0.250" in screen.getvalue()
+    assert "failed, runs again  seed=1  RuntimeError: [bold]" in screen.getvalue()
+    assert "\x1b[?25h" in screen.getvalue()  # the cursor is back

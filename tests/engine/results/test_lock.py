@@ -13,7 +13,7 @@ from tests.engine.cli.conftest import everything
 from rflbat import Experiment, UserError, resume, run
 from rflbat.results import lock
 from rflbat.results.lock import LOCK, sole_writer
-from rflbat.sweep import make_cells, sweep
+from rflbat.sweep import CellsFailed, make_cells, sweep
 
 fcntl = pytest.importorskip("fcntl", reason="this system has no flock")
 
@@ -156,8 +156,10 @@ def test_run_resume_and_sweep_are_refused_while_another_process_writes(
     (cell,) = make_cells(SMALL, {}, 1)
     (tmp_path / "cells").mkdir()
     path.rename(tmp_path / "cells" / cell.name)
-    with pytest.raises(UserError, match=f"in use by process {holder.pid} on elsewhere"):
+    held = everything(tmp_path)
+    with pytest.raises(CellsFailed, match=f"in use by process {holder.pid} on elsewhere"):
         sweep([cell], tmp_path)
+    assert everything(tmp_path) == held
     (tmp_path / "cells" / cell.name).rename(path)
     finished = run(SMALL, tmp_path / "run")
     (tmp_path / "run/summary.json").rename(tmp_path / "summary.json")
