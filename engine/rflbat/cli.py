@@ -8,15 +8,12 @@ import io
 import os
 import re
 import shlex
-import signal
 import sys
-import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field, fields, make_dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import tyro
@@ -30,6 +27,7 @@ from rflbat.doctor import examine
 from rflbat.dry_run import plan_run, show_plan
 from rflbat.errors import UserError, nearest
 from rflbat.progress import Settings, Silence, choose
+from rflbat.ranks import ALONE, RankLost, Ranks, current, joined, launched
 from rflbat.reading import read_bounded
 from rflbat.recipes import GRIDS, RECIPES
 from rflbat.registry import lookup
@@ -38,6 +36,7 @@ from rflbat.results.page import NEEDS, available
 from rflbat.results.report import CELLS, report_run, report_sweep
 from rflbat.results.shadow_report import shadow_table
 from rflbat.results.tables import closing_table, to_rich
+from rflbat.signals import second_interrupt_ends_at_once
 from rflbat.simulation import Interrupted, resume, run
 from rflbat.sweep import CellsFailed, make_cells, sweep
 from rflbat.sweep_progress import shown
@@ -56,6 +55,7 @@ USAGE = """usage: rflbat COMMAND ...
   show NAME         all about one of them
   doctor            what this installation can do here
 
+torchrun --nproc-per-node N -m rflbat run (or resume) ... runs one simulation in N processes.
 rflbat COMMAND --help lists the flags of a command; rflbat --version prints the version."""
 
 REPEATED = {
@@ -198,7 +198,12 @@ def _run(arguments: list[str], console: Console) -> None:
     flags = _parse(_flags("run", base, [out, CONFIG, TRACK, QUIET, dry]), rest, "run [RECIPE]")
     experiment = _experiment(flags, base)
     if flags.dry_run:
-        show_plan(console, plan_run(experiment))
+        rows = plan_run(experiment)
+        if current().first:
+            show_plan(console, rows)
+        return
+    if not current().first:
+        run(experiment)
         return
     path = Path(flags.out) if flags.out else _new_folder(experiment)
     with contextlib.ExitStack() as stack:
@@ -209,6 +214,9 @@ def _run(arguments: list[str], console: Console) -> None:
 
 def _resume(arguments: list[str], console: Console) -> None:
     flags = _parse(make_dataclass("resume", [DIRECTORY, TRACK, QUIET]), arguments, "resume")
+    if not current().first:
+        resume(flags.directory)
+        return
     with contextlib.ExitStack() as stack:
         resume(flags.directory, _callbacks(console, flags, Path(flags.directory), stack))
     _finish(console, RunFolder.open(Path(flags.directory)), flags.quiet)
@@ -326,25 +334,6 @@ COMMANDS: dict[str, Callable[[list[str], Console], None]] = {
 }
 
 
-@contextlib.contextmanager
-def _second_interrupt_ends_at_once() -> Iterator[None]:
-    """Let the first Ctrl-C stop the work in order, and the second end the process, whatever it is doing then."""
-
-    def first(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    in_charge = threading.current_thread() is threading.main_thread()
-    if not in_charge or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield  # who calls this from a program of his own has his own ideas of Ctrl-C
-        return
-    signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -352,8 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after ``rflbat``; those of the process by default.
 
     Returns:
-        exit status: 0; 1 for a sweep with failed cells; 2 for a mistake of the user, or a disk that refuses; 130 after
-            Ctrl-C.
+        exit status: 0; 1 for a sweep with failed cells, or where another rank is lost; 2 for a mistake of the user, or
+            a disk that refuses; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if os.getcwd() not in sys.path:  # last: `--defense mine:noisy` finds mine.py here, and nothing is hidden by it
@@ -364,23 +353,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"rflbat {versions()['rflbat']}")
         return 0
+    own = current()
     try:
-        with _second_interrupt_ends_at_once():
-            lookup("command", COMMANDS, words[0])(words[1:], Console())
+        command = lookup("command", COMMANDS, words[0])
+        with second_interrupt_ends_at_once(), _place(words[0]) as own:
+            command(words[1:], Console())
     except UserError as error:
-        print(f"rflbat: {error}", file=sys.stderr)
+        _say(own, str(error))
         return 2
     except CellsFailed as error:
         print(f"rflbat: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"rflbat: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        _say(own, f"{error.filename or 'output'}: {error.strerror or error}")
         return 2
+    except RankLost as error:
+        _say(own, f"{error}; the last checkpoint is whole, and `rflbat resume` goes on from it")
+        return 1
     except Interrupted as stop:
         go_on = f"; go on with `rflbat resume {shlex.quote(str(stop.folder))}`" if stop.folder else ""
-        print(f"rflbat: {stop}{go_on}", file=sys.stderr)
+        if own.first:
+            _say(own, f"{stop}{go_on}")
         return 130
     except KeyboardInterrupt as stop:
-        print("; ".join(["rflbat: interrupted", *stop.args]), file=sys.stderr)
+        if own.first:
+            _say(own, "; ".join(["interrupted", *stop.args]))
         return 130
     return 0
+
+
+def _place(command: str) -> contextlib.AbstractContextManager[Ranks]:
+    """Join the other ranks, if there are any and the command can be shared."""
+    if command in {"run", "resume"}:
+        return joined()
+    if command == "sweep" and not launched().alone:
+        raise UserError("`rflbat sweep` runs in one process; torchrun is for run and resume")
+    return contextlib.nullcontext(ALONE)
+
+
+def _say(own: Ranks, text: str) -> None:
+    who = "rflbat" if own.alone else f"rflbat, rank {own.rank} of {own.count}"
+    print(f"{who}: {text}", file=sys.stderr)

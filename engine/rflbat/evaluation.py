@@ -8,12 +8,21 @@ from torch import Tensor
 
 from rflbat.attacks.base import Attack
 from rflbat.models.base import Model
+from rflbat.ranks import ALONE, Ranks
 
 BATCH = 2000
 MEASURES = ("accuracy", "attack_success_rate", "attack_success_rate_inclusive")
 
 
-def evaluate(model: Model, params_D: Tensor, x: Tensor, labels_n: Tensor, attack: Attack, target: int) -> Tensor:
+def evaluate(
+    model: Model,
+    params_D: Tensor,
+    x: Tensor,
+    labels_n: Tensor,
+    attack: Attack,
+    target: int,
+    ranks: Ranks = ALONE,
+) -> Tensor:
     """Measure a global model on clean and on triggered test samples.
 
     ``accuracy`` = share of clean samples answered right. ``attack_success_rate`` = share of triggered samples
@@ -27,6 +36,7 @@ def evaluate(model: Model, params_D: Tensor, x: Tensor, labels_n: Tensor, attack
         labels_n: their labels.
         attack: what the attacker shows at test time; of a distributed backdoor each local trigger too.
         target: label that the attacker wants.
+        ranks: who share the test set; each counts on its part, and the counts are added up.
 
     Returns:
         float64 in the order of ``MEASURES``, on the device; then, for a distributed backdoor, the attack success rate
@@ -35,8 +45,10 @@ def evaluate(model: Model, params_D: Tensor, x: Tensor, labels_n: Tensor, attack
     named = model.layout.views(params_D)
     local = attack.local_triggers if len(attack.local_triggers) > 1 else ()
     right = torch.zeros(3 + len(local), dtype=torch.float64, device=x.device)
-    for first in range(0, len(x), BATCH):
-        x_B, labels_B = x[first : first + BATCH], labels_n[first : first + BATCH]
+    own = ranks.rows(len(x))
+    for first in range(own.start, own.stop, BATCH):
+        rows = slice(first, min(first + BATCH, own.stop))
+        x_B, labels_B = x[rows], labels_n[rows]
         everyone_B, other_B = torch.ones_like(labels_B, dtype=torch.bool), labels_B != target
         correct_B = model.apply(named, x_B).argmax(1) == labels_B
         hits = [
@@ -47,4 +59,4 @@ def evaluate(model: Model, params_D: Tensor, x: Tensor, labels_n: Tensor, attack
         right += torch.stack([correct_B.sum(), excluded[0], hits[0].sum(), *excluded[1:]])
     others = (labels_n != target).sum()
     everybody = torch.full_like(others, len(x))
-    return right / torch.stack([everybody, others, everybody, *([others] * len(local))])
+    return ranks.reduce(right) / torch.stack([everybody, others, everybody, *([others] * len(local))])

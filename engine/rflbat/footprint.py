@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rflbat.clients import exchange
 from rflbat.clients.executor import ClientDoesNotFit, is_out_of_memory
 from rflbat.clients.memory import bytes_per_client
 from rflbat.clients.tables import at_most_resized
@@ -168,7 +169,8 @@ def footprint(world: World) -> Footprint:
     Resident: the data set as models see it; ``3 * 4 D`` bytes of global model, update and moved model; ``4 N D`` of
     updates, or what row-sparse ones hold at most; the draws, 13 bytes a sample of a batch; what the defenses remember,
     before and after. In turn: what the clients trained at a time hold (``clients.memory``), what the defense works on,
-    and one batch of the evaluation; before the first round the rehearsal of a defense that has to learn. Libraries' own
+    and one batch of the evaluation; before the first round the rehearsal of a defense that has to learn. Of several
+    ranks each has its columns of updates and memories, and twice the updates that it is about to send. Libraries' own
     workspaces and, on a CPU, the data set as it is stored come on top.
 
     Args:
@@ -179,24 +181,27 @@ def footprint(world: World) -> Footprint:
     """
     experiment, layout, backend = world.experiment, world.model.layout, world.backend
     clients, sample = experiment.participants or experiment.clients, tuple(world.train_x.shape[1:])
+    ranks = world.ranks
+    columns = -(-layout.size // ranks.count)
     defenses = (world.defense, *world.shadows)
-    states = [state_tensors(each.init(experiment.clients, layout.size, META)) for each in defenses]
+    states = [state_tensors(each.init(experiment.clients, columns, META)) for each in defenses]
     trained, sent = most_sent(world, clients)
     data = (world.train_x, world.train_y, world.test_x, world.test_y)
     at_a_time = min(clients, backend.workers * backend.chunk)
-    rehearsal = {} if world.defense.pretrain is None else {"rehearsal": ROUNDS * CLIENTS * layout.size * 4}
+    rehearsal = {} if world.defense.pretrain is None else {"rehearsal": ROUNDS * CLIENTS * columns * 4}
+    turn = 0 if ranks.alone else exchange.at_a_time(backend, clients, layout.size, ranks)
     return Footprint(
         resident={
             "data set": sum(each.nbytes for each in data),
             "global model": 3 * layout.size * 4,
-            "updates": clients * trained.layout.size * 4,
+            "updates": clients * (trained.layout.size if ranks.alone else columns) * 4,
             "draws": clients * experiment.local_steps * experiment.batch_size * 13,
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
         },
         phases={
             **rehearsal,
-            "training": at_a_time * bytes_per_client(trained, sample, experiment.batch_size),
-            "defense": max(defense_bytes(each, clients, layout.size, sent) for each in defenses),
+            "training": at_a_time * bytes_per_client(trained, sample, experiment.batch_size) + turn * layout.size * 8,
+            "defense": max(defense_bytes(each, clients, columns, sent) for each in defenses),
             "evaluation": evaluation_bytes(world),
         },
     )

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from rflbat.clients.batches import draw_batches
+from rflbat.clients.exchange import train_columns
 from rflbat.clients.executor import same_start
 from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.tables import Work
 from rflbat.defenses.base import Defense, NoState, Updates
 from rflbat.defenses.fedavg import fedavg
 from rflbat.errors import UserError
@@ -55,7 +57,8 @@ def clean_updates(world: World, params_D: Tensor) -> Tensor:
     """Rehearse: FedAvg among honest clients that share the held-out samples evenly, by the run's own settings.
 
     20 rounds of 10 clients give 200 updates, all of which are kept: 800 D bytes, as much as the updates of a round of
-    200 clients (800 MB for a million parameters), until the defense has learned from them.
+    200 clients (800 MB for a million parameters), until the defense has learned from them. Over several ranks each has
+    its columns of them.
 
     Args:
         world: what no round changes; its samples are not touched.
@@ -70,7 +73,7 @@ def clean_updates(world: World, params_D: Tensor) -> Tensor:
     sgd = SGD(experiment.local_steps, experiment.lr, experiment.momentum, experiment.weight_decay)
     sizes_N = torch.tensor([len(own) for own in shares], dtype=torch.float64, device=device)
     ids_N = torch.arange(CLIENTS, device=device)
-    rehearsed = params_D.new_empty(ROUNDS, CLIENTS, len(params_D))
+    rehearsed = params_D.new_empty(ROUNDS, CLIENTS, world.ranks.width(len(params_D)))
     for number in range(ROUNDS):
         batches = draw_batches(
             shares,
@@ -81,11 +84,15 @@ def clean_updates(world: World, params_D: Tensor) -> Tensor:
             poisoned_share=0.0,
         ).to(device)
         feed = make_feed(world.train_x, world.train_y, batches, (), ids_N, experiment.target)
-        updates_ND = rehearsed[number]
-        world.backend.train(updates_ND, same_start(params_D), world.model, feed, sgd)
-        updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))
+        work = Work(world.model, same_start(params_D), feed)
+        updates_ND, _ = train_columns(world.backend, work, params_D, sgd, CLIENTS, world.ranks)
         draw = uniforms(experiment.seed, "held-out-defense", number, device)
-        params_D, _ = move(params_D, fedavg().apply(updates, NoState(), draw).update, experiment.server_lr)
+        with world.ranks.sharing(len(params_D)):
+            updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))
+            decision = fedavg().apply(updates, NoState(), draw)
+        rehearsed[number] = updates_ND
+        update_D = world.ranks.gather(decision.update, len(params_D))
+        params_D, _ = move(params_D, update_D, experiment.server_lr)
     return rehearsed.flatten(0, 1)
 
 
@@ -102,4 +109,6 @@ def learn(world: World, params_D: Tensor) -> Any:
     if world.defense.pretrain is None:
         return None
     draw = uniforms(world.experiment.seed, "pretrain", 0, world.device)
-    return world.defense.pretrain(clean_updates(world, params_D), draw)
+    clean_MD = clean_updates(world, params_D)
+    with world.ranks.sharing(len(params_D)):
+        return world.defense.pretrain(clean_MD, draw)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rflbat.attacks.base import Attack
 from rflbat.clients.backend import Backend
+from rflbat.clients.exchange import train_columns
 from rflbat.clients.executor import same_start
 from rflbat.clients.step import SGD, Feed, make_feed
 from rflbat.clients.tables import Work, on_rows, touched_rows
@@ -21,6 +22,7 @@ from rflbat.evaluation import evaluate
 from rflbat.models.base import Model
 from rflbat.plan import Plan, draw_plan
 from rflbat.randomness import dealer
+from rflbat.ranks import ALONE, Ranks
 from rflbat.shadows import Glance, glance
 from rflbat_kernels import finite_rows
 
@@ -44,6 +46,7 @@ class World:
         words: vocabulary of texts, position = token id; None for images.
         texts: training texts and their labels on the host, where each round looks up which rows of the model's table
             its clients touch; None where all parameters are trained and sent.
+        ranks: this process among those that run the simulation; each has all of the above, but not all updates.
     """
 
     experiment: Experiment
@@ -61,6 +64,7 @@ class World:
     held_out: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     words: tuple[str, ...] | None = None
     texts: tuple[Tensor, Tensor] | None = None
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Server:
     Args:
         round_number: next round, from 0.
         params_D: global parameters.
-        defense_state: the defense's memory.
+        defense_state: the defense's memory; of what it has by column, this rank's.
         shadow_states: the memories of the defenses that look on.
     """
 
@@ -129,7 +133,14 @@ def _feed(world: World, x: Tensor, labels: Tensor, plan: Plan) -> Feed:
 
 
 def _measure(world: World, params_D: Tensor) -> Tensor:
-    return evaluate(world.model, params_D, world.test_x, world.test_y, world.attack, world.experiment.target)
+    target = world.experiment.target
+    return evaluate(world.model, params_D, world.test_x, world.test_y, world.attack, target, world.ranks)
+
+
+def _moved(world: World, server: Server, decision: Decision) -> tuple[Tensor, Tensor]:
+    """Move the global model by a decision, whose update lies by the columns of the ranks."""
+    update_D = world.ranks.gather(decision.update, len(server.params_D))
+    return move(server.params_D, update_D, world.experiment.server_lr)
 
 
 @torch.no_grad()
@@ -165,7 +176,9 @@ def run_round(world: World, server: Server) -> tuple[Server, Outcome]:
 def play(world: World, server: Server, plan: Plan) -> tuple[Server, Outcome]:
     """Play a round that is drawn: batch, poison, train, tamper, defend, apply, measure. No value is looked at.
 
-    Nothing here waits for the device or copies to or from it, so on CUDA it can be captured as a graph.
+    Nothing here waits for the device or copies to or from it, so on CUDA it can be captured as a graph. Over several
+    ranks each trains some of the clients, has its columns of all updates where they are tampered with and defended
+    against, and measures on a part of the test set.
 
     Args:
         world: what no round changes.
@@ -183,25 +196,25 @@ def play(world: World, server: Server, plan: Plan) -> tuple[Server, Outcome]:
         work = on_rows(work, plan.table)
 
     sgd = SGD(experiment.local_steps, experiment.lr, experiment.momentum, experiment.weight_decay)
-    updates_NQ = server.params_D.new_empty(len(plan.clients), work.model.layout.size)
-    chunk = world.backend.train(updates_NQ, work.start, work.model, work.feed, sgd)
-    updates_NQ = attack.tamper(updates_NQ, plan.malicious_N)
+    updates_NQ, chunk = train_columns(world.backend, work, server.params_D, sgd, len(plan.clients), world.ranks)
 
-    updates = Updates(
-        sent=work.sent(updates_NQ),
-        sizes_N=plan.sizes_N,
-        client_ids_N=plan.client_ids_N,
-        valid_N=finite_rows(updates_NQ),
-        malicious_count=plan.malicious_N.sum(),
-    )
-    decision = world.defense.apply(updates, server.defense_state, dealer(plan.uniforms_U))
-    shadows = glance(world.shadows, server.shadow_states, updates, plan.uniforms_U)
+    with world.ranks.sharing(len(server.params_D)):
+        updates_NQ = attack.tamper(updates_NQ, plan.malicious_N)
+        updates = Updates(
+            sent=work.sent(updates_NQ),
+            sizes_N=plan.sizes_N,
+            client_ids_N=plan.client_ids_N,
+            valid_N=finite_rows(updates_NQ),
+            malicious_count=plan.malicious_N.sum(),
+        )
+        decision = world.defense.apply(updates, server.defense_state, dealer(plan.uniforms_U))
+        shadows = glance(world.shadows, server.shadow_states, updates, plan.uniforms_U)
 
-    params_D, discarded = move(server.params_D, decision.update, experiment.server_lr)
+    params_D, discarded = _moved(world, server, decision)
     measures = None
     if (number + 1) % experiment.eval_every == 0 or number + 1 == experiment.rounds:
         measures = _measure(world, params_D)
-        moves = [move(server.params_D, each.decision.update, experiment.server_lr) for each in shadows]
+        moves = [_moved(world, server, each.decision) for each in shadows]
         shadows = [
             replace(each, measures=_measure(world, moved_D)) for each, (moved_D, _) in zip(shadows, moves, strict=True)
         ]

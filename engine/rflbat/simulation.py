@@ -2,6 +2,7 @@
 
 import shlex
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,10 +15,12 @@ from rflbat.config import Experiment
 from rflbat.errors import UserError
 from rflbat.footprint import told_of_memory
 from rflbat.peak import peak_bytes
+from rflbat.ranks import Ranks, current
 from rflbat.records import client_records, download, round_record, shadow_records, summarise
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.results.lock import sole_writer
-from rflbat.round import Server, World, run_round
+from rflbat.round import Outcome, Server, World, run_round
+from rflbat.signals import held_signals
 from rflbat.snapshot import last_round, restore, save
 from rflbat.world import build, describe, first_server
 from rflbat_kernels import using
@@ -73,9 +76,12 @@ class Result:
 def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequence[Callback] = ()) -> Result:
     """Run an experiment.
 
+    In a process group of several ranks (``torchrun``, see ``rflbat.ranks``) all of them call this with the same
+    experiment, and together run it once.
+
     Args:
         experiment: what to run.
-        out: folder to create for the run; None keeps everything in memory.
+        out: folder to create for the run; None keeps everything in memory. Of several ranks, rank 0 alone has it.
         callbacks: told of the start, every round and the end.
 
     Returns:
@@ -85,6 +91,7 @@ def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequen
         UserError: settings or data do not fit, the folder already holds a run or is in use by another process, or
             it cannot be written to.
         Interrupted: Ctrl-C; a checkpoint was written.
+        RankLost: another rank has ended; the last checkpoint is untouched.
 
     Example:
         >>> result = run(Experiment(dataset="digits", clients=10, rounds=2, malicious=0.0, defense="fedavg"))
@@ -93,7 +100,7 @@ def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequen
     """
     world = build(experiment)
     description = describe(world)
-    if out is None:
+    if out is None or not world.ranks.first:
         return _loop(world, _first(world, None), description, None, callbacks, [], 0.0)
     with sole_writer(Path(out)):
         folder = RunFolder.create(Path(out), description)
@@ -104,10 +111,11 @@ def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequen
 def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
     """Go on with a run from its last checkpoint; a finished run is only read.
 
-    Every draw is keyed by (seed, purpose, round), so on one machine the result equals that of an undisturbed run.
+    Every draw is keyed by (seed, purpose, round), so on one machine the result equals that of an undisturbed run. How
+    many ranks ran it so far does not matter.
 
     Args:
-        path: run folder.
+        path: run folder, of which rank 0 alone needs to be able to read.
         callbacks: told of the start, every further round and the end.
 
     Returns:
@@ -118,6 +126,9 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
             it, or it cannot be written to.
         Interrupted: Ctrl-C; a checkpoint was written.
     """
+    ranks = current()
+    if not ranks.first:
+        return _follow(ranks, callbacks)
     folder = RunFolder.open(Path(path))
     description = folder.run()
     if not isinstance(description.get("config"), dict):
@@ -129,10 +140,10 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
 
 
 def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[Callback]) -> Result:
+    latest, finished = folder.latest, folder.summary()
+    current().tell({"description": description, "begun": latest is not None, "finished": finished})
     world = build(Experiment.from_dict(description["config"]))
-    latest = folder.latest
     server, seconds = (_first(world, folder), 0.0) if latest is None else restore(world, folder, latest)
-    finished = folder.summary()
     if finished is not None:
         return Result(finished, folder.rounds(), server.params_D, folder.path)
     with _writing(folder):
@@ -143,7 +154,18 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
     if not len(rounds) == len(listed) == server.round_number:
         known = f"{len(rounds)} rounds and the clients of {len(listed)} are recorded"
         raise UserError(f"{folder.path}: the checkpoint is of round {server.round_number}, but {known}")
+    world.ranks.tell(rounds)
     return _loop(world, server, description, folder, callbacks, rounds, seconds)
+
+
+def _follow(ranks: Ranks, callbacks: Sequence[Callback]) -> Result:
+    """Go on with a run beside rank 0, which reads the folder and tells what is there."""
+    told = ranks.tell()
+    world = build(Experiment.from_dict(told["description"]["config"]))
+    server, seconds = restore(world, None, None) if told["begun"] else (_first(world, None), 0.0)
+    if told["finished"] is not None:
+        return Result(told["finished"], [], server.params_D, None)
+    return _loop(world, server, told["description"], None, callbacks, ranks.tell(), seconds)
 
 
 def _write_words(world: World, folder: RunFolder) -> None:
@@ -191,46 +213,70 @@ def _loop(
 ) -> Result:
     """Run the rounds that are left. A round's lines are written before the server moves on, so nothing is lost.
 
-    A chunk that did not fit is not tried again in this session.
+    A chunk that did not fit is not tried again in this session. Over several ranks all are at the same place when a
+    checkpoint is written: a wish to stop waits for the end of the round.
     """
-    experiment, config, chunk = world.experiment, description["config"], world.backend.chunk
+    experiment, config, chunk, ranks = world.experiment, description["config"], world.backend.chunk, world.ranks
+    kept, stop = ranks.most(folder is not None)[0] > 0, False
     try:
         for callback in callbacks:
             callback.on_start(description)
-        while server.round_number < experiment.rounds:
-            started = time.perf_counter()
-            with using(experiment.kernels), told_of_memory(world):
-                after, outcome = run_round(replace(world, backend=replace(world.backend, chunk=chunk)), server)
-                outcome, chunk = download(outcome), min(chunk, outcome.chunk)
-            record = round_record(world, outcome)
-            spent = time.perf_counter() - started
-            cost = {"seconds": spent, "memory": peak_bytes(world.device)}
-            if folder is not None:
-                with _writing(folder):
-                    folder.append_round(record)
-                    folder.append_clients(client_records(world, outcome))
-                    if outcome.shadows:
-                        folder.append_shadows(shadow_records(world, outcome))
-                    folder.append_timing({"round": outcome.round_number, **cost})
-            rounds.append(record)
-            server, seconds = after, seconds + spent
-            if server.round_number % experiment.checkpoint_every == 0 or server.round_number == experiment.rounds:
-                _save(folder, config, world, server, seconds)
-            for callback in callbacks:
-                callback.on_round({**record, **cost})
-        summary = summarise(world, rounds, seconds)
+        with held_signals(ranks) as asked:
+            while server.round_number < experiment.rounds:
+                started = time.perf_counter()
+                with using(experiment.kernels), told_of_memory(world):
+                    after, outcome = run_round(replace(world, backend=replace(world.backend, chunk=chunk)), server)
+                    outcome = download(outcome)
+                outcome, memory, stop = _agree(ranks, outcome, peak_bytes(world.device), asked())
+                chunk, record = min(chunk, outcome.chunk), round_record(world, outcome)
+                spent = time.perf_counter() - started
+                cost = {"seconds": spent, "memory": memory}
+                if folder is not None:
+                    _append(folder, world, outcome, record, cost)
+                rounds.append(record)
+                server, seconds = after, seconds + spent
+                due = server.round_number % experiment.checkpoint_every == 0 or server.round_number == experiment.rounds
+                if kept and due:
+                    _save(folder, config, world, server, seconds)
+                for callback in callbacks:
+                    callback.on_round({**record, **cost})
+                if stop:
+                    raise KeyboardInterrupt
+        summary = ranks.tell(summarise(world, rounds, seconds))
         if folder is not None:
             with _writing(folder):
                 folder.write_summary(summary)
     except KeyboardInterrupt:
-        _save(folder, config, world, server, seconds)
+        if kept and (ranks.alone or stop):
+            _save(folder, config, world, server, seconds)
         raise Interrupted(folder.path if folder else None, server.round_number) from None
     for callback in callbacks:
         callback.on_end(summary)
     return Result(summary, rounds, server.params_D, folder.path if folder else None)
 
 
+def _agree(ranks: Ranks, outcome: Outcome, memory: int, asked: bool) -> tuple[Outcome, int, bool]:
+    """Agree on the smallest chunk, the largest memory and whether to stop; all must have kept the same clients."""
+    kept = zlib.crc32(outcome.decision.kept.numpy().tobytes())
+    chunk, memory, stop, high, low = map(int, ranks.most(-outcome.chunk, memory, asked, kept, -kept))
+    if high != -low:
+        raise RuntimeError(
+            f"round {outcome.round_number}: the ranks do not keep the same clients; they must compute alike"
+        )
+    return replace(outcome, chunk=-chunk), memory, bool(stop)
+
+
+def _append(
+    folder: RunFolder, world: World, outcome: Outcome, record: dict[str, Any], cost: Mapping[str, float]
+) -> None:
+    with _writing(folder):
+        folder.append_round(record)
+        folder.append_clients(client_records(world, outcome))
+        if outcome.shadows:
+            folder.append_shadows(shadow_records(world, outcome))
+        folder.append_timing({"round": outcome.round_number, **cost})
+
+
 def _save(folder: RunFolder | None, config: Mapping[str, Any], world: World, server: Server, seconds: float) -> None:
-    if folder is not None:
-        with _writing(folder):
-            save(folder, config, world, server, seconds)
+    with _writing(folder):
+        save(folder, config, world, server, seconds)

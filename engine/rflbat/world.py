@@ -1,11 +1,13 @@
 """From a configuration to everything a run needs: data on the device, clients, model, attack, defense."""
 
+import json
 import os
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from rflbat.attacks.base import Attack, Samples
-from rflbat.attacks.registry import make_attack
+from rflbat.attacks.registry import ATTACKS, make_attack
 from rflbat.clients.backend import choose_backend
 from rflbat.clients.tables import at_most_resized, row_sparse
 from rflbat.config import Experiment
@@ -22,11 +24,12 @@ from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.partition import partition
 from rflbat.data.registry import DATASETS, load
 from rflbat.defenses.base import Defense, check_clients
-from rflbat.defenses.registry import make_defense
+from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
 from rflbat.held_out import draw_held_out, learn
 from rflbat.models.registry import MODELS
 from rflbat.randomness import generator
+from rflbat.ranks import current, take_device
 from rflbat.registry import lookup
 from rflbat.round import Server, World
 from rflbat_kernels import dispatch
@@ -164,11 +167,13 @@ def build(experiment: Experiment) -> World:
     experiment, dataset, attack, defense = prepare(experiment)
     held_out = draw_held_out(defense, experiment.seed, len(dataset.train_y))
     samples = divide(experiment, dataset, held_out)
-    device = torch.device(experiment.device)
+    device, ranks = torch.device(experiment.device), current()
+    if device.type == "cuda" and not ranks.alone:
+        take_device()
     words = 0 if dataset.words is None else len(dataset.words)
     model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes, words)
     train_x = as_inputs(dataset.train_x, dataset)
-    sparse, _ = row_sparse(model, experiment.weight_decay)
+    sparse, _ = row_sparse(model, experiment.weight_decay, ranks.count)
     tokens = experiment.local_steps * experiment.batch_size * dataset.train_x[0].numel()
     backend = choose_backend(
         experiment.backend,
@@ -176,10 +181,11 @@ def build(experiment: Experiment) -> World:
         at_most_resized(model, tokens) if sparse else model,
         dataset.shape,
         experiment.batch_size,
-        experiment.participants or experiment.clients,
+        -(-(experiment.participants or experiment.clients) // ranks.count),
         device,
     )
-    return World(
+    backend = replace(backend, chunk=int(-ranks.most(-backend.chunk)[0]))
+    world = World(
         experiment=experiment,
         train_x=train_x.to(device),
         train_y=dataset.train_y.to(device),
@@ -195,7 +201,43 @@ def build(experiment: Experiment) -> World:
         held_out=held_out,
         words=dataset.words,
         texts=(train_x, dataset.train_y) if sparse else None,
+        ranks=ranks,
     )
+    _check_ranks(world)
+    return world
+
+
+def _check_ranks(world: World) -> None:
+    """Refuse what cannot be divided, and ranks that would not run the same."""
+    if world.ranks.alone:
+        return
+    for defense, name in zip(
+        (world.defense, *world.shadows), (world.experiment.defense, *world.experiment.shadows), strict=True
+    ):
+        _check_divisible("defense", defense.name, world, defense.whole, name in DEFENSES)
+    attack = str(world.experiment.attack)
+    _check_divisible("attack", attack, world, world.attack.whole, attack in ATTACKS)
+    own = {**world.experiment.to_dict(), "data_dir": None}
+    seen = blake2b(json.dumps(own, sort_keys=True, default=str).encode(), digest_size=6)
+    for labels in (world.train_y, world.test_y):
+        seen.update(labels.cpu().numpy().tobytes())
+    number = int.from_bytes(seen.digest(), "little")
+    largest, negated = world.ranks.most(number, -number)
+    if largest != -negated:
+        raise UserError("the ranks do not run the same: their settings, or the labels of their data sets, differ")
+
+
+def _check_divisible(kind: str, name: str, world: World, whole: bool | None, ours: bool) -> None:
+    """Refuse what has to see all columns of the updates, or may have to: another package's that says nothing."""
+    where = f"several ranks, here {world.ranks.count}, have some columns of the updates each"
+    if whole:
+        raise UserError(
+            f"{kind} '{name}' with these parameters needs the updates whole, and {where}; run it in one process"
+        )
+    if whole is None and not ours:
+        raise UserError(
+            f"{kind} '{name}' does not say whether it needs the updates whole, and {where}; `whole=False` says no"
+        )
 
 
 def blank_server(world: World) -> Server:
@@ -208,8 +250,9 @@ def blank_server(world: World) -> Server:
         the server; a defense that learns before the first round has not learned yet.
     """
     params_D = world.model.init(generator(world.experiment.seed, "model")).to(world.device)
-    size = (world.experiment.clients, world.model.layout.size, world.device)
-    return Server(0, params_D, world.defense.init(*size), tuple(shadow.init(*size) for shadow in world.shadows))
+    size = (world.experiment.clients, world.ranks.width(len(params_D)), world.device)
+    with world.ranks.sharing(len(params_D)):
+        return Server(0, params_D, world.defense.init(*size), tuple(shadow.init(*size) for shadow in world.shadows))
 
 
 def first_server(world: World) -> Server:
@@ -259,7 +302,8 @@ def describe(world: World) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(world.device) if cuda else device,
         "kernels": {op: dispatch.choose(op, kernels.get(op, "auto"), device).name for op in dispatch.IMPLEMENTATIONS},
         "backend": world.backend.as_dict(),
-        "updates": row_sparse(world.model, world.experiment.weight_decay)[1],
+        "updates": row_sparse(world.model, world.experiment.weight_decay, world.ranks.count)[1],
+        "ranks": world.ranks.count,
         "sizes": [len(own) for own in world.samples],
         "held_out": len(world.held_out),
         "stages": list(world.defense.stages),

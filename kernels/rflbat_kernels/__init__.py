@@ -1,7 +1,7 @@
 """Numerical operations of robust aggregation: any torch device, float64 inside, no wait for the device."""
 
 from rflbat_kernels.dispatch import Choice, choose, using
-from rflbat_kernels.gram import Gram, distances_to_sum, finite_rows
+from rflbat_kernels.gram import Gram
 from rflbat_kernels.kmeans import KMeans, gap_statistic, silhouette
 from rflbat_kernels.operations import (
     column_central_mean,
@@ -9,15 +9,18 @@ from rflbat_kernels.operations import (
     column_trimmed_mean,
     column_two_means,
     distance_sums,
+    distances_to_sum,
+    finite_rows,
     gram,
     kmeans,
     masked_median,
+    minority_counts,
     pca,
     pca_lowrank,
     squared_distances,
     weighted_sum,
 )
-from rflbat_kernels.order import Split, minority_counts
+from rflbat_kernels.order import Split
 from rflbat_kernels.pairwise import cosines, distances
 from rflbat_kernels.row_sparse import (
     RowSparse,

@@ -63,6 +63,8 @@ class Attack:
         full_trigger: what the attacker shows at test time.
         poisoned_share: share of each malicious batch that is stamped and relabelled, 0 to 1.
         tamper: what malicious clients do to their update before they send it.
+        whole: True: ``tamper`` needs all columns of the updates at once, so that these cannot lie in several processes;
+            False: it works on some of them as on all; None: nobody has said so; for our own that is False.
     """
 
     name: str
@@ -70,3 +72,4 @@ class Attack:
     full_trigger: Trigger
     poisoned_share: float
     tamper: Tamper
+    whole: bool | None = None

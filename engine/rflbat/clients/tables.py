@@ -47,12 +47,13 @@ class Work:
         return updates_NQ if self.table is None else RowSparse(updates_NQ, self.table)
 
 
-def row_sparse(model: Model, weight_decay: float) -> tuple[bool, str]:
+def row_sparse(model: Model, weight_decay: float, ranks: int = 1) -> tuple[bool, str]:
     """Say whether updates are row-sparse, and why.
 
     Args:
         model: functional model.
         weight_decay: of the clients' optimizer.
+        ranks: processes that the columns of the updates are divided among.
 
     Returns:
         the answer, and a line for run.json.
@@ -61,6 +62,8 @@ def row_sparse(model: Model, weight_decay: float) -> tuple[bool, str]:
         return False, "dense: the model has no table of which samples pick rows"
     if weight_decay:
         return False, f"dense: weight_decay={weight_decay:g} changes every row of {model.table}"
+    if ranks > 1:
+        return False, f"dense: {ranks} ranks exchange all columns of the updates"
     return True, f"row-sparse: a client trains and sends the rows of {model.table} that its texts touch"
 
 

@@ -12,6 +12,7 @@ from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import column_two_means, minority_counts
+from rflbat_kernels.columns import across, all_columns, select_columns
 
 
 def usual_limit(distance_D: Tensor) -> Tensor:
@@ -23,11 +24,14 @@ def usual_limit(distance_D: Tensor) -> Tensor:
     Returns:
         0-dim, in the numbers' own type; equal numbers give exactly that number.
     """
-    far_D = distance_D - distance_D[0]
-    scale = far_D.abs().amax()
+    first = select_columns(distance_D[None], torch.zeros(1, dtype=torch.int64, device=distance_D.device))[0, 0]
+    far_D = distance_D - first
+    scale = across(torch.cat([far_D.abs(), torch.zeros_like(first)[None]]).amax(), "max")
     far_D = far_D / torch.where(scale > 0, scale, 1.0)
-    mean = far_D.mean()
-    return distance_D[0] + scale * (mean + 2 * (far_D - mean).square().mean().sqrt())
+    count = all_columns(len(far_D))
+    mean = across(far_D.sum()) / count
+    deviation = (across((far_D - mean).square().sum()) / count).sqrt()
+    return first + scale * (mean + 2 * deviation)
 
 
 def auror(*, alpha: float | None = None, share: float = 0.5) -> Defense:
@@ -80,7 +84,7 @@ def auror(*, alpha: float | None = None, share: float = 0.5) -> Defense:
         split = column_two_means(updates.matrix_ND, updates.valid_N)
         indicative_D = split.distance_D > (usual_limit(split.distance_D) if alpha is None else alpha)
         count_N = torch.where(updates.valid_N, minority_counts(updates.matrix_ND, split, indicative_D), 0)
-        suspicious_N = count_N.to(torch.float64) / indicative_D.sum().clamp_min(1)
+        suspicious_N = count_N.to(torch.float64) / across(indicative_D.sum()).clamp_min(1)
         trusted_N = suspicious_N <= share
         stage_N = torch.where(trusted_N, 0, 2)
         return decide(updates, torch.where(trusted_N, updates.sizes_N, 0.0), suspicious_N, stage_N=stage_N)

@@ -14,6 +14,7 @@ from rflbat.defenses.base import Decision, Defense, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import finite_rows
+from rflbat_kernels.columns import all_columns, select_columns
 
 LEARNING_RATE = 1e-3
 FARTHEST = 1e100
@@ -80,7 +81,7 @@ def rebuild(layers: Weights, x_NS: Tensor) -> Tensor:
 
 def _surrogates(matrix_ND: Tensor, valid_N: Tensor, index_S: Tensor) -> Tensor:
     """Take the coordinates as float64, 0 in rows that are not finite."""
-    return torch.where(valid_N[:, None], matrix_ND.index_select(1, index_S), 0).to(torch.float64)
+    return torch.where(valid_N[:, None], select_columns(matrix_ND, index_S), 0).to(torch.float64)
 
 
 def reconstruction_errors(detector: Detector, updates: Updates) -> Tensor:
@@ -198,26 +199,27 @@ def autoencoder(*, surrogate: int = 2048, hidden: int = 64, code: int = 16, epoc
             raise UserError(f"autoencoder: {name}={value} is out of range; allowed: at least 1")
 
     def init(clients: int, parameters: int, device: torch.device) -> Detector:
-        shapes = _shapes(parameters, surrogate, hidden, code)
+        shapes = _shapes(all_columns(parameters), surrogate, hidden, code)
         kinds = {**dict.fromkeys(shapes, torch.float64), "sampled_D": torch.bool, "index_S": torch.int64}
         return Detector(**{name: torch.zeros(shapes[name], dtype=kinds[name], device=device) for name in shapes})
 
     def pretrain(clean_MD: Tensor, draw: Draw) -> Detector:
         clean_MD = clean_MD.detach()
         valid_M = finite_rows(clean_MD)
-        shapes = _shapes(clean_MD.shape[1], surrogate, hidden, code)
-        index_S = draw(clean_MD.shape[1]).argsort(stable=True)[: shapes["index_S"][0]].sort().values
-        sampled_D = torch.zeros_like(clean_MD[0], dtype=torch.bool).index_fill(0, index_S, True)
+        parameters = all_columns(clean_MD.shape[1])
+        shapes = _shapes(parameters, surrogate, hidden, code)
+        index_S = draw(parameters).argsort(stable=True)[: shapes["index_S"][0]].sort().values
+        sampled_D = torch.zeros(parameters, dtype=torch.bool, device=index_S.device).index_fill(0, index_S, True)
         x_MS = _surrogates(clean_MD, valid_M, index_S)
         mean_S, scale_S = _standardisation(x_MS, valid_M)
         x_MS = ((x_MS - mean_S) / scale_S).clamp(-FARTHEST, FARTHEST)
-        parameters = []
+        learned = []
         for name in list(shapes)[4:-1:2]:
             rows, columns = shapes[name]
             bound = 1 / math.sqrt(columns)
-            parameters += [bound * (2 * draw(rows, columns) - 1), bound * (2 * draw(rows) - 1)]
-        _train(parameters, x_MS, valid_M, epochs)
-        learned = [parameter.detach() for parameter in parameters]
+            learned += [bound * (2 * draw(rows, columns) - 1), bound * (2 * draw(rows) - 1)]
+        _train(learned, x_MS, valid_M, epochs)
+        learned = [each.detach() for each in learned]
         trained = valid_M.any().to(torch.float64)
         tensors = (sampled_D, index_S, mean_S, scale_S, *learned, trained)
         return Detector(**dict(zip(shapes, tensors, strict=True)))

@@ -120,7 +120,8 @@ class Decision:
 
 
 Init = Callable[[int, int, torch.device], Any]
-"""``init(clients, parameters, device)`` gives the state before the first round."""
+"""``init(clients, parameters, device)`` gives the state before the first round. Where the columns of the updates lie in
+several processes, ``parameters`` is how many this one has."""
 Apply = Callable[[Updates, Any, Draw], Decision]
 Pretrain = Callable[[Tensor, Draw], Any]
 """``pretrain(clean (M, D), draw)`` gives the state before the first round, from updates that nobody attacked."""
@@ -128,6 +129,12 @@ Pretrain = Callable[[Tensor, Draw], Any]
 
 Uniforms = Callable[[int, int], int]
 """``uniforms(clients, parameters)`` gives how many numbers one call of ``apply`` draws, at most."""
+
+
+BY_COLUMN = {"by_column": True}
+"""Metadata of a field of a state whose last axis is that of the parameters, with at most one other axis before it.
+
+Where the columns of the updates lie in several processes, each remembers its own; a checkpoint holds them all."""
 
 
 def no_uniforms(clients: int, parameters: int) -> int:
@@ -153,7 +160,10 @@ class Defense:
         pretrain: (clean updates ``(M, D)``, draw) -> the state before the first round, in the shapes of ``init``, for
             a defense that learns what clean updates look like; None for all others. Non-finite rows are to be ignored.
         uniforms: (clients of the round, parameters) -> how many uniforms ``apply`` draws, so that they are on the
-            device before it asks.
+            device before it asks. Every process has all of them.
+        whole: True: it needs all columns of the updates at once, so that these cannot lie in several processes. False:
+            it works on some of them as on all, since what it sums over columns goes by ``rflbat_kernels.columns``.
+            None: nobody has said so; for our own that is False.
     """
 
     name: str
@@ -163,6 +173,7 @@ class Defense:
     least_clients: int = 1
     pretrain: Pretrain | None = None
     uniforms: Uniforms = no_uniforms
+    whole: bool | None = None
 
 
 def check_clients(defense: Defense, arguments: Mapping[str, object], clients: int) -> None:
@@ -232,6 +243,18 @@ def state_tensors(state: Any) -> dict[str, Tensor]:
         field name -> tensor.
     """
     return {item.name: getattr(state, item.name) for item in fields(state)}
+
+
+def columns_of(state: Any) -> set[str]:
+    """Name the tensors of a state that are declared as ``BY_COLUMN``.
+
+    Args:
+        state: frozen dataclass of tensors.
+
+    Returns:
+        their names.
+    """
+    return {item.name for item in fields(state) if "by_column" in item.metadata}
 
 
 def restore_state(fresh: Any, tensors: Mapping[str, Tensor]) -> Any:

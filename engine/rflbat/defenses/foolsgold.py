@@ -4,15 +4,17 @@ Axes: N clients of the round, C clients of the whole federation, D parameters.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
+from rflbat.defenses.base import BY_COLUMN, Decision, Defense, NoState, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
-from rflbat_kernels import cosines, gram
+from rflbat_kernels import cosines
+from rflbat_kernels.columns import across
+from rflbat_kernels.operations import partial_gram
 
 ROUNDING = 1e-12
 
@@ -25,7 +27,7 @@ class History:
         history_CD: float32.
     """
 
-    history_CD: Tensor
+    history_CD: Tensor = field(metadata=BY_COLUMN)
 
 
 PIECES, NARROWEST = 128, 2048
@@ -54,8 +56,8 @@ def _remember(history: History, updates: Updates) -> tuple[History, Tensor]:
         piece = slice(start, start + width)
         sent_NB = torch.where(valid_N[:, None], updates.matrix_ND[:, piece], 0).to(before_CD.dtype).clamp_(-most, most)
         after_CD[:, piece] = before_CD[:, piece].index_add(0, ids_N, sent_NB).clamp_(-most, most)
-        inner_NN += gram(after_CD[:, piece].index_select(0, ids_N), valid_N).raw_NN
-    return History(after_CD), cosines(inner_NN)
+        inner_NN += partial_gram(after_CD[:, piece].index_select(0, ids_N), valid_N).raw_NN
+    return History(after_CD), cosines(across(inner_NN))
 
 
 def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:

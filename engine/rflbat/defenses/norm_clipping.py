@@ -13,6 +13,7 @@ from rflbat.defenses.coordinatewise import decide_for
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import masked_median
+from rflbat_kernels.columns import all_columns, own_columns
 
 
 def normals(draw: Draw, count: int) -> Tensor:
@@ -81,7 +82,7 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
         update_D = updates.weighted_sum(weights_N * clip_N)
         if noise > 0:
             largest = torch.finfo(updates.dtype).max
-            noisy_D = update_D + noise * normals(draw, len(update_D))
+            noisy_D = update_D + noise * own_columns(normals(draw, all_columns(len(update_D))))
             update_D = torch.where(valid_N.any(), noisy_D.clamp(-largest, largest), 0.0).to(updates.dtype)
         return decide_for(updates, update_D, updates.sizes_N, norms_N)
 

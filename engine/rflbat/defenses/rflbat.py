@@ -101,7 +101,8 @@ def rflbat(
         eps1: threshold of filter 1, above 0 (10, as the paper).
         eps2: threshold of filter 2, above 0 (4, as the paper).
         weighting: ``samples`` (n_i over the kept, as FedAvg) or ``uniform``.
-        pca: ``gram`` (from the cached Gram) or ``lowrank`` (torch.pca_lowrank, which waits for CUDA).
+        pca: ``gram`` (from the cached Gram) or ``lowrank`` (torch.pca_lowrank, which waits for CUDA
+            and needs the updates whole: not over several ranks).
 
     Returns:
         the defense; its score is v_j. The trace holds ``coordinates`` (N, 2), ``cluster`` (N,) (-1 for clients that
@@ -145,7 +146,7 @@ def rflbat(
     def uniforms(clients: int, parameters: int) -> int:
         return uniforms_drawn(clients, COMPONENTS, clusters)
 
-    return Defense("rflbat", STAGES, apply, uniforms=uniforms)
+    return Defense("rflbat", STAGES, apply, uniforms=uniforms, whole=pca == "lowrank")
 
 
 def _steps(

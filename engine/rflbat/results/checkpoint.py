@@ -80,20 +80,36 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (SafetensorError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a checkpoint, or damaged ({error})") from error
+    return tensors, read_document(path, metadata, _checksum(tensors, metadata.get("meta", "")))
+
+
+def read_document(path: Path, metadata: Mapping[str, str], checksum: str) -> dict[str, Any]:
+    """Read what is stored beside the tensors.
+
+    Args:
+        path: the file, for messages.
+        metadata: as safetensors gives it.
+        checksum: of what the file holds.
+
+    Returns:
+        the JSON document.
+
+    Raises:
+        UserError: the file is damaged, or not a checkpoint of rflbat.
+    """
     if (found := metadata.get("format", "")) != FORMAT:
         name = FORMAT.rpartition(" ")[0]
         what = "a checkpoint of another version of rflbat" if found.startswith(name) else "not a checkpoint of rflbat"
         raise UserError(f"{path}: {what}: format {found[:40]!r}, allowed: {FORMAT!r}")
-    document = metadata.get("meta", "")
-    if metadata.get("crc32") != _checksum(tensors, document):
+    if metadata.get("crc32") != checksum:
         raise UserError(f"{path}: damaged checkpoint: its contents do not match their checksum")
     try:
-        meta = json.loads(document)
+        meta = json.loads(metadata.get("meta", ""))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged checkpoint: its document is not JSON ({error})") from error
     if not isinstance(meta, dict):
         raise UserError(f"{path}: damaged checkpoint: its document is a JSON {type(meta).__name__}, not an object")
-    return tensors, meta
+    return meta
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,8 +128,36 @@ def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _checksum(tensors: Mapping[str, Tensor], document: str) -> str:
     crc = zlib.crc32(document.encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
-        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        if tensor.numel():
-            crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+        crc = add_name(crc, name, tensors[name].dtype, tuple(tensors[name].shape))
+        crc = add_bytes(crc, tensors[name])
     return f"{crc:08x}"
+
+
+def add_name(crc: int, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    """Go on with a checksum over what is said of a tensor.
+
+    Args:
+        crc: so far.
+        name: the tensor's.
+        dtype: its type.
+        shape: its shape.
+
+    Returns:
+        the checksum.
+    """
+    return zlib.crc32(f"{name} {dtype} {shape}".encode(), crc)
+
+
+def add_bytes(crc: int, part: Tensor) -> int:
+    """Go on with a checksum over the contents of a tensor, or of some of its rows.
+
+    Args:
+        crc: so far.
+        part: on the CPU.
+
+    Returns:
+        the checksum.
+    """
+    if not part.numel():
+        return crc
+    return zlib.crc32(part.reshape(-1).view(torch.uint8).numpy().data, crc)

@@ -1,0 +1,8 @@
+"""``python -m rflbat`` is the command ``rflbat``."""
+
+import sys
+
+from rflbat.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

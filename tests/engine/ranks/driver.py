@@ -1,0 +1,89 @@
+"""What each of several processes runs in a test of ranks: the tasks of a plan, one after the other, and an account.
+
+`python driver.py PLAN.json`, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment. Each task is a
+list: its kind, its name, and what it needs. Every process writes what it found to account.RANK.json beside the plan.
+"""
+
+import json
+import signal
+import sys
+import zlib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rflbat import Experiment, Interrupted, UserError, ranks, resume, run
+from rflbat.footprint import Live
+from rflbat.progress import Silence
+from rflbat.round import run_round
+from rflbat.world import build, first_server
+
+
+class Signal(Silence):
+    """Asks this process to stop after a round, as a terminal or a batch system does."""
+
+    def __init__(self, rank: int, last: int) -> None:
+        self.rank, self.last = rank, last
+
+    def on_round(self, record: Any) -> None:
+        if record["round"] == self.last and ranks.current().rank == self.rank:
+            signal.raise_signal(signal.SIGTERM if self.rank else signal.SIGINT)
+
+
+def account(result: Any) -> dict[str, Any]:
+    params = result.params.contiguous().view(torch.uint8).numpy().tobytes()
+    return {"summary": result.summary, "rounds": result.rounds, "params": zlib.crc32(params)}
+
+
+def do_run(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    return account(run(Experiment(**settings), folder))
+
+
+def do_resume(folder: Path) -> dict[str, Any]:
+    return account(resume(folder))
+
+
+def do_stop(folder: Path, settings: dict[str, Any], rank: int, last: int) -> dict[str, Any]:
+    """Run until a signal reaches one rank in the middle of a round."""
+    try:
+        run(Experiment(**settings), folder, [Signal(rank, last)])
+    except Interrupted as stop:
+        return {"rounds": stop.rounds, "folder": stop.folder is not None}
+    return {}
+
+
+def do_mistake(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Each rank has its own settings where these are lists."""
+    own = {name: value[ranks.current().rank] if isinstance(value, list) else value for name, value in settings.items()}
+    try:
+        build(Experiment(**own))
+    except UserError as error:
+        return {"said": str(error)}
+    return {}
+
+
+def do_memory(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Measure what the tensors of a round hold at a time, besides what lies there before it."""
+    world = build(Experiment(**settings))
+    server = first_server(world)
+    with torch.no_grad(), Live() as live:
+        run_round(world, server)
+    return {"peak": live.peak, "parameters": world.model.layout.size}
+
+
+TASKS = {"run": do_run, "resume": do_resume, "stop": do_stop, "mistake": do_mistake, "memory": do_memory}
+
+
+def main(path: Path) -> None:
+    plan = json.loads(path.read_text(encoding="utf-8"))
+    torch.set_num_threads(1)
+    ranks.PATIENCE = timedelta(seconds=plan.get("patience", 120))
+    with ranks.joined() as own:
+        told = {name: TASKS[kind](path.parent / name, *needs) for kind, name, *needs in plan["tasks"]}
+    (path.parent / f"account.{own.rank}.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
