@@ -40,3 +40,9 @@ def test_pages_link_to_pages_that_exist(built: Path) -> None:
     for path in built.rglob("*.html"):
         for href in re.findall(r'href="([^"#:?]+\.html)', path.read_text(encoding="utf-8")):
             assert (path.parent / href).exists(), (path, href)
+
+
+def test_the_promises_name_tests_that_exist() -> None:
+    named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / "docs/promises.md").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
