@@ -17,7 +17,12 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
-test-all: $(VENV)/installed
+# Ray and Flower are large, and only slow tests start them.
+$(VENV)/installed-all: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev,ray,flower]'
+	touch $@
+
+test-all: $(VENV)/installed-all
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed
