@@ -257,12 +257,16 @@ def sweep(
         cell name -> summary, in the order of ``cells``.
 
     Raises:
-        UserError: settings do not fit the data or a folder holds a run with other settings (both told before any cell
-            runs), or the launcher does not take these numbers.
+        UserError: settings do not fit the data, a folder holds a run with other settings or cannot be made (all told
+            before any cell runs), or the launcher does not take these numbers.
         CellsFailed: the others are finished.
     """
     devices = {check_cell(cell, Path(out)).device for cell in cells}
     launch = make_launcher(launcher, jobs, gpus_per_cell, "cuda" if "cuda" in devices else "cpu")
+    try:
+        (Path(out) / CELLS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot make the folder of a sweep here: {error.strerror}") from error
     summaries: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
 
