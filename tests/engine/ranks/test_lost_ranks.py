@@ -37,6 +37,8 @@ def test_a_rank_that_is_killed_ends_the_others(victim, tmp_path):
     folder = tmp_path / "run"
     processes = start(2, ["-m", "rflbat", "run", *WORDS, "--quiet", "--out", str(folder)])
     started(folder, processes)
+    with pytest.raises(UserError, match=r"in use by process \d+ on"):
+        resume(folder)
     processes[victim].kill()
     told = finish(processes)
     assert told[victim][0] == -signal.SIGKILL
@@ -82,6 +84,7 @@ def test_a_rank_that_falls_silent_is_waited_for_no_longer_than_said(tmp_path):
     assert load(folder / CHECKPOINT)[1]["round"] >= 2
 
 
+@pytest.mark.slow
 def test_torchrun_stops_at_a_signal_and_the_run_goes_on(tmp_path):
     folder = tmp_path / "run"
     launcher = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -93,8 +96,6 @@ def test_torchrun_stops_at_a_signal_and_the_run_goes_on(tmp_path):
         text=True,
     )
     started(folder, [process])
-    with pytest.raises(UserError, match=r"in use by process \d+ on"):
-        resume(folder)
     process.send_signal(signal.SIGTERM)
     said, told = process.communicate(timeout=LIMIT)
     reached = load(folder / CHECKPOINT)[1]["round"]
