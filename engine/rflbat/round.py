@@ -127,8 +127,10 @@ def move(params_D: Tensor, update_D: Tensor, server_lr: float) -> tuple[Tensor, 
 
 def _feed(world: World, x: Tensor, labels: Tensor, plan: Plan) -> Feed:
     """Give the batches of a plan, on the device where it and the samples are."""
-    stamps = world.attack.local_triggers
-    group_N = (plan.malicious_N.cumsum(0) - 1) % len(stamps)
+    triggers = world.attack.local_triggers
+    group_N = (plan.malicious_N.cumsum(0) - 1) % len(triggers)
+    # The host drew who attacks: where nobody does, no trigger is laid on any batch.
+    stamps = triggers if plan.malicious.any() else ()
     return make_feed(x, labels, plan.batches, stamps, group_N, world.experiment.target)
 
 
