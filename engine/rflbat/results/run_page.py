@@ -13,7 +13,7 @@ from rflbat.results.figures import FATES
 from rflbat.results.folder import RunFolder
 from rflbat.results.page import PAGE, Page, Section, short, write_page
 from rflbat.results.pca_figures import STAGES
-from rflbat.results.shadow_report import shadow_table
+from rflbat.results.shadow_report import by_defense, shadow_table
 from rflbat.results.tables import Table, percent
 
 Records = Sequence[Mapping[str, Any]]
@@ -195,9 +195,7 @@ def _fates(clients: Records) -> dict[str, Any]:
 
 
 def _shadow_lines(own: str, rounds: Records, shadows: Records) -> list[dict[str, Any]]:
-    grouped: dict[str, list[Mapping[str, Any]]] = {f"{own} (this run)": list(rounds)} if shadows else {}
-    for record in shadows:
-        grouped.setdefault(record["defense"], []).append(record)
+    grouped = by_defense(own, rounds, shadows) if shadows else {}
     looks = cycle((*LOOKS, (BLACK, "longdash", "triangle-up"), (GREY, "solid", "star")))
     return [
         {

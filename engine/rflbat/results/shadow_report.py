@@ -20,7 +20,7 @@ def _mean(records: Records, key: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _by_defense(own: str, rounds: Records, shadows: Records) -> dict[str, list[Mapping[str, Any]]]:
+def by_defense(own: str, rounds: Records, shadows: Records) -> dict[str, list[Mapping[str, Any]]]:
     """Group the records by what the report calls the defense: the run's own first."""
     grouped = {f"{own} (this run)": list(rounds)}
     for record in shadows:
@@ -51,7 +51,7 @@ def shadow_table(own: str, rounds: Records, shadows: Records) -> Table | None:
         return None
     attacked = {record["round"] for record in rounds if record["malicious"]}
     body = []
-    for name, records in _by_defense(own, rounds, shadows).items():
+    for name, records in by_defense(own, rounds, shadows).items():
         counted = [record for record in records if record["round"] in attacked]
         keys = (*SHOWN, "attack_success_rate")
         body.append((name, *(percent(_mean(counted, key)) for key in keys)))
@@ -76,7 +76,7 @@ def draw_shadows(own: str, rounds: Records, shadows: Records) -> Figure | None:
     figure = blank(5.6, 4.6)
     panels = figure.subplots(2, 1, sharex=True)
     looks = cycle([(BLUE, "-"), (ORANGE, "--"), (SKY, "-."), (GREY, ":"), (BLUE, ":"), (ORANGE, "-")])
-    for number, (name, records) in enumerate(_by_defense(own, rounds, shadows).items()):
+    for number, (name, records) in enumerate(by_defense(own, rounds, shadows).items()):
         colour, line = next(looks) if number else (ATTACK, "-")
         for axes, key in zip(panels, ("malicious_weight", "attack_success_rate"), strict=True):
             points = [(record["round"], 100 * record[key]) for record in records if record.get(key) is not None]
