@@ -18,7 +18,7 @@ WAITS = {"item", "cpu", "numpy", "tolist", "nonzero"}
 NAMELESS = {"utils", "helpers", "common", "misc"}
 TOP = (
     *("engine", "kernels", "benchmarks", "tests", "docker", "docs", ".ci", "setup.cfg", "pyproject.toml", "Makefile"),
-    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", ".gitignore", ".dockerignore"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "MANIFEST.in", ".gitignore", ".dockerignore"),
 )
 MACHINE = re.compile(r"(?<![\w.~$})>/-])/(?:work|root|tmp|home|Users)(?![\w-])")
 
