@@ -91,15 +91,16 @@ def make_feed(
         the feed.
     """
 
+    index_NSB, weight_NSB = batches.index_NSB, batches.weight_NSB
+    labels_NSB = labels[index_NSB].masked_fill_(batches.poisoned_NSB, target)
+
     def feed(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        index_nB = batches.index_NSB[rows, step]
-        poisoned_nB = batches.poisoned_NSB[rows, step]
-        flat = index_nB.reshape(-1)
-        x_nB, labels_nB = x.index_select(0, flat), labels.index_select(0, flat).view_as(index_nB)
+        index_nB = index_NSB[rows, step]
+        x_nB = x.index_select(0, index_nB.reshape(-1))
         for number, stamp in enumerate(stamps):
+            poisoned_nB = batches.poisoned_NSB[rows, step]
             x_nB = stamp(x_nB, (poisoned_nB & (group_N[rows, None] == number)).reshape(-1))
-        labels_nB = labels_nB.masked_fill(poisoned_nB, target)
-        return x_nB.view(*index_nB.shape, *x.shape[1:]), labels_nB, batches.weight_NSB[rows, step]
+        return x_nB.view(*index_nB.shape, *x.shape[1:]), labels_NSB[rows, step], weight_NSB[rows, step]
 
     return feed
 

@@ -54,8 +54,7 @@ def logistic(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
         # Samples on the last axis: both products then read the batch as it lies, twice as fast as the other way round.
         x_nBF, weight_nCF = x_nB.flatten(2), parameters["weight"]
         logits_nCB = torch.baddbmm(parameters["bias"][:, :, None], weight_nCF, x_nBF.mT)
-        right_nCB = labels_nB[:, None] == torch.arange(classes, device=x_nB.device)[:, None]
-        error_nCB = torch.softmax(logits_nCB, 1).sub_(right_nCB.to(logits_nCB.dtype))
+        error_nCB = torch.softmax(logits_nCB, 1).scatter_(1, labels_nB[:, None], -1, reduce="add")
         share_nB = weight_nB.to(error_nCB.dtype) / weight_nB.sum(1, keepdim=True)
         error_nCB.mul_(share_nB[:, None])
         return {"weight": torch.bmm(error_nCB, x_nBF), "bias": error_nCB.sum(2)}
