@@ -121,8 +121,9 @@ def move(params_D: Tensor, update_D: Tensor, server_lr: float) -> tuple[Tensor, 
         the new global parameters, and whether the move was discarded (0-dim bool).
     """
     moved_D = torch.add(params_D, update_D, alpha=server_lr)
-    discarded = ~moved_D.isfinite().all()
-    return torch.where(discarded, params_D, moved_D), discarded
+    # One read and no copy: a NaN or an infinity anywhere is the smallest or the largest entry.
+    discarded = ~torch.stack(torch.aminmax(moved_D)).isfinite().all()
+    return torch.where(discarded, params_D, moved_D, out=moved_D), discarded
 
 
 def _feed(world: World, x: Tensor, labels: Tensor, plan: Plan) -> Feed:

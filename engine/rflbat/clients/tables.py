@@ -161,8 +161,8 @@ def on_rows(work: Work, table: TableRows) -> Work:
         full_nD = work.start(rows)
         table_nWE = full_nD[:, table.first : stop].view(len(full_nD), table.words, table.width)
         word_nK = stored(rows).clamp_max(table.words - 1)
-        client_n1 = torch.arange(len(word_nK), device=word_nK.device)[:, None]
-        rows_nQ = table_nWE[client_n1, word_nK].flatten(1)
+        picked = [own_WE.index_select(0, own_K) for own_WE, own_K in zip(table_nWE, word_nK, strict=True)]
+        rows_nQ = torch.stack(picked).flatten(1)
         return torch.cat([full_nD[:, : table.first], rows_nQ, full_nD[:, stop:]], 1)
 
     def feed(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -139,6 +139,8 @@ class _Forward(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
+        # Without this autograd makes zeros as gradients of those outputs too; of the workspace they would be 12 MB.
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[1:], *output[1:])
 
     @staticmethod
