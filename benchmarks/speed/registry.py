@@ -7,6 +7,7 @@ from benchmarks.speed.cases import Case
 from benchmarks.speed.defenses import defense_cases
 from benchmarks.speed.growth import growth_cases
 from benchmarks.speed.rounds import round_cases
+from benchmarks.speed.shadows import shadow_cases
 from benchmarks.speed.training import training_cases
 
 
@@ -14,7 +15,7 @@ from benchmarks.speed.training import training_cases
 def cases() -> dict[str, Case]:
     """Give every case, W1 to W6 in this order."""
     made: Iterator[Case] = (
-        case for part in (training_cases, defense_cases, round_cases, growth_cases) for case in part()
+        case for part in (training_cases, defense_cases, shadow_cases, round_cases, growth_cases) for case in part()
     )
     return {case.name: case for case in made}
 

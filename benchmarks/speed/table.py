@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.speed.measure import Rates, Row, read_csv
 from benchmarks.speed.registry import cases
+from benchmarks.speed.targets import targets_table
 from rflbat.results.tables import Table, to_markdown
 
 MACHINE = "machine.csv"
@@ -83,9 +84,11 @@ def page(results: Path) -> str:
         Markdown.
     """
     rates = read_csv(results / MACHINE, Rates)
-    parts = [INTRODUCTION]
-    for group in dict.fromkeys(case.group for case in cases().values()):
-        rows = read_csv(results / f"{group}.csv", Row)
+    groups = dict.fromkeys(case.group for case in cases().values())
+    measured = {group: read_csv(results / f"{group}.csv", Row) for group in groups}
+    everything = [row for rows in measured.values() for row in rows]
+    parts = [INTRODUCTION, f"## Targets\n{to_markdown(targets_table(everything))}"]
+    for group, rows in measured.items():
         if not rows:
             parts.append(f"## {group}\nNot measured yet: `python -m benchmarks.speed {group}`.\n")
             continue

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import fresh, rounds, runner, training
+from benchmarks.speed import fresh, rounds, runner, shadows, training
 from benchmarks.speed.defenses import defense_case, operations
 from benchmarks.speed.machine import measure_rates
 from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, agreement, read_csv, rows_of, write_csv
@@ -19,6 +19,7 @@ from benchmarks.speed.peers import contract
 from benchmarks.speed.peers.environments import PEERS
 from benchmarks.speed.registry import cases, chosen
 from benchmarks.speed.runner import Plan, measure
+from benchmarks.speed.targets import TARGETS, judged
 from benchmarks.speed.workloads import WORKLOADS, make_updates
 
 from rflbat.clients.backend import Backend
@@ -240,6 +241,31 @@ def test_results_are_kept_beside_those_of_other_cases_and_on_the_page(in_process
     assert "`python -m benchmarks.speed W4`" in text
     assert f"**{krum.name}**" in text
     assert "W1`.\n" in text  # not measured yet
+
+
+def test_five_defenses_are_each_checked_beside_one(in_process, tmp_path):
+    [case] = in_process(shadows.shadow_case(10, 50))
+    rows = rows_by_contender(case, tmp_path)
+    assert rows["rflbat one"].share_of_baseline == 1.0
+    assert rows["rflbat"].median is not None
+    spoilt = np.load(tmp_path / "geomed.npy") + 1.0
+    np.save(tmp_path / "geomed.npy", spoilt)
+    rows = {row.contender: row for row in measure(case, 1, TWICE, RATES, tmp_path)}
+    assert rows["rflbat"].median is None
+    assert rows["rflbat"].checked.startswith("wrong")
+    assert rows["rflbat one"].median is not None
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.case}-{target.figure}")
+def test_targets_are_judged_by_rows_that_exist(target):
+    case = cases()[target.case]
+    assert case.contenders[0] == "rflbat"
+    assert target.figure != "share_of_best_peer" or case.peers
+    size = Size(target.case, 1, 1, 1, target.bound / 2)
+    for factor, answer in ((0.9, "met"), (1.1, "missed")):
+        row = replace(rows_of(size, [Timing("rflbat", seconds=(1.0,), checked="yes")], "", [])[0], threads=1)
+        [line] = judged(replace(target, threads=(1,)), [replace(row, **{target.figure: factor * target.bound})])
+        assert line[2] == answer
 
 
 def test_csv_gives_back_what_was_written(tmp_path):

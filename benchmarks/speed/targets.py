@@ -1,0 +1,90 @@
+"""What the project set itself, beside what was measured, and why a target is missed where it is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.speed.measure import Row
+from rflbat.results.tables import Table
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on one figure of rflbat's own row of a case.
+
+    Attributes:
+        case: of the registry.
+        figure: a field of ``Row``: the median in seconds, or one of its shares.
+        bound: at most so much.
+        threads: for each of these numbers of threads.
+        reason: why it is missed and what was tried; said only where it is.
+    """
+
+    case: str
+    figure: str
+    bound: float
+    threads: tuple[int, ...] = (1,)
+    reason: str = ""
+
+
+WORDS: Mapping[str, str] = {
+    "median": "seconds",
+    "over_floor": "x floor",
+    "share_of_baseline": "of baseline",
+    "share_of_best_peer": "of best peer",
+}
+TARGETS: Sequence[Target] = (
+    Target("W1", "share_of_best_peer", 0.35, (1, 2)),
+    Target("W2", "share_of_best_peer", 0.8, (1, 2)),
+    Target("W3", "share_of_best_peer", 0.55, (1, 2)),
+    Target("W4-rflbat-100x7850", "median", 0.02),
+    Target("W4-rflbat-100x5780000", "over_floor", 1.5),
+    Target("W4-rflbat-100x5780000", "share_of_baseline", 0.1),
+    Target("W4-geomed-1600x220000", "median", 1.35),
+    Target("W4-shadows-100x220000", "share_of_baseline", 1.2),
+    Target("W4-shadows-100x5780000", "share_of_baseline", 1.2),
+)
+
+
+def judged(target: Target, rows: Iterable[Row]) -> list[tuple[str, str, str, str]]:
+    """Judge a target by the rows of its case.
+
+    Args:
+        target: of ``TARGETS``.
+        rows: of any cases.
+
+    Returns:
+        for each number of threads: threads, figure, "met", "missed" or "not measured", and the reason of a miss.
+
+    Example:
+        >>> row = Row("W1", "rflbat", "", 1, 1, 9, 9, 0.1, 0.1, 0.1, 5, 9, 0.01, 10.0, 0.2, 0.4, "equal")
+        >>> judged(Target("W1", "share_of_best_peer", 0.5, (1, 2)), [row])
+        [('1', '0.4', 'met', ''), ('2', '–', 'not measured', '')]
+        >>> judged(Target("W1", "median", 0.05, reason="the gather"), [row])
+        [('1', '0.1', 'missed', 'the gather')]
+    """
+    own = {row.threads: row for row in rows if (row.case, row.contender) == (target.case, "rflbat")}
+    found = []
+    for threads in target.threads:
+        value = getattr(own[threads], target.figure) if threads in own else None
+        if value is None:
+            found.append((str(threads), "–", "not measured", ""))
+        elif value <= target.bound:
+            found.append((str(threads), f"{value:.3g}", "met", ""))
+        else:
+            found.append((str(threads), f"{value:.3g}", "missed", target.reason))
+    return found
+
+
+def targets_table(rows: Sequence[Row], targets: Sequence[Target] = TARGETS) -> Table:
+    """Lay out every target beside its figure.
+
+    Args:
+        rows: of all cases.
+        targets: what is asked for.
+    """
+    body = [
+        (target.case, f"{WORDS[target.figure]}, at most {target.bound:g}", *line)
+        for target in targets
+        for line in judged(target, rows)
+    ]
+    return Table("", ("case", "target", "threads", "measured", "so it is", "why, and what was tried"), body)
