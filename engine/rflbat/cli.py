@@ -269,7 +269,10 @@ def _report(arguments: list[str], console: Console) -> None:
         return
     report = report_sweep(path)
     if not flags.quiet:
-        console.print(to_rich(report.table))
+        table = to_rich(report.table, console.width)
+        console.print(table)
+        if left := report.table.columns[len(table.columns) :]:
+            console.print(f"too wide for here, in the files and on the page: {'; '.join(left)}", highlight=False)
         missing = [] if available() else [NEEDS]
         for line in [*report.files, *missing, *(f"unfinished: {name}" for name in report.unfinished)]:
             console.print(str(line), highlight=False, soft_wrap=True, markup=False)

@@ -156,7 +156,8 @@ def test_what_the_tutorials_say_to_type_runs(tutorial: str, here: Path) -> None:
 
 def battery(name: str, here: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "rflbat.testing.plugin"]
-    environment = {"PYTHONPATH": f"{here}:{ROOT / 'engine'}:{ROOT / 'kernels'}", "PATH": ""}
+    command = [*command[:1], "-P", *command[1:]]  # as `pytest` alone: the current folder is not on the path
+    environment = {"PYTHONPATH": f"{ROOT / 'engine'}:{ROOT / 'kernels'}", "PATH": ""}
     return subprocess.run(
         [*command, f"--rflbat-battery={name}"], cwd=here, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -171,3 +172,10 @@ def test_the_battery_passes_a_sound_defense_and_finds_an_unsound_one(here: Path)
     assert unsound.returncode == 1
     assert "FAILED" in unsound.stdout
     assert "test_permuted_clients_permute_the_answer" in unsound.stdout
+
+
+def test_the_battery_says_in_one_line_what_it_does_not_find(here: Path) -> None:
+    done = battery("mine.shorts", here)
+    assert done.returncode == 4
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("ERROR: --rflbat-battery mine.shorts: ")

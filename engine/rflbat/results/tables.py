@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -189,13 +190,30 @@ def sweep_values(rows: Sequence[SweepRow]) -> Table:
     return Table("Sweep", columns, body)
 
 
-def to_rich(table: Table) -> RichTable:
-    """The table for a rich console; text in it is never taken for markup."""
+def to_rich(table: Table, width: int | None = None) -> RichTable:
+    """The table for a rich console; text in it is never taken for markup.
+
+    Args:
+        table: the table.
+        width: cells of the terminal. No text in a row is then broken: the last columns are left out where they do not
+            fit, never the first two.
+
+    Returns:
+        the table, of as many of the columns as fit.
+    """
     rich = RichTable(title=Text(table.title), title_justify="left")
+    used = 1
     for index, column in enumerate(table.columns):
-        rich.add_column(Text(column), justify="left" if index == 0 else "right")
+        words = (cell_len(word) for word in column.split())
+        least = max([*words, *(cell_len(row[index]) for row in table.rows)], default=0)
+        used += least + 3
+        if width is not None and used > width and index > 1:
+            break
+        rich.add_column(
+            Text(column), justify="left" if index == 0 else "right", min_width=None if width is None else least
+        )
     for row in table.rows:
-        rich.add_row(*(Text(cell) for cell in row))
+        rich.add_row(*(Text(cell) for cell in row[: len(rich.columns)]))
     return rich
 
 

@@ -1,8 +1,12 @@
 """The pytest plugin: adds the battery to a test run, for each defense that is named."""
 
+import sys
 from pathlib import Path
 
 import pytest
+
+from rflbat.errors import UserError
+from rflbat.testing.subject import named
 
 BATTERY = Path(__file__).with_name("battery.py")
 
@@ -19,6 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Add the file of the battery to what is collected."""
-    if config.getoption("--rflbat-battery"):
-        config.args.append(str(BATTERY))
+    """Add the file of the battery to what is collected; modules are found in the current folder, as by the command."""
+    names, here = config.getoption("--rflbat-battery"), str(config.invocation_params.dir)
+    if not names:
+        return
+    if here not in sys.path:
+        sys.path.append(here)
+    for name in names:
+        try:
+            named(name)
+        except UserError as error:
+            raise pytest.UsageError(f"--rflbat-battery {name}: {error}") from None
+    config.args.append(str(BATTERY))

@@ -154,6 +154,20 @@ def test_awkward_text_survives_every_rendering():
     assert "[red]x[/red]" in console.file.getvalue()
 
 
+@pytest.mark.parametrize(("width", "columns"), [(200, 4), (50, 4), (49, 3), (40, 3), (39, 2), (10, 2)])
+def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_rows(width: int, columns: int) -> None:
+    rows = [("multikrum", "0.5", "92.6 ± 1.2 %", "100.0 %"), ("krum", "0.1", "9.1 %", "–")]
+    table = Table("t", ("defense", "malicious", "Accuracy", "Success rate"), rows)
+    rich = to_rich(table, width)
+    assert len(rich.columns) == columns
+    console = Console(file=io.StringIO(), width=max(width, 26))
+    console.print(rich)
+    lines = console.file.getvalue().splitlines()
+    for row in rows:
+        [line] = [line for line in lines if f" {row[0]} " in line]
+        assert [cell.strip() for cell in line.strip("│").split("│")] == list(row[:columns])
+
+
 @pytest.mark.parametrize(
     ("mean", "sd", "text"),
     [
