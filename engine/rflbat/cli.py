@@ -1,22 +1,18 @@
-"""The command ``rflbat``; the only file that knows tyro.
+"""The command ``rflbat``; `flags` says what its words may be.
 
 Every mistake of a user ends in one line on standard error and exit status 2, before any work.
 """
 
 import contextlib
-import io
 import os
-import re
 import shlex
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import field, fields, make_dataclass
+from dataclasses import make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,11 +21,24 @@ from rflbat.catalog import catalog, show
 from rflbat.config import Experiment
 from rflbat.doctor import examine
 from rflbat.dry_run import plan_run, show_plan
-from rflbat.errors import UserError, nearest
+from rflbat.errors import UserError
+from rflbat.flags import (
+    DATA_FOLDER,
+    DIRECTORY,
+    EVERY,
+    QUIET,
+    RUN,
+    SWEEP,
+    TRACK,
+    base_of,
+    experiment_of,
+    flags_of,
+    pairs_of,
+    parse,
+)
 from rflbat.progress import Settings, Silence, choose
 from rflbat.ranks import ALONE, RankLost, Ranks, current, joined, launched
-from rflbat.reading import read_bounded
-from rflbat.recipes import GRIDS, RECIPES
+from rflbat.recipes import GRIDS
 from rflbat.registry import lookup
 from rflbat.results.folder import RunFolder
 from rflbat.results.page import NEEDS, available
@@ -58,110 +67,6 @@ USAGE = """usage: rflbat COMMAND ...
 torchrun --nproc-per-node N -m rflbat run (or resume) ... runs one simulation in N processes.
 rflbat COMMAND --help lists the flags of a command; rflbat --version prints the version."""
 
-REPEATED = {
-    "dataset_args": "dataset_arg",
-    "defense_args": "defense_arg",
-    "attack_args": "attack_arg",
-    "kernels": "kernels",
-}
-"""Fields of a configuration that are mappings, and the flag that adds one entry."""
-
-Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
-
-
-def _flag(kind: Any, text: str) -> Any:
-    return Annotated[kind, tyro.conf.arg(help=text)]
-
-
-def _flags(name: str, base: Experiment, extra: Sequence[tuple[str, Any, Any]]) -> type:
-    """Make the flags of a command: one for each setting, with the recipe's value as default, and further ones."""
-    wanted = []
-    for item in fields(Experiment):
-        text = item.metadata["help"]
-        if item.name in REPEATED:
-            wanted.append((REPEATED[item.name], _flag(Texts, text), field(default=())))
-        else:
-            wanted.append((item.name, _flag(item.type, text), field(default=getattr(base, item.name))))
-    return make_dataclass(name, [*wanted, *((key, kind, field(default=value)) for key, kind, value in extra)])
-
-
-def _said(box: str) -> str:
-    """Give what tyro's box says in one line: no frame, no title, no help; it may be drawn in ASCII and wrapped."""
-    lines = (line.strip("│|+╭╮╰╯─- ") for line in box.splitlines()[1:])
-    text = " ".join(line for line in lines if line)
-    return re.split(r" ?(?:Argument helptext|For full helptext|Got errors)", text)[0]
-
-
-def _parse(kind: Any, arguments: Sequence[str], command: str) -> Any:
-    """Parse flags; what tyro says of a mistake in a box becomes one line."""
-    captured = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(captured):
-            parsed, unknown = tyro.cli(
-                kind,
-                args=list(arguments),
-                prog=f"rflbat {command}",
-                return_unknown_args=True,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_said(captured.getvalue())) from None
-    if unknown:
-        known = [f"--{item.name.replace('_', '-')}" for item in fields(kind)]
-        word = unknown[0].partition("=")[0]
-        what = f"unknown flag {word}{nearest(word, known)}" if word.startswith("-") else f"unexpected '{word}'"
-        raise UserError(f"{what}; `rflbat {command} --help` lists what is allowed")
-    return parsed
-
-
-def _pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals and value):
-            raise UserError(f"--{flag} {text!r} is not of the form name=value")
-        if key in pairs:
-            raise UserError(f"--{flag} names {key!r} twice")
-        pairs[key] = value
-    return pairs
-
-
-def _read_toml(path: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_bounded(Path(path), 2**20).decode())
-    except OSError as error:
-        raise UserError(f"--config {path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--config {path}: not TOML: {error}") from None
-
-
-def _base(arguments: Sequence[str]) -> tuple[Experiment, list[str], str]:
-    """Read the recipe, which comes first, and the file of --config, which overrides it; flags override both."""
-    rest, recipe = list(arguments), "smoke"
-    if rest and not rest[0].startswith("-"):
-        recipe = rest.pop(0)
-    base = lookup("recipe", RECIPES, recipe)()
-    paths = [rest[at + 1] for at, word in enumerate(rest[:-1]) if word == "--config"]
-    paths += [word.removeprefix("--config=") for word in rest if word.startswith("--config=")]
-    for path in paths:
-        base = base.changed(_read_toml(path))
-    return base, rest, recipe
-
-
-def _experiment(flags: Any, base: Experiment) -> Experiment:
-    settings = {item.name: getattr(flags, item.name) for item in fields(Experiment) if item.name not in REPEATED}
-    chosen = base.changed(settings)
-    single = {name: _pairs(getattr(flags, flag), flag.replace("_", "-")) for name, flag in REPEATED.items()}
-    return chosen.changed({name: {**getattr(chosen, name), **given} for name, given in single.items()})
-
-
-DIRECTORY = ("directory", tyro.conf.Positional[str])
-CONFIG = ("config", _flag(str | None, "TOML file of settings, overridden by flags"), None)
-TRACK = ("track", _flag(Texts, "tracker that is told of every round, of `rflbat list trackers`; repeatable"), ())
-QUIET = ("quiet", _flag(bool, "no progress display, no closing table"), False)
-
 
 def _finish(console: Console, folder: RunFolder, quiet: bool) -> None:
     figures = report_run(folder.path)
@@ -188,15 +93,9 @@ def _callbacks(console: Console, flags: Any, path: Path, stack: contextlib.ExitS
 
 
 def _run(arguments: list[str], console: Console) -> None:
-    base, rest, _ = _base(arguments)
-    out = ("out", _flag(str | None, "run folder to create; default runs/DATASET-DEFENSE-SEED"), None)
-    dry = (
-        "dry_run",
-        _flag(bool, "print settings, back end, chunk and memory of a round; run and write nothing"),
-        False,
-    )
-    flags = _parse(_flags("run", base, [out, CONFIG, TRACK, QUIET, dry]), rest, "run [RECIPE]")
-    experiment = _experiment(flags, base)
+    base, rest, _ = base_of(arguments)
+    flags = parse(flags_of("run", base, RUN), rest, "run [RECIPE]")
+    experiment = experiment_of(flags, base)
     if flags.dry_run:
         rows = plan_run(experiment)
         if current().first:
@@ -213,7 +112,7 @@ def _run(arguments: list[str], console: Console) -> None:
 
 
 def _resume(arguments: list[str], console: Console) -> None:
-    flags = _parse(make_dataclass("resume", [DIRECTORY, TRACK, QUIET]), arguments, "resume")
+    flags = parse(make_dataclass("resume", [DIRECTORY, TRACK, QUIET]), arguments, "resume")
     if not current().first:
         resume(flags.directory)
         return
@@ -223,31 +122,13 @@ def _resume(arguments: list[str], console: Console) -> None:
 
 
 def _sweep(arguments: list[str], console: Console) -> None:
-    base, rest, recipe = _base(arguments)
-    extra = [
-        ("grid", _flag(Texts, "setting=value,value,...; repeatable; defense_arg.NAME for a parameter"), ()),
-        ("seeds", _flag(int, "seeds of every combination"), 1),
-        ("jobs", _flag(int, "processes, each on one thread and pinned to its cores or GPU when more than one"), 1),
-        (
-            "launcher",
-            _flag(str, "local: processes here; ray: tasks of the cluster of RAY_ADDRESS, or of Ray here"),
-            "local",
-        ),
-        (
-            "gpus_per_cell",
-            _flag(float | None, "GPUs of a Ray task, a fraction allowed; default 1 on cuda, else 0"),
-            None,
-        ),
-        ("out", _flag(str | None, "folder of the sweep; needed"), None),
-        CONFIG,
-        QUIET,
-    ]
-    flags = _parse(_flags("sweep", base, extra), rest, "sweep [RECIPE]")
+    base, rest, recipe = base_of(arguments)
+    flags = parse(flags_of("sweep", base, SWEEP), rest, "sweep [RECIPE]")
     if flags.out is None:
         raise UserError("a sweep needs --out DIR; with the same DIR it goes on where it stopped")
-    given = {key.replace("-", "_"): value.split(",") for key, value in _pairs(flags.grid, "grid").items()}
+    given = {key.replace("-", "_"): value.split(",") for key, value in pairs_of(flags.grid, "grid").items()}
     grid = {**GRIDS.get(recipe, {}), **given}
-    cells = make_cells(_experiment(flags, base), grid, flags.seeds)
+    cells = make_cells(experiment_of(flags, base), grid, flags.seeds)
     again = [flags.out, *(["--quiet"] if flags.quiet else [])]
     try:
         with shown(console, len(cells), flags.quiet) as tell:
@@ -262,7 +143,7 @@ def _sweep(arguments: list[str], console: Console) -> None:
 
 
 def _report(arguments: list[str], console: Console) -> None:
-    flags = _parse(make_dataclass("report", [DIRECTORY, QUIET]), arguments, "report")
+    flags = parse(make_dataclass("report", [DIRECTORY, QUIET]), arguments, "report")
     path = Path(flags.directory)
     if not (path / CELLS).is_dir():
         _finish(console, RunFolder.open(path), flags.quiet)
@@ -279,8 +160,7 @@ def _report(arguments: list[str], console: Console) -> None:
 
 
 def _watch(arguments: list[str], console: Console) -> None:
-    every = ("every", _flag(float, "seconds between two looks"), 0.5)
-    flags = _parse(make_dataclass("watch", [DIRECTORY, every]), arguments, "watch")
+    flags = parse(make_dataclass("watch", [DIRECTORY, EVERY]), arguments, "watch")
     folder = RunFolder.open(Path(flags.directory))
     with choose(console, False) as display:
         display.on_start(folder.run())
@@ -317,8 +197,7 @@ def _show(arguments: list[str], console: Console) -> None:
 
 
 def _doctor(arguments: list[str], console: Console) -> None:
-    data_dir = ("data_dir", _flag(str | None, "folder of data sets; default $RFLBAT_DATA_DIR"), None)
-    flags = _parse(make_dataclass("doctor", [data_dir]), arguments, "doctor")
+    flags = parse(make_dataclass("doctor", [DATA_FOLDER]), arguments, "doctor")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for what, there, line in examine(flags.data_dir):
         table.add_row("yes" if there else "no", escape(what), escape(line))
