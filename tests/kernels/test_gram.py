@@ -221,6 +221,14 @@ def test_finite_rows_finds_one_bad_entry(column: int, poison: float, dtype: torc
     assert finite_rows(matrix.T.contiguous().T).tolist() == [True, True, True, False, True]
 
 
+def test_rows_whose_sums_overflow_are_finite_beside_one_that_is_not() -> None:
+    large_ND = torch.full((3, 1000), torch.finfo(torch.float32).max)
+    large_ND[1, ::2] *= -1
+    assert finite_rows(large_ND).tolist() == [True, True, True]
+    large_ND[2, 999] = torch.inf
+    assert finite_rows(large_ND).tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("column", [0, 50, 100])
 def test_a_number_whose_square_is_as_good_as_infinite_is_not_finite(column: int, sign: int) -> None:

@@ -124,7 +124,9 @@ def column_anchors(block_NB: Tensor) -> Tensor:
         >>> column_anchors(torch.tensor([[3.0, -4.0, 1.0], [5.0, -2.0, -1.0]])).tolist()
         [3.0, -2.0, 0.0]
     """
-    return block_NB.amin(0).clamp_min_(0.0).add_(block_NB.amax(0).clamp_max_(0.0))
+    on_host = block_NB.device.type == "cpu"
+    lowest_B, highest_B = host.column_ends(block_NB) if on_host else (block_NB.amin(0), block_NB.amax(0))
+    return lowest_B.clamp_min_(0.0).add_(highest_B.clamp_max_(0.0))
 
 
 def _anchored_products(matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -285,7 +287,8 @@ def _distance_squares(weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | No
 def finite_rows(matrix_ND: Tensor) -> Tensor:
     """Say which rows hold neither NaN nor Inf, nor a number beyond 1e100, whose square is as good as infinite.
 
-    From each row's smallest and largest entry: no copy of the matrix. Only float64 holds numbers beyond 1e100.
+    From each row's smallest and largest entry: no copy of the matrix. Only float64 holds numbers beyond 1e100. On a CPU
+    a look at the sums of float32 comes first: where they are finite, so are the rows.
 
     Args:
         matrix_ND: any float type, any strides.
@@ -304,5 +307,9 @@ def finite_rows(matrix_ND: Tensor) -> Tensor:
     if matrix_ND.shape[1] == 0:
         return torch.ones(len(matrix_ND), dtype=torch.bool, device=matrix_ND.device)
     on_host = matrix_ND.device.type == "cpu"
+    if on_host and matrix_ND.dtype == torch.float32:
+        finite_N = host.surely_finite(matrix_ND)
+        if bool(finite_N.all()):
+            return finite_N
     ends_2N = host.extremes(matrix_ND) if on_host else torch.stack([matrix_ND.amin(1), matrix_ND.amax(1)])
     return (ends_2N.abs() <= min(LARGEST, torch.finfo(matrix_ND.dtype).max)).all(0)
