@@ -293,14 +293,17 @@ def describe(world: World) -> dict[str, Any]:
     Returns:
         a dictionary that JSON can hold.
     """
-    device, kernels = str(world.device), world.experiment.kernels
+    device, experiment = str(world.device), world.experiment
     cuda = world.device.type == "cuda"
+    asked, clients = experiment.kernels, experiment.participants or experiment.clients
     return {
         "config": world.experiment.to_dict(),
         "versions": versions(),
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "device": torch.cuda.get_device_name(world.device) if cuda else device,
-        "kernels": {op: dispatch.choose(op, kernels.get(op, "auto"), device).name for op in dispatch.IMPLEMENTATIONS},
+        "kernels": {
+            op: dispatch.choose(op, asked.get(op, "auto"), device, clients).name for op in dispatch.IMPLEMENTATIONS
+        },
         "backend": world.backend.as_dict(),
         "updates": row_sparse(world.model, world.experiment.weight_decay, world.ranks.count)[1],
         "ranks": world.ranks.count,

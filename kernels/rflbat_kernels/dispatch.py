@@ -73,7 +73,7 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | OnDemand]] = {
         "reference": lstm_cell_backward,
         "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell_backward"),
     },
-    "pca": {"eigh": partial(pca, solver="eigh"), "squaring": partial(pca, solver="squaring")},
+    "pca": {name: partial(pca, solver=name) for name in ("eigh", "squaring", "krylov")},
     "pca_lowrank": {"reference": pca_lowrank},
 }
 """Operation -> implementation -> function. All of one operation take the same arguments."""
@@ -81,6 +81,7 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | OnDemand]] = {
 _PCA_REASONS = {
     "eigh": "on the CPU nothing has to be waited for, and eigh is exact",
     "squaring": "eigh reads its status back, a wait for the device; matrix products do not",
+    "krylov": "with so many rows the others' N^3 operations cost more than all the rest",
 }
 _log = logging.getLogger(__name__)
 _logged: set[tuple[str, str, str]] = set()
@@ -124,14 +125,15 @@ def check(op: str, implementation: str) -> None:
         raise ValueError(f"{op} has no implementation {implementation!r}{hint} Allowed: {', '.join(names)}")
 
 
-def choose(op: str, implementation: str = "auto", device: torch.device | str = "cpu") -> Choice:
+def choose(op: str, implementation: str = "auto", device: torch.device | str = "cpu", rows: int = 0) -> Choice:
     """Choose the implementation of an operation. Each choice is logged once at INFO.
 
     Args:
         op: a key of `IMPLEMENTATIONS`.
-        implementation: a name of that row, or "auto", which decides by the device; what is imported on demand is
+        implementation: a name of that row, or "auto", which decides by device and rows; what is imported on demand is
             chosen by name alone.
         device: where the tensors will lie.
+        rows: how many the matrix of updates has, N; 0: few.
 
     Returns:
         the choice; its reason is a clause that a run can record.
@@ -144,10 +146,12 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
     Example:
         >>> choose("pca", device="cuda").name
         'squaring'
+        >>> choose("pca", rows=10_000).name
+        'krylov'
         >>> choose("pca", "eig")
         Traceback (most recent call last):
             ...
-        ValueError: pca has no implementation 'eig'; did you mean 'eigh'? Allowed: auto, eigh, squaring
+        ValueError: pca has no implementation 'eig'; did you mean 'eigh'? Allowed: auto, eigh, squaring, krylov
     """
     check(op, implementation)
     device = torch.device(device)
@@ -156,7 +160,7 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
     if implementation != "auto":
         name, reason = implementation, "asked for by name"
     elif op == "pca":
-        name = solver_for(device)
+        name = solver_for(device, rows)
         reason = _PCA_REASONS[name]
     else:
         name = "reference"

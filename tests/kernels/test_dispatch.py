@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rflbat_kernels as kernels
 from rflbat_kernels import choose, dispatch, gram, operations, pca, using
+from rflbat_kernels.pca.reference import LARGE
 from tests.kernels.closeness import normal, uniform
 
 FOLDER = Path(kernels.__path__[0])
@@ -61,7 +62,7 @@ def test_the_table() -> None:
         "kmeans": ["reference", "cuml", "triton"],
         "lstm_cell": ["reference", "triton"],
         "lstm_cell_backward": ["reference", "triton"],
-        "pca": ["eigh", "squaring"],
+        "pca": ["eigh", "squaring", "krylov"],
         "pca_lowrank": ["reference"],
     }
 
@@ -113,6 +114,15 @@ def test_auto_chooses_the_solver_of_pca_by_device() -> None:
     on_device = choose("pca", device="cuda:0")
     assert on_device.name == "squaring"
     assert "reads its status back" in on_device.reason
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_auto_chooses_the_solver_of_pca_by_rows(device: str) -> None:
+    assert choose("pca", device=device, rows=LARGE).name == choose("pca", device=device).name != "krylov"
+    of_many = choose("pca", device=device, rows=LARGE + 1)
+    assert of_many.name == "krylov"
+    assert "N^3" in of_many.reason
+    assert choose("pca", "eigh", rows=LARGE + 1).name == "eigh"
 
 
 @pytest.mark.parametrize(

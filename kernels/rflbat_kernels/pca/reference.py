@@ -4,14 +4,18 @@ Axes: N rows (clients), D columns (parameters), H components.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rflbat_kernels.gram.reference import check_mask, column_anchors, double_centre, stand_ins
 from rflbat_kernels.median.reference import masked_median
+from rflbat_kernels.pca.krylov import krylov_vector
 
-SOLVERS = ("auto", "eigh", "squaring")
+SOLVERS = ("auto", "eigh", "squaring", "krylov")
+LARGE = 1024
+"""Rows beyond which "auto" takes no solver of N^3 operations."""
 SQUARINGS = 24
 """K to the power 2^24 tells two eigenvalues apart down to a relative gap of 1e-6."""
 OVERSAMPLING, POWER_ITERATIONS = 10, 32
@@ -23,19 +27,24 @@ _SAME = 64 * _EPS
 """Squared distances below this share of the squared distances from the mean are rounding."""
 
 
-def solver_for(device: torch.device) -> str:
-    """Name the solver that "auto" means: the one that does not wait.
+def solver_for(device: torch.device, rows: int) -> str:
+    """Name the solver that "auto" means: up to 1,024 rows the exact one, or the one that does not wait.
 
     Args:
         device: where the Gram matrix lies.
+        rows: N.
 
     Returns:
-        "eigh" on the CPU, "squaring" elsewhere.
+        "krylov" beyond 1,024 rows; below, "eigh" on the CPU and "squaring" elsewhere.
 
     Example:
-        >>> solver_for(torch.device("cuda")), solver_for(torch.device("cpu"))
+        >>> solver_for(torch.device("cuda"), 100), solver_for(torch.device("cpu"), 100)
         ('squaring', 'eigh')
+        >>> solver_for(torch.device("cpu"), 10_000)
+        'krylov'
     """
+    if rows > LARGE:
+        return "krylov"
     return "eigh" if device.type == "cpu" else "squaring"
 
 
@@ -56,7 +65,8 @@ def pca(gram_NN: Tensor, valid_N: Tensor | None = None, *, components: int = 2, 
         components: number of columns wanted, at least 1; the missing ones are 0 where it exceeds the rank.
         solver: how u is found: "eigh" (torch.linalg.eigh: on CUDA it waits, reading its status back), "squaring"
             (matrix products alone, no wait; the distances between the scores are right to 3e-8 of the largest at any
-            gap between eigenvalues), or "auto": eigh on the CPU, squaring elsewhere.
+            gap between eigenvalues), "krylov" (products with few columns alone, no wait; for many rows), or "auto":
+            krylov beyond 1,024 rows, else eigh on the CPU and squaring elsewhere.
 
     Returns:
         (N, components) float64, centred. The largest entry of a column by magnitude (the first of nearly equal ones) is
@@ -83,7 +93,7 @@ def pca(gram_NN: Tensor, valid_N: Tensor | None = None, *, components: int = 2, 
     if valid_N is None:
         valid_N = torch.ones(rows, dtype=torch.bool, device=gram_NN.device)
     left_NN = torch.where(valid_N[:, None] & valid_N[None, :], gram_NN.to(torch.float64), 0.0)
-    find = _eigh if (solver_for(left_NN.device) if solver == "auto" else solver) == "eigh" else _squaring
+    find = _finder(solver_for(left_NN.device, rows) if solver == "auto" else solver, left_NN.device)
     equal_N, squares_N = _first_equal(left_NN), left_NN.diagonal()
     rounding_N = (64 + 4 * rows) * _EPS * squares_N
     placed_N, columns = valid_N, []
@@ -93,6 +103,14 @@ def pca(gram_NN: Tensor, valid_N: Tensor | None = None, *, components: int = 2, 
         left_NN = left_NN - torch.outer(score_N, score_N)
         placed_N = placed_N & (rounding_N <= masked_median(left_NN.diagonal(), valid_N))
     return _finish(torch.stack(columns, 1), valid_N, components)
+
+
+def _finder(solver: str, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Give what finds the top eigenvector of a matrix of trace 1."""
+    if solver == "krylov":
+        on_host = device.type == "cpu"
+        return partial(krylov_vector, find=_eigh if on_host else _squaring, look=on_host)
+    return _eigh if solver == "eigh" else _squaring
 
 
 def _axis_scores(left_NN: Tensor, placed_N: Tensor, squares_N: Tensor, find: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,0 +1,98 @@
+"""The top eigenvector of a large symmetric matrix from a block Krylov basis: products with few columns alone.
+
+Axes: N rows, Q columns of a block, J columns of the basis.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+BLOCK, STEPS = 8, 128
+"""Columns of a block, and most blocks of a basis."""
+LOOKS = frozenset((8, 12, 16, 24, 32, 48, 64, 96))
+"""After how many blocks a CPU looks whether the vector is good enough."""
+ANGLE, ROUNDING = 1e-9, 1e-12
+"""Good enough: a residual that leaves less than this angle to the eigenvector, or is this share of the eigenvalue."""
+_GOLDEN = 0.6180339887498949
+
+
+def krylov_vector(unit_NN: Tensor, find: Callable[[Tensor], Tensor], *, look: bool) -> Tensor:
+    """Find the top eigenvector by Rayleigh and Ritz: of all vectors that a basis spans the one of largest `u' K u`.
+
+    The basis spans `K X, K^2 X, ...` of a fixed block X, each new block made orthonormal beside those before. Its size
+    follows from the shape alone, so that nothing has to ask the device; a CPU, which may look, stops growing it once
+    the residual `||K u - (u' K u) u||` says that the vector is good enough.
+
+    Args:
+        unit_NN: symmetric, positive semi-definite up to rounding, of trace 1, or 0.
+        find: gives the top eigenvector of a small matrix of trace 1, or of 0.
+        look: stop early; waits for a device that is not the CPU.
+
+    Returns:
+        (N,) of length 1, or 0 for a matrix of 0.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([0.1, 0.7, 0.2], dtype=torch.float64))
+        >>> by_eigh = lambda small: torch.linalg.eigh(small)[1][:, -1]
+        >>> krylov_vector(matrix, by_eigh, look=False).abs().round(decimals=9).tolist()
+        [0.0, 1.0, 0.0]
+
+    Source: Golub and Underwood 1977 (block Lanczos); Musco and Musco 2015 (how fast, at any gap).
+    """
+    rows = len(unit_NN)
+    steps = min(STEPS, 2 * -(-rows // BLOCK))
+    basis_NJ = unit_NN.new_zeros(rows, BLOCK * steps)
+    small_JJ = unit_NN.new_zeros(BLOCK * steps, BLOCK * steps)
+    block_NQ = unit_NN @ _start(unit_NN)
+    for step in range(1, steps + 1):
+        before, after = BLOCK * (step - 1), BLOCK * step
+        basis_NJ[:, before:after] = _orthonormal(block_NQ, basis_NJ[:, :before])
+        block_NQ = unit_NN @ basis_NJ[:, before:after]
+        product_JQ = basis_NJ[:, :after].T @ block_NQ
+        small_JJ[:after, before:after] = product_JQ
+        small_JJ[before:after, :after] = product_JQ.T
+        if look and step in LOOKS:
+            vector_N, good_enough = _looked_at(unit_NN, basis_NJ[:, :after], small_JJ[:after, :after])
+            if good_enough:
+                return vector_N
+    trace = small_JJ.diagonal().sum()
+    small_JJ = torch.where(trace > 0, (small_JJ + small_JJ.T) / torch.where(trace > 0, 2 * trace, 1.0), 0.0)
+    return _normalised(basis_NJ @ find(small_JJ))
+
+
+def _looked_at(unit_NN: Tensor, basis_NJ: Tensor, small_JJ: Tensor) -> tuple[Tensor, bool]:
+    """Give the best vector of a basis, and whether its residual is small enough."""
+    values_J, vectors_JJ = torch.linalg.eigh(small_JJ)
+    vector_N = _normalised(basis_NJ @ vectors_JJ[:, -1])
+    image_N = unit_NN @ vector_N
+    value = vector_N.dot(image_N)
+    allowed = ANGLE * (values_J[-1] - values_J[-2]) + ROUNDING * value
+    return vector_N, bool(torch.linalg.vector_norm(image_N - value * vector_N) <= allowed)
+
+
+def _start(unit_NN: Tensor) -> Tensor:
+    """Give numbers without a pattern, the same on every device: multiples of squares, without their whole part."""
+    rows_N = torch.arange(1, len(unit_NN) + 1, dtype=torch.float64, device=unit_NN.device)
+    columns_Q = torch.arange(1, BLOCK + 1, dtype=torch.float64, device=unit_NN.device)
+    return (rows_N.square()[:, None] * (_GOLDEN * columns_Q.sqrt())) % 1.0 - 0.5
+
+
+def _orthonormal(block_NQ: Tensor, basis_NJ: Tensor) -> Tensor:
+    """Make the columns orthonormal beside a basis, twice; what is then mostly rounding becomes 0, or adds nothing."""
+    for least in (0.0, 0.5):
+        block_NQ = block_NQ - basis_NJ @ (basis_NJ.T @ block_NQ)
+        done_NQ = torch.zeros_like(block_NQ)
+        for at in range(BLOCK):
+            others_NQ, column_N = done_NQ[:, :at], block_NQ[:, at]
+            for _ in range(2):
+                column_N = column_N - others_NQ @ (others_NQ.T @ column_N)
+            done_NQ[:, at] = _normalised(column_N, least)
+        block_NQ = done_NQ
+    return block_NQ
+
+
+def _normalised(vector_N: Tensor, least: float = 0.0) -> Tensor:
+    """Bring to length 1, or to 0 what is not longer than `least`."""
+    norm = torch.linalg.vector_norm(vector_N)
+    return torch.where(norm > least, vector_N / torch.where(norm > least, norm, 1.0), 0.0)
