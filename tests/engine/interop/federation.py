@@ -54,7 +54,7 @@ def serve(grid: Grid, context: Context) -> None:
     few: Any = {"fraction_evaluate": 0.0, "min_train_nodes": CLIENTS, "min_available_nodes": CLIENTS}
     strategy = DefenseStrategy(defense, params, order_by="partition-id", **few)
     start = ArrayRecord([np.zeros((65, 10), np.float32)])
-    result = strategy.start(grid, start, num_rounds=ROUNDS, timeout=90)
+    result = strategy.start(grid, start, num_rounds=ROUNDS, timeout=300)
     [weights] = result.arrays.to_numpy_ndarrays()
     x, y = digits()
     told: dict[str, Any] = {

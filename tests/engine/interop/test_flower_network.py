@@ -1,6 +1,7 @@
 """The strategy in Flower's own simulation, and with a SuperLink and real clients on loopback.
 
-One of six clients sends poisoned updates.
+One of six clients sends poisoned updates. Clients of Flower 1.39 talk to the SuperLink by gRPC, those of 1.40 and later
+by HTTP alone: the test takes what the installed release has.
 """
 
 import contextlib
@@ -13,10 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 if importlib.util.find_spec("flwr") is None:
     pytest.skip("needs rflbat[flower]", allow_module_level=True)
@@ -85,7 +88,7 @@ def simulate(folder: Path, name: str, defense: str) -> dict[str, Any]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert out.exists(), done.stderr[-4000:]
@@ -137,7 +140,7 @@ def running(command: list[str], log: Path, env: dict[str, str]) -> Iterator[None
             process.wait(10)
 
 
-def wait_for(port: int, seconds: float = 60.0) -> None:
+def wait_for(port: int, seconds: float = 180.0) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
@@ -156,24 +159,28 @@ def test_superlink_and_clients_on_loopback_reject_the_poisoned_client(tmp_path: 
     app.mkdir()
     (app / "pyproject.toml").write_text(PROJECT)
     shutil.copy(ROOT / "tests/engine/interop/federation.py", app)
-    link, *nodes = free_ports(1 + CLIENTS)
+    link, fleet, control, *nodes = free_ports(3 + CLIENTS)
     (tmp_path / "flwr").mkdir()
     settings = f'[superlink]\ndefault = "loop"\n[superlink.loop]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
     (tmp_path / "flwr/config.toml").write_text(settings)
+    by_grpc = Version(version("flwr")) < Version("1.40")
+    to = ["--grpc-rere", "--superlink", f"127.0.0.1:{fleet}"] if by_grpc else ["--superlink", f"127.0.0.1:{link}"]
     with contextlib.ExitStack() as stack:
         here = ["--insecure", "--host", "127.0.0.1", "--port"]
-        off = "--disable-runtime-dependency-installation"
-        stack.enter_context(running(["flower-superlink", *here, str(link), off], tmp_path / "superlink.log", env))
+        # Later releases open both ports too, at fixed numbers and to everybody, if they are not told where.
+        grpc = ["--fleet-api-address", f"127.0.0.1:{fleet}", "--control-api-address", f"127.0.0.1:{control}"]
+        link_command = ["flower-superlink", *here, str(link), *grpc, "--disable-runtime-dependency-installation"]
+        stack.enter_context(running(link_command, tmp_path / "superlink.log", env))
         wait_for(link)
+        wait_for(fleet)
         for client, port in enumerate(nodes):
-            config = ["--superlink", f"127.0.0.1:{link}", "--node-config", f"partition-id={client}"]
-            command = ["flower-supernode", *here, str(port), *config]
+            command = ["flower-supernode", *here, str(port), *to, "--node-config", f"partition-id={client}"]
             stack.enter_context(running(command, tmp_path / f"node{client}.log", env))
         started = subprocess.run(
-            ["flwr", "run", str(app), "loop"], env=env, capture_output=True, text=True, timeout=60, check=False
+            ["flwr", "run", str(app), "loop"], env=env, capture_output=True, text=True, timeout=180, check=False
         )
         assert started.returncode == 0, started.stdout + started.stderr
-        end = time.monotonic() + 240
+        end = time.monotonic() + 600
         while not out.exists() and time.monotonic() < end:
             time.sleep(0.5)
         assert out.exists(), logs(tmp_path)
