@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # One stamp serves every target: it is renewed when the declared dependencies change.
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rflbat needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@echo "setting up $(VENV): some minutes without a word, 6.4 GB of disk"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	touch $@
