@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from rflbat.catalog import catalog, show
 from rflbat.config import Experiment
@@ -198,7 +198,7 @@ def _show(arguments: list[str], console: Console) -> None:
 
 def _doctor(arguments: list[str], console: Console) -> None:
     flags = parse(make_dataclass("doctor", [DATA_FOLDER]), arguments, "doctor")
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table = Table("", "", Column(overflow="fold"), box=None, show_header=False, padding=(0, 2, 0, 0))
     for what, there, line in examine(flags.data_dir):
         table.add_row("yes" if there else "no", escape(what), escape(line))
     console.print(table)

@@ -175,3 +175,16 @@ def test_command_prints_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert err == ""
     for what, there, line in examine(str(tmp_path)):
         assert re.search(rf"^{'yes' if there else 'no '} +{re.escape(what)} +{re.escape(line)} *$", out, re.MULTILINE)
+
+
+def test_a_narrow_terminal_cuts_nothing_off(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    folder = tmp_path / ("a" * 90)
+    write_family(folder / "mnist", mnist.MNIST.first_labels)
+    assert main(["doctor", "--data-dir", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert out.count("a") >= 90
+    assert str(folder / "mnist") in "".join(line.strip() for line in out.splitlines())

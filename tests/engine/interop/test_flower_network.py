@@ -159,20 +159,21 @@ def test_superlink_and_clients_on_loopback_reject_the_poisoned_client(tmp_path: 
     app.mkdir()
     (app / "pyproject.toml").write_text(PROJECT)
     shutil.copy(ROOT / "tests/engine/interop/federation.py", app)
-    link, fleet, control, *nodes = free_ports(3 + CLIENTS)
+    link, fleet, *nodes = free_ports(2 + CLIENTS)
     (tmp_path / "flwr").mkdir()
     settings = f'[superlink]\ndefault = "loop"\n[superlink.loop]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
     (tmp_path / "flwr/config.toml").write_text(settings)
+    at, fleet_at = f"127.0.0.1:{link}", f"127.0.0.1:{fleet}"
     by_grpc = Version(version("flwr")) < Version("1.40")
-    to = ["--grpc-rere", "--superlink", f"127.0.0.1:{fleet}"] if by_grpc else ["--superlink", f"127.0.0.1:{link}"]
+    served, to = (["--fleet-api-address", fleet_at], ["--grpc-rere"]) if by_grpc else ([], [])
     with contextlib.ExitStack() as stack:
         here = ["--insecure", "--host", "127.0.0.1", "--port"]
-        # Later releases open both ports too, at fixed numbers and to everybody, if they are not told where.
-        grpc = ["--fleet-api-address", f"127.0.0.1:{fleet}", "--control-api-address", f"127.0.0.1:{control}"]
-        link_command = ["flower-superlink", *here, str(link), *grpc, "--disable-runtime-dependency-installation"]
+        link_command = ["flower-superlink", *here, str(link), *served, "--disable-runtime-dependency-installation"]
         stack.enter_context(running(link_command, tmp_path / "superlink.log", env))
         wait_for(link)
-        wait_for(fleet)
+        if by_grpc:
+            wait_for(fleet)
+        to += ["--superlink", fleet_at if by_grpc else at]
         for client, port in enumerate(nodes):
             command = ["flower-supernode", *here, str(port), *to, "--node-config", f"partition-id={client}"]
             stack.enter_context(running(command, tmp_path / f"node{client}.log", env))
