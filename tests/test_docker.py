@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,22 @@ def pip_steps(stage: str) -> list[str]:
     """The pip commands of a stage, in order."""
     runs = [words[0] for name, words in stages()[stage] if name == "RUN"]
     return [part.strip() for run in runs for part in run.split("&&") if "-m pip " in part]
+
+
+@pytest.mark.slow
+def test_all_that_the_gpu_image_installs_is_pinned(tmp_path: Path) -> None:
+    """What the stage gpu asks pip for, resolved by uv, which reads metadata alone where pip fetches gigabytes."""
+    uv, out = Path(sysconfig.get_path("scripts")) / "uv", tmp_path / "resolved.txt"
+    if not uv.exists():
+        pytest.skip("uv is not here; it comes with rflbat[flower]")
+    extras = ["--extra", "gpu", "--extra", "text", "--extra", "report", "--constraint", "docker/constraints.txt"]
+    where = ["--python-version", "3.11", "--python-platform", "linux", "--no-annotate", "--output-file", str(out)]
+    command = [str(uv), "pip", "compile", "--quiet", *extras, *where, "setup.cfg"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    chosen = {line.lower() for line in out.read_text().splitlines() if "==" in line and not line.startswith("#")}
+    lines = (ROOT / "docker/constraints.txt").read_text().splitlines()
+    assert len(chosen) > 80
+    assert chosen - {line.lower().replace("_", "-") for line in lines} == set()
 
 
 @pytest.mark.slow
