@@ -45,6 +45,8 @@ def krylov_vector(unit_NN: Tensor, find: Callable[[Tensor], Tensor], *, look: bo
     basis_NJ = unit_NN.new_zeros(rows, BLOCK * steps)
     small_JJ = unit_NN.new_zeros(BLOCK * steps, BLOCK * steps)
     block_NQ = unit_NN @ _start(unit_NN)
+    if unit_NN.is_meta:
+        steps = 1  # Where there are only shapes, one block shows the memory that all take.
     for step in range(1, steps + 1):
         before, after = BLOCK * (step - 1), BLOCK * step
         basis_NJ[:, before:after] = _orthonormal(block_NQ, basis_NJ[:, :before])
