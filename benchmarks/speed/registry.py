@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from benchmarks.speed.cases import Case
+from benchmarks.speed.clients import client_cases
 from benchmarks.speed.defenses import defense_cases
 from benchmarks.speed.growth import growth_cases
 from benchmarks.speed.rounds import round_cases
@@ -14,9 +15,8 @@ from benchmarks.speed.training import training_cases
 @cache
 def cases() -> dict[str, Case]:
     """Give every case, W1 to W6 in this order."""
-    made: Iterator[Case] = (
-        case for part in (training_cases, defense_cases, shadow_cases, round_cases, growth_cases) for case in part()
-    )
+    parts = (training_cases, defense_cases, shadow_cases, round_cases, growth_cases, client_cases)
+    made: Iterator[Case] = (case for part in parts for case in part())
     return {case.name: case for case in made}
 
 

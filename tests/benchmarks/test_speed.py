@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import fresh, rounds, runner, shadows, training
+from benchmarks.speed import clients, fresh, rounds, runner, shadows, training
 from benchmarks.speed.defenses import defense_case, operations
 from benchmarks.speed.machine import measure_rates
 from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, agreement, read_csv, rows_of, write_csv
@@ -24,6 +25,7 @@ from benchmarks.speed.workloads import WORKLOADS, make_updates
 
 from rflbat.clients.backend import Backend
 from rflbat.defenses.registry import DEFENSES
+from rflbat.world import DATA_DIR
 
 RATES = Rates(
     "W1", 1, "cpu", "3", "2", "2", read=1e9, copy=2e9, matrix_torch=1e9, matrix_numpy=4e9, convolution=1.0, imported=1
@@ -254,6 +256,18 @@ def test_five_defenses_are_each_checked_beside_one(in_process, tmp_path):
     assert rows["rflbat"].median is None
     assert rows["rflbat"].checked.startswith("wrong")
     assert rows["rflbat one"].median is not None
+
+
+@pytest.mark.skipif(not os.environ.get(DATA_DIR), reason=f"{DATA_DIR} is not set: no MNIST here")
+@pytest.mark.parametrize("defense", clients.DEFENSES)
+def test_a_round_on_real_data_is_checked_client_by_client(defense, in_process, tmp_path):
+    [case] = in_process(clients.round_case("W1", "mnist", 30, defense))
+    [row] = rows_by_contender(case, tmp_path).values()
+    assert row.checked.startswith("30 updates as the plain loop's to ")
+    assert "; the decision's step to " in row.checked
+    np.save(tmp_path / "updates.npy", np.load(tmp_path / "updates.npy") * 1.01)
+    [row] = measure(case, 1, TWICE, RATES, tmp_path)
+    assert row.checked.startswith("wrong: ")
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.case}-{target.figure}")

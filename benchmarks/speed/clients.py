@@ -1,0 +1,146 @@
+"""W6-round: whole rounds on real data, to 10,000 clients: MNIST by Dirichlet, and FEMNIST's CNN with 1,600 clients.
+
+Axes: N clients of the round, D parameters.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.speed.baselines import Batch, flat, train_client
+from benchmarks.speed.cases import Case, Prepared
+from benchmarks.speed.defenses import least_bytes as defense_bytes
+from benchmarks.speed.defenses import operations as defense_operations
+from benchmarks.speed.measure import agreement
+from benchmarks.speed.training import TOLERANCE, first_plan, start_module, updates_of
+from benchmarks.speed.workloads import WORKLOADS
+from rflbat.config import Experiment
+from rflbat.plan import Plan
+from rflbat.round import Outcome, World, run_round
+from rflbat.world import blank_server, build
+
+OURS = "rflbat"
+DEFENSES = ("fedavg", "rflbat", "multikrum", "geomed", "median")
+"""None, then one for each way to look at the matrix: all pairs and a clustering, all pairs, passes, columns."""
+ROUNDS = (
+    *(("W1", "mnist", clients, defense) for defense in DEFENSES for clients in (100, 1_000, 4_000, 10_000)),
+    ("W2", "femnist", 1_600, "rflbat"),
+)
+STEPS, BATCH, MALICIOUS = 2, 6, 0.5
+CHECKED = 10**8
+"""Numbers of updates that a plain loop trains again."""
+
+
+def world_of(dataset: str, clients: int, defense: str) -> World:
+    """Build what ``rflbat run DATASET --partition dirichlet --clients N --defense D`` builds, one client a share."""
+    experiment = Experiment(
+        **{"dataset": dataset, "partition": "dirichlet", "clients": clients, "participants": clients, "rounds": 10**9},
+        **{"local_steps": STEPS, "batch_size": BATCH, "malicious": MALICIOUS, "defense": defense, "device": "cpu"},
+        **{"eval_every": 10**9, "alpha": 1.0},
+    )
+    return build(experiment)
+
+
+def batches_of(world: World, plan: Plan, client: int) -> Iterator[Batch]:
+    """Give a client's batches without their padding, stamped and relabelled where it attacks."""
+    batches = plan.batches
+    for index_B, weight_B, poisoned_B in zip(
+        batches.index_NSB[client], batches.weight_NSB[client], batches.poisoned_NSB[client], strict=True
+    ):
+        present_B = weight_B > 0
+        x_B, labels_B = world.train_x[index_B[present_B]], world.train_y[index_B[present_B]]
+        if plan.malicious[client]:
+            x_B = world.attack.full_trigger(x_B, poisoned_B[present_B])
+            labels_B = labels_B.masked_fill(poisoned_B[present_B], world.experiment.target)
+        yield x_B, labels_B
+
+
+def stride_of(clients: int, parameters: int) -> int:
+    """Say which clients are trained again: every first, or fewer.
+
+    Example:
+        >>> stride_of(10_000, 7_850), stride_of(1_600, 214_590)
+        (1, 4)
+    """
+    return -(-clients * parameters // CHECKED)
+
+
+def expect(name: str, dataset: str, clients: int, folder: Path) -> None:
+    """Train clients of round 0 by the plain loop, and keep their updates."""
+    world = world_of(dataset, clients, "fedavg")
+    start_D, plan, workload = blank_server(world).params_D, first_plan(world), WORKLOADS[name]
+    module = start_module(workload, start_D)
+    chosen = range(0, clients, stride_of(clients, len(start_D)))
+    shape = (len(chosen), len(start_D))
+    updates_ND = np.lib.format.open_memmap(folder / "updates.npy", mode="w+", dtype=np.float32, shape=shape)
+    for row, client in enumerate(chosen):
+        batches = ((x_B.view(-1, *workload.shape), labels_B) for x_B, labels_B in batches_of(world, plan, client))
+        updates_ND[row] = flat(train_client(module, batches, world.experiment.lr)) - start_D
+    updates_ND.flush()
+
+
+def verify(world: World, moved_D: torch.Tensor, outcome: Outcome, folder: Path) -> str:
+    """Compare the updates with the plain loop's, and the step with what the decision makes of those."""
+    expected_ND = np.load(folder / "updates.npy", mmap_mode="r")
+    server, clients = blank_server(world), len(world.samples)
+    stride = stride_of(clients, len(moved_D))
+    found_ND = updates_of(world, server)[::stride]
+    how = agreement(found_ND, expected_ND, TOLERANCE, f"{len(expected_ND):,} updates as the plain loop's")
+    if stride > 1:
+        return how
+    if world.defense.name == "median":
+        step_D = np.median(expected_ND, axis=0)
+    else:
+        step_D = outcome.decision.weights.numpy() @ expected_ND.astype(np.float64)
+    return how + "; " + agreement([moved_D - server.params_D], [step_D], TOLERANCE, "the decision's step")
+
+
+def prepare(dataset: str, clients: int, defense: str, _contender: str) -> Prepared:
+    """Make rounds ready."""
+    world = world_of(dataset, clients, defense)
+    server, first = blank_server(world), []
+
+    def play() -> None:
+        after, outcome = run_round(world, server)
+        if not first:
+            first.append((after.params_D, outcome))
+
+    def check(folder: Path) -> str:
+        kept_N, malicious_N = first[0][1].decision.kept.numpy(), first[0][1].malicious_N
+        who = f"kept {kept_N[~malicious_N].mean():.0%} of the honest, {kept_N[malicious_N].mean():.0%} of the malicious"
+        return f"{verify(world, *first[0], folder)}; {who}"
+
+    chosen = world.backend
+    version = f"{world.defense.name}, {chosen.name}, {chosen.chunk} at a time, torch {torch.__version__}"
+    return Prepared(play, check, version, chosen.workers)
+
+
+def round_case(name: str, dataset: str, clients: int, defense: str) -> Case:
+    """Make the case of one number of clients.
+
+    Args:
+        name: of the workload whose model is trained.
+        dataset: of rflbat.
+        clients: N.
+        defense: of rflbat.
+    """
+    parameters = WORKLOADS[name].parameters
+    shape = (clients, parameters)
+    # Of training only the updates that it writes: how many samples a client has is drawn.
+    title = f"{defense} and its round: {clients:,} clients of {dataset} by Dirichlet, half malicious"
+    return Case(
+        f"W6-round-{dataset}-{defense}-{clients}",
+        f"{title}, {STEPS} steps of {BATCH}",
+        *(*shape, defense_operations(defense, *shape), 4.0 * clients * parameters + defense_bytes(defense, *shape)),
+        *((OURS,), OURS),
+        *(partial(expect, name, dataset, clients), partial(prepare, dataset, clients, defense)),
+        repeats=1 if clients > 1_000 else 5,
+    )
+
+
+def client_cases() -> Iterator[Case]:
+    """Make the cases."""
+    return (round_case(*each) for each in ROUNDS)
