@@ -2,8 +2,6 @@
 
 import doctest
 import importlib
-import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,24 +10,20 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import clients, fresh, rounds, runner, shadows, training
+from benchmarks.speed import fresh, rounds, runner, training
 from benchmarks.speed.defenses import defense_case, operations
 from benchmarks.speed.machine import measure_rates
 from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, agreement, read_csv, rows_of, write_csv
 from benchmarks.speed.peers import contract
 from benchmarks.speed.peers.environments import PEERS
 from benchmarks.speed.registry import cases, chosen
-from benchmarks.speed.runner import Plan, measure
-from benchmarks.speed.targets import TARGETS, judged
+from benchmarks.speed.runner import Plan
 from benchmarks.speed.workloads import WORKLOADS, make_updates
 
 from rflbat.clients.backend import Backend
 from rflbat.defenses.registry import DEFENSES
-from rflbat.world import DATA_DIR
+from tests.benchmarks.speed_here import RATES, rows_by_contender
 
-RATES = Rates(
-    "W1", 1, "cpu", "3", "2", "2", read=1e9, copy=2e9, matrix_torch=1e9, matrix_numpy=4e9, convolution=1.0, imported=1
-)
 TINY = {
     "W1": replace(WORKLOADS["W1"], clients=4, samples=20, batch=10),
     "W2": replace(WORKLOADS["W2"], clients=3, samples=6, batch=3),
@@ -39,39 +33,6 @@ TINY = {
 
 def tiny_training(name, contenders=(training.OURS, training.PLAIN)):
     return replace(training.training_case(name, name, TINY[name], contenders, 2), blocks=2)
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Run the jobs of given cases here, through the same command line and the same JSON."""
-
-    def install(*own):
-        by_name = {case.name: case for case in own}
-        monkeypatch.setattr(fresh, "case_named", by_name.__getitem__)
-        monkeypatch.setattr(command, "cases", lambda: by_name)
-        monkeypatch.setattr(command, "chosen", lambda words: list(own))
-        threads = torch.get_num_threads()
-
-        def call(threads_of_job, job, name, *arguments):
-            try:
-                done = fresh.do([name, job, "--threads", str(threads_of_job), *map(str, arguments)])
-            finally:
-                torch.set_num_threads(threads)
-            return json.loads(json.dumps(done))
-
-        monkeypatch.setattr(fresh, "call", call)
-        monkeypatch.setattr(fresh, "rates", lambda group, threads: replace(RATES, group=group, threads=threads))
-        return own
-
-    return install
-
-
-TWICE = Plan(threads=(1,), repeats=2)
-
-
-def rows_by_contender(case, folder, plan=TWICE):
-    fresh.expectation(case.name, folder, 1)
-    return {row.contender: row for row in measure(case, 1, plan, RATES, folder)}
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -243,43 +204,6 @@ def test_results_are_kept_beside_those_of_other_cases_and_on_the_page(in_process
     assert "`python -m benchmarks.speed W4`" in text
     assert f"**{krum.name}**" in text
     assert "W1`.\n" in text  # not measured yet
-
-
-def test_five_defenses_are_each_checked_beside_one(in_process, tmp_path):
-    [case] = in_process(shadows.shadow_case(10, 50))
-    rows = rows_by_contender(case, tmp_path)
-    assert rows["rflbat one"].share_of_baseline == 1.0
-    assert rows["rflbat"].median is not None
-    spoilt = np.load(tmp_path / "geomed.npy") + 1.0
-    np.save(tmp_path / "geomed.npy", spoilt)
-    rows = {row.contender: row for row in measure(case, 1, TWICE, RATES, tmp_path)}
-    assert rows["rflbat"].median is None
-    assert rows["rflbat"].checked.startswith("wrong")
-    assert rows["rflbat one"].median is not None
-
-
-@pytest.mark.skipif(not os.environ.get(DATA_DIR), reason=f"{DATA_DIR} is not set: no MNIST here")
-@pytest.mark.parametrize("defense", clients.DEFENSES)
-def test_a_round_on_real_data_is_checked_client_by_client(defense, in_process, tmp_path):
-    [case] = in_process(clients.round_case("W1", "mnist", 30, defense))
-    [row] = rows_by_contender(case, tmp_path).values()
-    assert row.checked.startswith("30 updates as the plain loop's to ")
-    assert "; the decision's step to " in row.checked
-    np.save(tmp_path / "updates.npy", np.load(tmp_path / "updates.npy") * 1.01)
-    [row] = measure(case, 1, TWICE, RATES, tmp_path)
-    assert row.checked.startswith("wrong: ")
-
-
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.case}-{target.figure}")
-def test_targets_are_judged_by_rows_that_exist(target):
-    case = cases()[target.case]
-    assert case.contenders[0] == "rflbat"
-    assert target.figure != "share_of_best_peer" or case.peers
-    size = Size(target.case, 1, 1, 1, target.bound / 2)
-    for factor, answer in ((0.9, "met"), (1.1, "missed")):
-        row = replace(rows_of(size, [Timing("rflbat", seconds=(1.0,), checked="yes")], "", [])[0], threads=1)
-        [line] = judged(replace(target, threads=(1,)), [replace(row, **{target.figure: factor * target.bound})])
-        assert line[2] == answer
 
 
 def test_csv_gives_back_what_was_written(tmp_path):

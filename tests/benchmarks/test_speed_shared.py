@@ -1,0 +1,52 @@
+"""Cases of the speed benchmark in which much is shared: five defenses on one matrix, whole rounds, targets."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from benchmarks.speed import clients, shadows
+from benchmarks.speed.measure import Size, Timing, rows_of
+from benchmarks.speed.registry import cases
+from benchmarks.speed.runner import measure
+from benchmarks.speed.targets import TARGETS, judged
+
+from rflbat.world import DATA_DIR
+from tests.benchmarks.speed_here import RATES, TWICE, rows_by_contender
+
+
+def test_five_defenses_are_each_checked_beside_one(in_process, tmp_path):
+    [case] = in_process(shadows.shadow_case(10, 50))
+    rows = rows_by_contender(case, tmp_path)
+    assert rows["rflbat one"].share_of_baseline == 1.0
+    assert rows["rflbat"].median is not None
+    spoilt = np.load(tmp_path / "geomed.npy") + 1.0
+    np.save(tmp_path / "geomed.npy", spoilt)
+    rows = {row.contender: row for row in measure(case, 1, TWICE, RATES, tmp_path)}
+    assert rows["rflbat"].median is None
+    assert rows["rflbat"].checked.startswith("wrong")
+    assert rows["rflbat one"].median is not None
+
+
+@pytest.mark.skipif(not os.environ.get(DATA_DIR), reason=f"{DATA_DIR} is not set: no MNIST here")
+@pytest.mark.parametrize("defense", clients.DEFENSES)
+def test_a_round_on_real_data_is_checked_client_by_client(defense, in_process, tmp_path):
+    [case] = in_process(clients.round_case("W1", "mnist", 30, defense))
+    [row] = rows_by_contender(case, tmp_path).values()
+    assert row.checked.startswith("30 updates as the plain loop's to ")
+    assert "; the decision's step to " in row.checked
+    np.save(tmp_path / "updates.npy", np.load(tmp_path / "updates.npy") * 1.01)
+    [row] = measure(case, 1, TWICE, RATES, tmp_path)
+    assert row.checked.startswith("wrong: ")
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.case}-{target.figure}")
+def test_targets_are_judged_by_rows_that_exist(target):
+    case = cases()[target.case]
+    assert case.contenders[0] == "rflbat"
+    assert target.figure != "share_of_best_peer" or case.peers
+    size = Size(target.case, 1, 1, 1, target.bound / 2)
+    for factor, answer in ((0.9, "met"), (1.1, "missed")):
+        row = replace(rows_of(size, [Timing("rflbat", seconds=(1.0,), checked="yes")], "", [])[0], threads=1)
+        [line] = judged(replace(target, threads=(1,)), [replace(row, **{target.figure: factor * target.bound})])
+        assert line[2] == answer
