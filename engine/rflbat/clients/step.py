@@ -3,6 +3,7 @@
 Axes: n clients of a chunk, S local steps, B batch, D parameters.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,8 @@ from rflbat.models.base import Gradients, Model
 from rflbat.parameters import Layout
 
 Feed = Callable[[slice, int], tuple[Tensor, Tensor, Tensor]]
-"""``feed(rows, step)`` gives ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the clients."""
+"""``feed(rows, step)`` gives ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the clients. The
+next call from the same thread may write over that ``x``."""
 
 Gradient = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients]
 """``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B))`` of the batch loss of each client."""
@@ -93,16 +95,25 @@ def make_feed(
 
     index_NSB, weight_NSB = batches.index_NSB, batches.weight_NSB
     labels_NSB = labels[index_NSB].masked_fill_(batches.poisoned_NSB, target)
+    # Every batch of a thread lies in the same memory: on a CPU fresh pages cost as much as the gather.
+    rooms = threading.local()
 
     def feed(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
         index_nB = index_NSB[rows, step]
-        x_nB = x.index_select(0, index_nB.reshape(-1))
+        x_nB = torch.index_select(x, 0, index_nB.reshape(-1), out=_room(rooms, x, index_nB.numel()))
         for number, stamp in enumerate(stamps):
             poisoned_nB = batches.poisoned_NSB[rows, step]
             x_nB = stamp(x_nB, (poisoned_nB & (group_N[rows, None] == number)).reshape(-1))
         return x_nB.view(*index_nB.shape, *x.shape[1:]), labels_NSB[rows, step], weight_NSB[rows, step]
 
     return feed
+
+
+def _room(rooms: threading.local, x: Tensor, count: int) -> Tensor:
+    """Give this thread's memory for so many samples."""
+    if not hasattr(rooms, "x") or len(rooms.x) < count:
+        rooms.x = x.new_empty(count, *x.shape[1:])
+    return rooms.x[:count]
 
 
 def local_buffers(layout: Layout, params: Tensor, sgd: SGD) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
