@@ -1,5 +1,6 @@
 """The rows as people read them: in the terminal, and on the page of results."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from benchmarks.speed.registry import cases
 from benchmarks.speed.targets import targets_table
 from rflbat.results.tables import Table, to_markdown
 
-MACHINE = "machine.csv"
+MACHINE, PARTS = "machine.csv", "parts.csv"
 INTRODUCTION = """# Speed
 
 Written by `python -m benchmarks.speed --page` from the CSV files beside it; the command above each table measures it
@@ -74,6 +75,17 @@ def machine_table(rates: Sequence[Rates]) -> Table:
     return Table("", columns, body)
 
 
+def parts_table(path: Path) -> Table:
+    """Lay out what rounds are made of.
+
+    Args:
+        path: the file that ``benchmarks.speed.parts`` wrote.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        body = [(row["case"], row["part"], number(float(row["seconds"]))) for row in csv.DictReader(file)]
+    return Table("", ("case", "part", "seconds"), body)
+
+
 def page(results: Path) -> str:
     """Write the page of results from the files of a folder.
 
@@ -88,6 +100,11 @@ def page(results: Path) -> str:
     measured = {group: read_csv(results / f"{group}.csv", Row) for group in groups}
     everything = [row for rows in measured.values() for row in rows]
     parts = [INTRODUCTION, f"## Targets\n{to_markdown(targets_table(everything))}"]
+    if (results / PARTS).exists():
+        lines = (
+            "## Parts\n`python -m benchmarks.speed.parts`, one thread: each part alone, as often as in a round"
+        )
+        parts.append(f"{lines}.\n\n{to_markdown(parts_table(results / PARTS))}")
     for group, rows in measured.items():
         if not rows:
             parts.append(f"## {group}\nNot measured yet: `python -m benchmarks.speed {group}`.\n")

@@ -1,14 +1,17 @@
 """Cases of the speed benchmark in which much is shared: five defenses on one matrix, whole rounds, targets."""
 
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.speed import clients, shadows
+import torch
+from benchmarks.speed import clients, parts, shadows
 from benchmarks.speed.measure import Size, Timing, rows_of
 from benchmarks.speed.registry import cases
 from benchmarks.speed.runner import measure
+from benchmarks.speed.table import PARTS, page
 from benchmarks.speed.targets import TARGETS, judged
 
 from rflbat.world import DATA_DIR
@@ -50,3 +53,33 @@ def test_targets_are_judged_by_rows_that_exist(target):
         row = replace(rows_of(size, [Timing("rflbat", seconds=(1.0,), checked="yes")], "", [])[0], threads=1)
         [line] = judged(replace(target, threads=(1,)), [replace(row, **{target.figure: factor * target.bound})])
         assert line[2] == answer
+
+
+def test_parts_are_measured_and_stand_on_the_page(tmp_path, monkeypatch):
+    small = parts.of_defense(12, 40)
+    monkeypatch.setattr(parts, "of_logistic", lambda: small)
+    monkeypatch.setattr(parts, "of_lstm", lambda: [("nothing", lambda: None)])
+    monkeypatch.setattr(parts, "of_defense", lambda clients, parameters: [(f"{clients}", lambda: time.sleep(0.05))])
+    threads = torch.get_num_threads()
+    try:
+        parts.main(tmp_path, repeats=2)
+    finally:
+        torch.set_num_threads(threads)
+    lines = (tmp_path / PARTS).read_text().splitlines()
+    assert lines[0] == "case,part,seconds"
+    assert len(lines) == 1 + 5 + 1 + 2
+    assert 0.05 <= float(lines[-1].rpartition(",")[2]) < 5
+    text = page(tmp_path)
+    assert "`python -m benchmarks.speed.parts`" in text
+    assert "| W1 | principal components |" in text
+
+
+def test_the_parts_of_a_round_are_as_many_as_it_needs(monkeypatch):
+    names, actions = zip(*parts.of_logistic(), strict=True)
+    gathered = actions[names.index("samples gathered")]()
+    assert sum(len(part) for part in gathered) >= 0.98 * 60_000
+    calls = []
+    monkeypatch.setattr(parts, "last_state", lambda *arguments: calls.append(arguments))
+    names, actions = zip(*parts.of_lstm(), strict=True)
+    actions[names.index("LSTM, forward")]()
+    assert len(calls) == 40

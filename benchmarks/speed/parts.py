@@ -1,0 +1,141 @@
+"""What a round is made of, part by part, on one thread: ``python -m benchmarks.speed.parts``.
+
+Each part runs alone, on data of the size that a round of the case gives it; the median of some repetitions. Together
+they say where the time of a case goes, and how much of it no change of ours could save.
+Axes: N clients, B batch, F features, C classes, D parameters.
+"""
+
+import csv
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.speed.table import PARTS
+from benchmarks.speed.workloads import WORKLOADS, make_updates
+from rflbat.models.recurrence import last_state
+from rflbat_kernels import finite_rows, gram, pca, weighted_sum
+from rflbat_kernels.operations import kmeans
+
+COLUMNS = ("case", "part", "seconds")
+CHUNK = 11
+"""Clients at a time, as the engine takes of W1."""
+Part = tuple[str, Callable[[], object]]
+
+
+def of_logistic() -> Iterator[Part]:
+    """Gather and multiply as a round of W1 does, and copy as many bytes in their order."""
+    workload = WORKLOADS["W1"]
+    rows, features = workload.clients * workload.samples, workload.shape[0]
+    x, order = torch.randn(rows, features), torch.randperm(rows)
+    batch = CHUNK * workload.batch
+    room_BF = torch.empty(batch, features)
+    x_nBF = room_BF.view(CHUNK, workload.batch, features)
+    weight_nCF = torch.randn(CHUNK, workload.classes, features)
+    error_nCB = torch.randn(CHUNK, workload.classes, workload.batch)
+    turns = range(0, rows - batch + 1, batch)
+    yield "samples copied in order", lambda: [room_BF.copy_(x[at : at + batch]) for at in turns]
+    yield (
+        "samples gathered",
+        lambda: [torch.index_select(x, 0, order[at : at + batch], out=room_BF) for at in turns],
+    )
+    yield "logits, batched product", lambda: [torch.bmm(weight_nCF, x_nBF.mT) for _ in turns]
+    yield "gradient, batched product", lambda: [torch.bmm(error_nCB, x_nBF) for _ in turns]
+
+
+def of_lstm() -> Iterator[Part]:
+    """Run the recurrent layer alone as often as a round of W3 does, and products of as many operations."""
+    workload, units = WORKLOADS["W3"], 100
+    calls = range(workload.clients * workload.steps)
+    x_BTE = torch.randn(workload.batch, workload.shape[0], units, requires_grad=True)
+    shapes = ((4 * units, units), (4 * units, units), (4 * units,), (4 * units,))
+    weights = [(0.1 * torch.randn(shape)).requires_grad_() for shape in shapes]
+    inputs_ME, gates_MG = x_BTE.detach().flatten(0, 1), torch.randn(workload.batch * workload.shape[0], 4 * units)
+    plain = weights[0].detach()
+
+    def backward() -> None:
+        for _ in calls:
+            torch.autograd.grad(last_state(x_BTE, *weights).sum(), [x_BTE, *weights])
+
+    def products() -> None:
+        for _ in calls:
+            for _ in range(2):  # of the inputs and of the states: forward, and backward for either factor
+                _ = inputs_ME @ plain.T, gates_MG @ plain, gates_MG.T @ inputs_ME
+
+    yield "LSTM, forward", lambda: [last_state(x_BTE, *weights) for _ in calls]
+    yield "LSTM, forward and backward", backward
+    yield "products of its operations", products
+
+
+def of_defense(clients: int, parameters: int) -> Iterator[Part]:
+    """Take the steps of RFLBAT one by one."""
+    matrix_ND = torch.from_numpy(make_updates(clients, parameters))
+    weights_N = torch.full((clients,), 1 / clients, dtype=torch.float64)
+    anchored_NN = gram(matrix_ND).anchored_NN
+    points_MNH = pca(anchored_NN)[None]
+    counts = tuple(range(2, 11))
+    uniforms = torch.from_numpy(np.random.default_rng(0).random((1, len(counts), 10, counts[-1])))
+    yield "finite rows", lambda: finite_rows(matrix_ND)
+    yield "Gram matrix, float64", lambda: gram(matrix_ND)
+    yield "principal components", lambda: pca(anchored_NN)
+    yield "k-means, 2 to 10 clusters, 10 starts", lambda: kmeans(points_MNH, counts, uniforms)
+    yield "weighted sum, float64", lambda: weighted_sum(weights_N, matrix_ND)
+
+
+def median_seconds(action: Callable[[], object], repeats: int) -> float:
+    """Time an action that has run once.
+
+    Args:
+        action: what is timed.
+        repeats: at least 1.
+
+    Example:
+        >>> 0.0 <= median_seconds(lambda: None, 3) < 1.0
+        True
+    """
+    action()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def measured(repeats: int) -> Iterator[tuple[str, str, str]]:
+    """Measure every part.
+
+    Args:
+        repeats: of each.
+    """
+    groups = {
+        "W1": of_logistic(),
+        "W3": of_lstm(),
+        **{f"W4-rflbat-{n}x{d}": of_defense(n, d) for n, d in ((100, 7_850), (100, 220_000))},
+    }
+    for case, parts in groups.items():
+        for part, action in parts:
+            yield case, part, f"{median_seconds(action, repeats):.4g}"
+
+
+def main(out: Path, repeats: int = 7) -> None:
+    """Measure, and write the file.
+
+    Args:
+        out: folder of the results.
+        repeats: of each part.
+    """
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / PARTS).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(measured(repeats))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "results")
