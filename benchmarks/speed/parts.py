@@ -18,7 +18,7 @@ import torch
 from benchmarks.speed.table import PARTS
 from benchmarks.speed.workloads import WORKLOADS, make_updates
 from rflbat.models.recurrence import last_state
-from rflbat_kernels import finite_rows, gram, pca, weighted_sum
+from rflbat_kernels import distances_to_sum, finite_rows, gram, pca, weighted_sum
 from rflbat_kernels.operations import kmeans
 
 COLUMNS = ("case", "part", "seconds")
@@ -86,6 +86,14 @@ def of_defense(clients: int, parameters: int) -> Iterator[Part]:
     yield "weighted sum, float64", lambda: weighted_sum(weights_N, matrix_ND)
 
 
+def of_many(clients: int, parameters: int) -> Iterator[Part]:
+    """Look at many updates by all pairs, and by one of the passes that a geometric median can do instead."""
+    matrix_ND = torch.from_numpy(make_updates(clients, parameters))
+    weights_N = torch.full((clients,), 1 / clients, dtype=torch.float64)
+    yield "Gram matrix, float64", lambda: gram(matrix_ND)
+    yield "one pass of distances, float64", lambda: distances_to_sum(weights_N, matrix_ND)
+
+
 def median_seconds(action: Callable[[], object], repeats: int) -> float:
     """Time an action that has run once.
 
@@ -116,6 +124,7 @@ def measured(repeats: int) -> Iterator[tuple[str, str, str]]:
         "W1": of_logistic(),
         "W3": of_lstm(),
         **{f"W4-rflbat-{n}x{d}": of_defense(n, d) for n, d in ((100, 7_850), (100, 220_000))},
+        "1,600 x 100,000": of_many(1_600, 100_000),
     }
     for case, parts in groups.items():
         for part, action in parts:

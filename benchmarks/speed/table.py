@@ -101,9 +101,7 @@ def page(results: Path) -> str:
     everything = [row for rows in measured.values() for row in rows]
     parts = [INTRODUCTION, f"## Targets\n{to_markdown(targets_table(everything))}"]
     if (results / PARTS).exists():
-        lines = (
-            "## Parts\n`python -m benchmarks.speed.parts`, one thread: each part alone, as often as in a round"
-        )
+        lines = "## Parts\n`python -m benchmarks.speed.parts`, one thread: each part alone, as often as in a round"
         parts.append(f"{lines}.\n\n{to_markdown(parts_table(results / PARTS))}")
     for group, rows in measured.items():
         if not rows:
