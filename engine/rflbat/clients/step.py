@@ -111,9 +111,10 @@ def make_feed(
 
 def _room(rooms: threading.local, x: Tensor, count: int) -> Tensor:
     """Give this thread's memory for so many samples."""
-    if not hasattr(rooms, "x") or len(rooms.x) < count:
-        rooms.x = x.new_empty(count, *x.shape[1:])
-    return rooms.x[:count]
+    room: Tensor | None = getattr(rooms, "x", None)
+    if room is None or len(room) < count:
+        room = rooms.x = x.new_empty(count, *x.shape[1:])
+    return room[:count]
 
 
 def local_buffers(layout: Layout, params: Tensor, sgd: SGD) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
