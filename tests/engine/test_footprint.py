@@ -32,9 +32,7 @@ SETTINGS = [
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux counts the peak of a process")
 @pytest.mark.parametrize(("model", "backend", "tested"), SETTINGS)
 def test_a_round_takes_what_is_stated(model, backend, tested):
-    """Never much more. It may be less: a CPU works on smaller blocks, not every activation is there twice, and here no
-    velocity is, which is a fifth of what is stated of the parameters.
-    """
+    """Never much more. It may be less: a CPU works on smaller blocks, and not every activation is there twice."""
     root = Path(__file__).parents[2]
     paths = os.pathsep.join(str(root / name) for name in ("engine", "kernels", "."))
     done = subprocess.run(
@@ -47,7 +45,7 @@ def test_a_round_takes_what_is_stated(model, backend, tested):
         check=True,
     )
     stated, measured = map(int, done.stdout.split())
-    assert 0.35 * stated < measured < 1.15 * stated, done.stderr
+    assert 0.4 * stated < measured < 1.15 * stated, done.stderr
 
 
 def test_memory_counts_while_it_is_held():
