@@ -46,8 +46,9 @@ def _saved_bytes(model: Model, sample: tuple[int, ...], batch: int) -> int:
 def bytes_per_client(model: Model, sample: tuple[int, ...], batch: int) -> int:
     """Say what one client of a chunk holds while it trains.
 
-    ``4 * 5 D + B * (4 F + 2 A)`` bytes: start, copy, gradient, velocity and one temporary of D parameters; the batch of
-    F numbers a sample, and the activations A of a sample with as much again for their gradients.
+    ``4 * 4 D + B * (4 F + 2 A)`` bytes: copy, gradient and velocity of D parameters, and one more that is never there
+    twice: a start of its own where rows are picked, or a temporary of weight decay, which picks none; the batch of F
+    numbers a sample, and the activations A of a sample with as much again for their gradients.
 
     Args:
         model: functional model.
@@ -57,4 +58,4 @@ def bytes_per_client(model: Model, sample: tuple[int, ...], batch: int) -> int:
     Returns:
         bytes.
     """
-    return 20 * model.layout.size + batch * (4 * math.prod(sample) + 2 * activation_bytes(model, sample))
+    return 16 * model.layout.size + batch * (4 * math.prod(sample) + 2 * activation_bytes(model, sample))
