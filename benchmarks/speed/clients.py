@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.speed.baselines import Batch, flat, train_client
 from benchmarks.speed.cases import Case, Prepared
 from benchmarks.speed.defenses import least_bytes as defense_bytes
 from benchmarks.speed.defenses import operations as defense_operations
 from benchmarks.speed.measure import agreement
-from benchmarks.speed.training import TOLERANCE, first_plan, start_module, updates_of
+from benchmarks.speed.training import TOLERANCE, keep_updates, updates_of
 from benchmarks.speed.workloads import WORKLOADS
 from rflbat.config import Experiment
-from rflbat.plan import Plan
 from rflbat.round import Outcome, World, run_round
 from rflbat.world import blank_server, build
 
@@ -44,20 +42,6 @@ def world_of(dataset: str, clients: int, defense: str) -> World:
     return build(experiment)
 
 
-def batches_of(world: World, plan: Plan, client: int) -> Iterator[Batch]:
-    """Give a client's batches without their padding, stamped and relabelled where it attacks."""
-    batches = plan.batches
-    for index_B, weight_B, poisoned_B in zip(
-        batches.index_NSB[client], batches.weight_NSB[client], batches.poisoned_NSB[client], strict=True
-    ):
-        present_B = weight_B > 0
-        x_B, labels_B = world.train_x[index_B[present_B]], world.train_y[index_B[present_B]]
-        if plan.malicious[client]:
-            x_B = world.attack.full_trigger(x_B, poisoned_B[present_B])
-            labels_B = labels_B.masked_fill(poisoned_B[present_B], world.experiment.target)
-        yield x_B, labels_B
-
-
 def stride_of(clients: int, parameters: int) -> int:
     """Say which clients are trained again: every first, or fewer.
 
@@ -69,17 +53,9 @@ def stride_of(clients: int, parameters: int) -> int:
 
 
 def expect(name: str, dataset: str, clients: int, folder: Path) -> None:
-    """Train clients of round 0 by the plain loop, and keep their updates."""
-    world = world_of(dataset, clients, "fedavg")
-    start_D, plan, workload = blank_server(world).params_D, first_plan(world), WORKLOADS[name]
-    module = start_module(workload, start_D)
-    chosen = range(0, clients, stride_of(clients, len(start_D)))
-    shape = (len(chosen), len(start_D))
-    updates_ND = np.lib.format.open_memmap(folder / "updates.npy", mode="w+", dtype=np.float32, shape=shape)
-    for row, client in enumerate(chosen):
-        batches = ((x_B.view(-1, *workload.shape), labels_B) for x_B, labels_B in batches_of(world, plan, client))
-        updates_ND[row] = flat(train_client(module, batches, world.experiment.lr)) - start_D
-    updates_ND.flush()
+    """Keep the updates of every client, or of fewer."""
+    workload = WORKLOADS[name]
+    keep_updates(world_of(dataset, clients, "fedavg"), workload, folder, stride_of(clients, workload.parameters))
 
 
 def verify(world: World, moved_D: torch.Tensor, outcome: Outcome, folder: Path) -> str:

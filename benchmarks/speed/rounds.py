@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
-from benchmarks.speed.baselines import Batch, flat, sklearn_rflbat, train_client
+from benchmarks.speed.baselines import flat, sklearn_rflbat, train_client
 from benchmarks.speed.cases import Case, Prepared
 from benchmarks.speed.defenses import operations as defense_operations
 from benchmarks.speed.federation import MODEL, federation
 from benchmarks.speed.measure import agreement
-from benchmarks.speed.training import TOLERANCE, first_plan, start_module
+from benchmarks.speed.training import TOLERANCE, batches_of, first_plan, start_module
 from benchmarks.speed.workloads import WORKLOADS, Workload, forward_operations, least_bytes, operations
 from rflbat.evaluation import BATCH
 from rflbat.round import World, run_round
@@ -41,18 +41,7 @@ class PlainRound:
         self.world, self.shape = world, workload.shape
         self.start_D = blank_server(world).params_D
         self.module = start_module(workload, self.start_D)
-        plan = first_plan(world)
-        self.malicious_N, self.batches = plan.malicious, plan.batches
-
-    def batches_of(self, client: int) -> Iterator[Batch]:
-        """Give a client's batches, stamped and relabelled where it attacks."""
-        world = self.world
-        for index_B, poisoned_B in zip(self.batches.index_NSB[client], self.batches.poisoned_NSB[client], strict=True):
-            x_B, labels_B = world.train_x[index_B], world.train_y[index_B]
-            if self.malicious_N[client]:
-                x_B = world.attack.full_trigger(x_B, poisoned_B)
-                labels_B[poisoned_B] = world.experiment.target
-            yield x_B.view(-1, *self.shape), labels_B
+        self.plan = first_plan(world)
 
     @torch.no_grad()
     def measure(self) -> Tensor:
@@ -71,9 +60,10 @@ class PlainRound:
     def play(self) -> tuple[Tensor, Tensor]:
         """Train, tamper with nothing, defend, move, evaluate: the new parameters and the measures."""
         vector_to_parameters(self.start_D, self.module.parameters())
-        updates_ND = np.empty((len(self.malicious_N), len(self.start_D)), np.float32)
+        updates_ND = np.empty((len(self.plan.malicious), len(self.start_D)), np.float32)
         for client in range(len(updates_ND)):
-            local = train_client(self.module, self.batches_of(client), self.world.experiment.lr)
+            batches = batches_of(self.world, self.plan, client, self.shape)
+            local = train_client(self.module, batches, self.world.experiment.lr)
             updates_ND[client] = flat(local) - self.start_D
         vector_to_parameters(self.start_D + torch.from_numpy(sklearn_rflbat(updates_ND)), self.module.parameters())
         return flat(self.module), self.measure()

@@ -52,29 +52,50 @@ def start_module(workload: Workload, start_D: Tensor) -> nn.Module:
     return module
 
 
-def taken(x: Tensor, y: Tensor, index_SB: Tensor) -> Iterator[Batch]:
-    """Give the batches of one client, of samples at given positions."""
-    for index_B in index_SB:
-        yield x[index_B], y[index_B]
+def batches_of(world: World, plan: Plan, client: int, shape: tuple[int, ...]) -> Iterator[Batch]:
+    """Give a client's batches without their padding, stamped and relabelled where it attacks."""
+    batches = plan.batches
+    for index_B, weight_B, poisoned_B in zip(
+        batches.index_NSB[client], batches.weight_NSB[client], batches.poisoned_NSB[client], strict=True
+    ):
+        present_B = weight_B > 0
+        x_B, labels_B = world.train_x[index_B[present_B]], world.train_y[index_B[present_B]]
+        if plan.malicious[client]:
+            x_B = world.attack.full_trigger(x_B, poisoned_B[present_B])
+            labels_B = labels_B.masked_fill(poisoned_B[present_B], world.experiment.target)
+        yield x_B.view(-1, *shape), labels_B
+
+
+def keep_updates(world: World, workload: Workload, folder: Path, stride: int = 1) -> None:
+    """Train clients of round 0 by the plain loop, and keep their updates.
+
+    Args:
+        world: of the case.
+        workload: whose model is trained.
+        folder: takes ``updates.npy``.
+        stride: every so many clients.
+    """
+    start_D, plan = blank_server(world).params_D, first_plan(world)
+    module = start_module(workload, start_D)
+    chosen = range(0, len(world.samples), stride)
+    shape = (len(chosen), len(start_D))
+    updates_ND = np.lib.format.open_memmap(folder / "updates.npy", mode="w+", dtype=np.float32, shape=shape)
+    for row, client in enumerate(chosen):
+        local = train_client(module, batches_of(world, plan, client, workload.shape), world.experiment.lr)
+        updates_ND[row] = flat(local) - start_D
+    updates_ND.flush()
 
 
 def expect(workload: Workload, folder: Path) -> None:
-    """Train every client of round 0 by the plain loop, and keep its update."""
-    world = federation(workload)
-    start_D, x = blank_server(world).params_D, world.train_x.view(-1, *workload.shape)
-    module = start_module(workload, start_D)
-    shape = (workload.clients, len(start_D))
-    updates_ND = np.lib.format.open_memmap(folder / "updates.npy", mode="w+", dtype=np.float32, shape=shape)
-    for client, index_SB in enumerate(first_plan(world).batches.index_NSB):
-        local = train_client(module, taken(x, world.train_y, index_SB), workload.lr)
-        updates_ND[client] = flat(local) - start_D
-    updates_ND.flush()
+    """Keep the update of every client."""
+    keep_updates(federation(workload), workload, folder)
 
 
 def updates_of(world: World, server: Server) -> Tensor:
     """Train round 0 by the world's back end and give the updates ``(N, D)``."""
     group_N = torch.zeros(len(world.samples), dtype=torch.int64)
-    feed = make_feed(world.train_x, world.train_y, first_plan(world).batches, world.attack.local_triggers, group_N, 0)
+    batches, target = first_plan(world).batches, world.experiment.target
+    feed = make_feed(world.train_x, world.train_y, batches, world.attack.local_triggers, group_N, target)
     updates_ND = torch.empty(len(world.samples), len(server.params_D))
     sgd = SGD(world.experiment.local_steps, world.experiment.lr)
     world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, sgd)
