@@ -96,9 +96,27 @@ def of_defense(clients: int, parameters: int) -> Iterator[Part]:
     uniforms = torch.from_numpy(np.random.default_rng(0).random((1, len(counts), 10, counts[-1])))
     yield "finite rows", lambda: finite_rows(matrix_ND)
     yield "Gram matrix, float64", lambda: gram(matrix_ND)
+    for kind in (np.float64, np.float32):
+        yield f"its products alone, {np.dtype(kind)}", symmetric_products(clients, parameters, kind)
     yield "principal components", lambda: pca(anchored_NN)
     yield "k-means, 2 to 10 clusters, 10 starts", lambda: kmeans(points_MNH, counts, uniforms)
     yield "weighted sum, float64", lambda: weighted_sum(weights_N, matrix_ND)
+
+
+def symmetric_products(clients: int, parameters: int, kind: type[np.floating]) -> Callable[[], None]:
+    """Multiply a block of columns that stays in the cache with itself, as often as the matrix has such blocks.
+
+    Args:
+        clients: N.
+        parameters: D.
+        kind: of the numbers.
+
+    Example:
+        >>> symmetric_products(2, 10, np.float64)()
+    """
+    width = min(parameters, 2**19 // clients)
+    block, out = np.ones((clients, width), kind), np.empty((clients, clients), kind)
+    return each(range(-(-parameters // width)), lambda _: np.matmul(block, block.T, out=out))
 
 
 def of_many(clients: int, parameters: int) -> Iterator[Part]:

@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
-CACHED_BYTES = 2 * 2**20
+CACHED_BYTES = 4 * 2**20
 """Float64 size of a block: converted, measured from its anchor and multiplied while it is in the cache."""
 WORTH_A_WORKER = 2**27
 """Fewest operations for which a thread of its own is started: a few milliseconds' worth."""
@@ -78,7 +78,7 @@ def block_width(matrix_ND: Tensor, block_bytes: int) -> int:
 
     Example:
         >>> block_width(torch.ones(1024, 5), 2**25), block_width(torch.ones(4, 5), 2**25)
-        (2048, 65536)
+        (2048, 131072)
     """
     rows = max(1, len(matrix_ND))
     return max(1, min(block_bytes // (8 * rows), max(CACHED_BYTES // (8 * rows), 2 * rows)))
@@ -184,8 +184,10 @@ def weighted_columns(weights_N: Tensor, matrix_ND: Tensor, block_bytes: int) -> 
     @torch.no_grad()
     def share(start: int, stop: int) -> None:
         width = max(1, min(block_bytes, CACHED_BYTES) // (8 * len(used_M)))
+        sum_B = torch.empty(min(width, stop - start), dtype=torch.float64)
         for left, _, block_MB in blocks(matrix_ND, rows_M, width, start, stop):
-            sum_D[left : left + block_MB.shape[1]] = weights_M @ block_MB
+            wide = block_MB.shape[1]
+            sum_D[left : left + wide] = torch.mv(block_MB.T, weights_M, out=sum_B[:wide])
 
     in_shares(share, columns, 4 * len(used_M) * columns)
     return sum_D

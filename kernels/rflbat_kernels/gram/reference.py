@@ -164,7 +164,7 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
         matrix_ND: any float type, any strides. No gradient is recorded.
         valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block has 2 MiB, more only for more than 362 rows.
+            block has 4 MiB, more only for more than 512 rows.
 
     Returns:
         the three matrices, with zeros in rows and columns of invalid rows.
@@ -205,7 +205,7 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
         weights_N: finite, any float type.
         matrix_ND: any float type, any strides. No gradient is recorded.
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block is never larger than 2 MiB, and only rows of weight other than 0 are read.
+            block is never larger than 4 MiB, and only rows of weight other than 0 are read.
 
     Returns:
         (D,) in the matrix's own type.
@@ -245,7 +245,7 @@ def distances_to_sum(
         matrix_ND: any float type, any strides. No gradient is recorded.
         valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block is never larger than 2 MiB.
+            block is never larger than 4 MiB.
 
     Returns:
         (N,) float64; 0 for invalid rows.

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rflbat_kernels.gram.reference import check_mask
+from rflbat_kernels.kmeans.lloyd import lloyd
 
-CACHED, RESIDENT = 2**16, 2**25
+CACHED, RESIDENT = 2**17, 2**25
 """Most distances computed at once: on the CPU so many as its cache holds, elsewhere as many as memory is spared."""
 
-FAR, TINY = 1e100, 1e-290
-"""Where the centres beyond a number of clusters lie (points lie within 1), and what no squared distance falls below."""
+FAR = 1e100
+"""Where the centres beyond a number of clusters lie; points lie within 1."""
 
 
 class KMeans(NamedTuple):
@@ -54,8 +55,8 @@ def kmeans(
         clusters: L numbers, each at least 1; K is the largest.
         uniforms_MLRK: in [0, 1); R is the number of restarts.
         valid_N: bool (N,) or (M, N), points that count; the others may hold anything. None: all.
-        iterations: rounds of Lloyd, at least 0. On a device all are done, since to stop early is to wait; on a CPU they
-            end once no centre moves, with the same result.
+        iterations: rounds of Lloyd, at least 0. On a device all are done, since to stop early is to wait; on a CPU a
+            run ends once none of its centres moves, with the same result.
 
     Returns:
         labels, centres and inertia of the best restarts.
@@ -159,47 +160,14 @@ def _cluster(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Labels (M, L, N), centres (M, L, K, H) and inertia (M, L) of the best restarts."""
     weights_MN = valid_MN.to(torch.float64)
-    columns = [column[:, None, None, None, :] for column in points_MNH.unbind(2)]
-    summands_MJN = torch.cat([points_MNH.mT, weights_MN[:, None]], 1)
     centres_MKLRH = _plus_plus(points_MNH, weights_MN, uniforms_MLRK)
     for at, size in enumerate(clusters):
         centres_MKLRH[:, size:, at] = FAR
-    sets, *shape_KLR = centres_MKLRH.shape[:4]
-    centres_MJQ = pad(centres_MKLRH, (0, 1), value=1.0).flatten(1, 3).mT.contiguous()
-    numbers_K = torch.arange(max(clusters), dtype=torch.float64, device=points_MNH.device)
-    numbers_K111 = numbers_K[:, None, None, None]
-    # Ranked by (d + tiny) (1 + k 2^-50), no two of a point's distances are equal, so that "is the smallest" is true of
-    # one cluster only: the first of equals. An argmin would cost more than all the rest of an iteration.
-    shade_K111 = 1.0 + numbers_K111 * 2.0**-50
-    tiny_K111 = shade_K111 * TINY
-    # Written into again and again: on a CPU fresh pages cost more than the arithmetic.
-    squared_MKLRN, nearest_MKLRN, spare_MKLRN = points_MNH.new_empty(3, sets, *shape_KLR, points_MNH.shape[1])
-    for left in range(iterations, -1, -1):
-        _squared(columns, centres_MJQ.view(sets, -1, *shape_KLR, 1), squared_MKLRN, spare_MKLRN)
-        torch.addcmul(tiny_K111, squared_MKLRN, shade_K111, out=nearest_MKLRN)
-        nearest_MKLRN.eq_(nearest_MKLRN.amin(1, keepdim=True))
-        if left == 0:
-            break
-        # The centre so far counts as 2^-900 of a point: nothing beside a member, everything without one.
-        sums_MJQ = torch.baddbmm(centres_MJQ, summands_MJN, nearest_MKLRN.flatten(1, 3).mT, beta=2.0**-900)
-        before_MJQ, centres_MJQ = centres_MJQ, sums_MJQ / sums_MJQ[:, -1:]
-        # Centres that stand still stand still for ever. Only a CPU may look: elsewhere to look is to wait.
-        if centres_MJQ.device.type == "cpu" and torch.equal(centres_MJQ, before_MJQ):
-            break
-    inertia_MLR = (squared_MKLRN.mul_(nearest_MKLRN).sum(1) * weights_MN[:, None, None]).sum(3)
-    labels_MLRN = nearest_MKLRN.mul_(numbers_K111).sum(1).to(torch.int64)
-    centres_MLRKH = centres_MJQ[:, :-1].view(sets, -1, *shape_KLR).permute(0, 3, 4, 2, 1)
+    runs_LR = centres_MKLRH.shape[2:4]
+    found = lloyd(points_MNH, weights_MN, centres_MKLRH.flatten(2, 3).permute(0, 2, 1, 3), iterations)
+    labels_MLRN, centres_MLRKH, inertia_MLR = (torch.unflatten(part, 1, runs_LR) for part in found)
     labels_MLN, centres_MLKH, inertia_ML = _best(labels_MLRN, centres_MLRKH, inertia_MLR)
     return labels_MLN.masked_fill_(~valid_MN[:, None], 0), centres_MLKH, inertia_ML
-
-
-def _squared(columns: list[Tensor], centres_MJKLR1: Tensor, total: Tensor, difference: Tensor) -> None:
-    """Squared distances (M, K, L, R, N) of all points to all centres, from explicit differences, axis by axis."""
-    torch.sub(columns[0], centres_MJKLR1.select(1, 0), out=total)
-    total.mul_(total)
-    for h, column in enumerate(columns[1:], 1):
-        torch.sub(column, centres_MJKLR1.select(1, h), out=difference)
-        total.addcmul_(difference, difference)
 
 
 def _plus_plus(points_MNH: Tensor, weights_MN: Tensor, uniforms_MLRK: Tensor) -> Tensor:

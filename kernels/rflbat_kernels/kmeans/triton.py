@@ -13,7 +13,8 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from rflbat_kernels.gram.triton import check_launch
-from rflbat_kernels.kmeans.reference import FAR, TINY, KMeans, _best, _check, _plus_plus, _standardise, _unscaled
+from rflbat_kernels.kmeans.lloyd import TINY
+from rflbat_kernels.kmeans.reference import FAR, KMeans, _best, _check, _plus_plus, _standardise, _unscaled
 
 WIDEST = 512
 """Most coordinates of all centres of a run together, filled up to powers of two: they are held in registers."""
