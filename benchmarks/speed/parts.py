@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.speed.table import PARTS
 from benchmarks.speed.workloads import WORKLOADS, make_updates
@@ -172,6 +173,7 @@ def main(out: Path, repeats: int = 7) -> None:
         repeats: of each part.
     """
     torch.set_num_threads(1)
+    threadpool_limits(1)
     out.mkdir(parents=True, exist_ok=True)
     with (out / PARTS).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
