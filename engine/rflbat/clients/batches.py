@@ -45,11 +45,9 @@ def _epochs(samples: np.ndarray, steps: int, batch: int, stream: np.random.Gener
     present_SB = np.zeros((steps, batch), bool)
     per_epoch = -(-len(samples) // batch)
     for first in range(0, steps, per_epoch):
-        order = stream.permutation(samples)
-        for offset in range(min(per_epoch, steps - first)):
-            chosen = order[offset * batch : (offset + 1) * batch]
-            index_SB[first + offset, : len(chosen)] = chosen
-            present_SB[first + offset, : len(chosen)] = True
+        order = stream.permutation(samples)[: (steps - first) * batch]
+        at = slice(first * batch, first * batch + len(order))
+        index_SB.reshape(-1)[at], present_SB.reshape(-1)[at] = order, True
     return index_SB, present_SB
 
 
