@@ -173,9 +173,8 @@ def main(out: Path, repeats: int = 7) -> None:
         repeats: of each part.
     """
     torch.set_num_threads(1)
-    threadpool_limits(1)
     out.mkdir(parents=True, exist_ok=True)
-    with (out / PARTS).open("w", newline="", encoding="utf-8") as file:
+    with threadpool_limits(1), (out / PARTS).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(measured(repeats))

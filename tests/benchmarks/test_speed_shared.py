@@ -68,7 +68,7 @@ def test_parts_are_measured_and_stand_on_the_page(tmp_path, monkeypatch):
         torch.set_num_threads(threads)
     lines = (tmp_path / PARTS).read_text().splitlines()
     assert lines[0] == "case,part,seconds"
-    assert len(lines) == 1 + 5 + 1 + 2 + 1
+    assert len(lines) == 1 + 7 + 1 + 2 + 1
     assert 0.05 <= float(lines[-2].rpartition(",")[2]) < 5
     text = page(tmp_path)
     assert "`python -m benchmarks.speed.parts`" in text

@@ -145,7 +145,8 @@ def anchored_products(
         along_N, square = np.zeros(rows), np.zeros(())
         width = block_width(matrix_ND, block_bytes)
         for _, given_NB, block_NB in blocks(matrix_ND.detach(), row_N, width, start, stop):
-            anchor_B, block = anchors(given_NB).to(torch.float64).numpy(), block_NB.numpy()
+            # Not by DLPack: with some versions of torch that gives arrays which cannot be written to.
+            anchor_B, block = np.asarray(anchors(given_NB).to(torch.float64)), np.asarray(block_NB)
             # Of many rows, few columns have one sign: the others' anchor is 0, and leaves them as they are.
             away_S: Any = np.flatnonzero(anchor_B)
             away_S = away_S if SELECTED * len(away_S) <= len(anchor_B) else slice(None)
