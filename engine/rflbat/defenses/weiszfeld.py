@@ -20,7 +20,7 @@ def by_passes(updates: Updates, passes: int) -> bool:
 
     The product takes ``N N D`` operations, a pass about ``6 N D`` and one read of the matrix; on a CPU a pass takes as
     long as the product for 64 rows: ``N > 64 (passes + 1)``, the last for the scores. Measured at 1,600 x 100,000 the
-    product costs as much as 31 passes, 52 rows each (``python -m benchmarks.speed.parts``). Devices go by the same
+    product costs as much as 25 passes, 63 rows each (``python -m benchmarks.speed.parts``). Devices go by the same
     number, which is estimated there from their float64 rate and bandwidth, not measured.
     Row-sparse updates always go by their pairs: a pass would have to write them out.
 

@@ -56,7 +56,7 @@ def kmeans(
         uniforms_MLRK: in [0, 1); R is the number of restarts.
         valid_N: bool (N,) or (M, N), points that count; the others may hold anything. None: all.
         iterations: rounds of Lloyd, at least 0. On a device all are done, since to stop early is to wait; on a CPU a
-            run ends once none of its centres moves, with the same result.
+            run ends once none of its centres moves, with the same result up to rounding.
 
     Returns:
         labels, centres and inertia of the best restarts.
