@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     """Make the parser of the command."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     made.add_argument("cases", nargs="*", metavar="CASE", help="W1, W4, W4-krum, W4-krum-100x7850, ...; default all")
-    made.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default 1 and 2")
+    made.add_argument("--threads", type=int, nargs="+", help="default as the case says: 1, or 1 and 2 for W1 to W3")
     made.add_argument("--repeats", type=int, help="of each contender; default as the case says")
     made.add_argument(
         "--peers", nargs="+", default=["auto"], metavar="PEER", help=f"auto (all), none, or some of {', '.join(PEERS)}"
@@ -83,7 +83,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         picked = chosen(options.cases)
         plan = Plan(options.threads, options.repeats, peers_of(options.peers))
-        if min(options.threads) < 1 or (options.repeats is not None and options.repeats < 1):
+        if min(options.threads or [1]) < 1 or (options.repeats is not None and options.repeats < 1):
             raise ValueError("--threads and --repeats are numbers from 1 on")
     except ValueError as error:
         parser().error(str(error))

@@ -59,6 +59,7 @@ class Case:
         ask: measures a peer, given the contender's name.
         repeats: of each contender, where no number is asked for.
         blocks: everybody takes turns so many times, so that a slow minute of the machine hits all.
+        threads: the numbers of threads that are measured, where none are asked for.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Case:
     ask: Callable[[str, Question], Timing] | None = None
     repeats: int = 6
     blocks: int = 1
+    threads: tuple[int, ...] = (1,)
 
     @property
     def group(self) -> str:

@@ -114,6 +114,7 @@ def round_case(name: str, dataset: str, clients: int, defense: str) -> Case:
         *((OURS,), OURS),
         *(partial(expect, name, dataset, clients), partial(prepare, dataset, clients, defense)),
         repeats=1 if clients > 1_000 else 5,
+        threads=(2,),
     )
 
 

@@ -1,5 +1,6 @@
 """The order of a run: the machine's rates, what is right, then everybody in turn, and only then the ratios."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ class Plan:
     """What a run measures.
 
     Attributes:
-        threads: numbers of threads, one after the other.
+        threads: numbers of threads, one after the other; None leaves them to the case.
         repeats: of each contender; None leaves it to the case.
         peers: names of peers that take part where a case has them; None: all that there are.
     """
 
-    threads: Sequence[int] = (1, 2)
+    threads: Sequence[int] | None = None
     repeats: int | None = None
     peers: Sequence[str] | None = None
 
@@ -45,20 +46,31 @@ def run(cases: Sequence[Case], plan: Plan, said: Callable[[str], None]) -> Itera
         the rates of the machine, and the rows that they are the floor of: one case at one number of threads.
 
     Raises:
-        RuntimeError: the machine's rates, or what is right, could not be had.
+        RuntimeError: the machine's rates could not be had.
     """
     for group in dict.fromkeys(case.group for case in cases):
-        rates = {threads: fresh.rates(group, threads) for threads in plan.threads}
-        for case in (case for case in cases if case.group == group):
+        own = [case for case in cases if case.group == group]
+        asked = sorted({threads for case in own for threads in plan.threads or case.threads})
+        rates = {threads: fresh.rates(group, threads) for threads in asked}
+        for case in own:
             with TemporaryDirectory(prefix="rflbat-speed-") as name:
                 folder = Path(name)
-                fresh.expectation(case.name, folder, max(plan.threads))
-                for threads in plan.threads:
+                trouble = expected(case, folder)
+                for threads in plan.threads or case.threads:
                     said(f"{case.name}, {threads} thread(s)")
-                    yield rates[threads], measure(case, threads, plan, rates[threads], folder)
+                    yield rates[threads], measure(case, threads, plan, rates[threads], folder, trouble)
 
 
-def measure(case: Case, threads: int, plan: Plan, rates: Rates, folder: Path) -> list[Row]:
+def expected(case: Case, folder: Path) -> str:
+    """Write what is right into a folder; where that fails, say why: the other cases go on."""
+    try:
+        fresh.expectation(case.name, folder, os.cpu_count() or 1)
+    except RuntimeError as error:
+        return f"failed: {str(error).splitlines()[-1]}"
+    return ""
+
+
+def measure(case: Case, threads: int, plan: Plan, rates: Rates, folder: Path, trouble: str = "") -> list[Row]:
     """Measure one case.
 
     Args:
@@ -67,12 +79,15 @@ def measure(case: Case, threads: int, plan: Plan, rates: Rates, folder: Path) ->
         plan: of the run.
         rates: of the machine with so many threads.
         folder: in which ``case.expect`` wrote what is right.
+        trouble: why there is nothing in it; then nobody is measured.
     """
     peers = [peer for peer in case.peers if plan.takes(peer)]
     repeats = plan.repeats or case.repeats
     blocks = min(case.blocks, repeats)
     share = -(-repeats // blocks)
     seen: dict[str, list[Timing]] = {name: [] for name in (*case.contenders, *peers)}
+    if trouble:
+        seen = {name: [Timing(name, trouble=trouble)] for name in seen}
     for _ in range(blocks):
         for contender, timings in seen.items():
             if any(timing.trouble for timing in timings):

@@ -36,6 +36,7 @@ TITLES = {
     "W2": "CNN, 214,590 parameters: 100 clients of 100 images, 5 steps of 20",
     "W3": "LSTM, 5,766,089 parameters: 20 clients of 40 texts of 100 tokens, 2 steps of 20",
 }
+REPEATS = {"W1": 12, "W2": 4, "W3": 6}
 WORKERS = frozenset({"pfl", "blazefl", "flower"})
 """Peers that use a second core by a second worker; the others by a second thread."""
 
@@ -188,6 +189,6 @@ def training_cases() -> Iterator[Case]:
     """Make W1 to W3."""
     for name, workload in WORKLOADS.items():
         contenders = (OURS, *(f"{OURS} {backend}" for backend in BACKENDS[1:]), PLAIN)
-        case = training_case(name, TITLES[name], workload, contenders, 15 if name == "W1" else 6)
+        case = training_case(name, TITLES[name], workload, contenders, REPEATS[name])
         peers = tuple(peer for peer, row in PEERS.items() if name in row.runs)
-        yield replace(case, peers=peers, ask=partial(ask, workload), blocks=3)
+        yield replace(case, peers=peers, ask=partial(ask, workload), blocks=2, threads=(1, 2))

@@ -17,6 +17,7 @@ from rflbat_kernels import (
     Gram,
     RowSparse,
     cosines,
+    distances_to_sum,
     gram,
     row_sparse_gram,
     row_sparse_weighted_sum,
@@ -80,6 +81,13 @@ class Updates:
         if isinstance(self.sent, RowSparse):
             return row_sparse_gram(self.sent, self.valid_N)
         return gram(self.sent, self.valid_N)
+
+    @cached_property
+    def norms_N(self) -> Tensor:
+        """``||d_i||`` float64, 0 for rows that are not valid: one pass over the matrix."""
+        if isinstance(self.sent, RowSparse):
+            return self.gram.raw_NN.diagonal().sqrt()
+        return distances_to_sum(torch.zeros_like(self.sizes_N), self.sent, self.valid_N)
 
     @cached_property
     def squared_distances_NN(self) -> Tensor:

@@ -54,7 +54,7 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
         The bound is the median norm of the round unless it is given; noise is added once, to the mean.
 
     Needs:
-        The norms, a diagonal of the Gram matrix, and one weighted sum.
+        The norms, by a pass over the matrix, and one weighted sum.
 
     Fails:
         Against a backdoor that needs no long update: it bounds what a client can do in a round and drops nobody. The
@@ -74,7 +74,7 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         valid_N = updates.valid_N
-        norms_N = torch.where(valid_N, updates.gram.raw_NN.diagonal().sqrt(), torch.inf)
+        norms_N = torch.where(valid_N, updates.norms_N, torch.inf)
         most = masked_median(norms_N, valid_N) if bound is None else torch.full_like(norms_N[0], bound)
         clip_N = torch.where(norms_N > most, most / norms_N, 1.0)
         share_N = torch.where(valid_N, updates.sizes_N, 0.0)
