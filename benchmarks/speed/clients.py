@@ -113,7 +113,7 @@ def round_case(name: str, dataset: str, clients: int, defense: str) -> Case:
         *(*shape, defense_operations(defense, *shape), 4.0 * clients * parameters + defense_bytes(defense, *shape)),
         *((OURS,), OURS),
         *(partial(expect, name, dataset, clients), partial(prepare, dataset, clients, defense)),
-        repeats=1 if clients > 1_000 else 5,
+        repeats=1 if clients > 4_000 else 3,
         threads=(2,),
     )
 

@@ -149,7 +149,9 @@ def bulyan(matrix: Matrix, settings: Settings) -> Array:
 
     def nearest_mean(block: Array) -> Array:
         values = np.sort(block[selected], axis=0)
-        order = np.argsort(np.abs(values - np.median(values, axis=0)), axis=0, kind="stable")
+        # In float32 a median between two values is rounded, and the nearest one may be another.
+        apart = np.abs(values - np.median(values.astype(np.float64), axis=0))
+        order = np.argsort(apart, axis=0, kind="stable")
         return np.take_along_axis(values, order[: len(selected) - 2 * f], axis=0).mean(0)
 
     return matrix.by_column(nearest_mean)

@@ -26,18 +26,20 @@ EXPECT, RATES = "expect", "rates"
 """Jobs beside the contenders: write what is right; measure the machine."""
 
 
-def timed(action: Callable[[], object], repeats: int, budget: float) -> tuple[float, ...]:
+def timed(action: Callable[[], object], repeats: int, budget: float, cold: bool = False) -> tuple[float, ...]:
     """Call once to warm up, then time calls; no further one once the time is spent.
 
     Args:
         action: one repetition.
         repeats: at most.
         budget: seconds.
+        cold: no call to warm up.
 
     Returns:
         seconds of each, at least one.
     """
-    action()
+    if not cold:
+        action()
     seconds: list[float] = []
     while len(seconds) < repeats and (not seconds or sum(seconds) < budget):
         started = time.perf_counter()
@@ -46,7 +48,7 @@ def timed(action: Callable[[], object], repeats: int, budget: float) -> tuple[fl
     return tuple(seconds)
 
 
-def contend(case: Case, contender: str, folder: Path, repeats: int, budget: float) -> Timing:
+def contend(case: Case, contender: str, folder: Path, repeats: int, budget: float, cold: bool) -> Timing:
     """Time a contender in this process, and check its result.
 
     Args:
@@ -55,12 +57,13 @@ def contend(case: Case, contender: str, folder: Path, repeats: int, budget: floa
         folder: where what is right lies.
         repeats: at most.
         budget: seconds for them.
+        cold: without a call to warm up.
     """
     try:
         prepared = case.prepare(contender)
     except UserError as error:  # a back end that the model does not have
         return Timing(contender, trouble=str(error))
-    seconds = timed(prepared.action, repeats, budget)
+    seconds = timed(prepared.action, repeats, budget, cold)
     peak = peak_bytes()
     try:
         checked, trouble = prepared.verify(folder), ""
@@ -100,12 +103,20 @@ def expectation(case_name: str, folder: Path, threads: int) -> None:
     call(threads, EXPECT, case_name, "--folder", folder)
 
 
-def timing(case_name: str, contender: str, folder: Path, threads: int, repeats: int, budget: float) -> Timing:
-    """Measure a contender in a new process; one that fails is a timing that says why."""
+def timing(case_name: str, contender: str, folder: Path, threads: int, repeats: int, budget: float | None) -> Timing:
+    """Measure a contender in a new process; one that fails is a timing that says why.
+
+    Args:
+        case_name: of the registry.
+        contender: of the case.
+        folder: where what is right lies.
+        threads: of its thread pools.
+        repeats: at most.
+        budget: seconds for them; None: a single call, without one to warm up.
+    """
+    how = ("--repeats", 1, "--cold") if budget is None else ("--repeats", repeats, "--budget", f"{budget:g}")
     try:
-        found = call(
-            *(threads, contender, case_name, "--folder", folder, "--repeats", repeats, "--budget", f"{budget:g}")
-        )
+        found = call(threads, contender, case_name, "--folder", folder, *how)
     except RuntimeError as error:
         return Timing(contender, trouble=f"failed: {str(error).splitlines()[-1]}")
     return Timing(**{**found, "seconds": tuple(found["seconds"])})
@@ -124,6 +135,7 @@ def do(words: Sequence[str]) -> Any:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--budget", type=float, default=60.0)
+    parser.add_argument("--cold", action="store_true")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     if options.job == RATES:
@@ -132,7 +144,7 @@ def do(words: Sequence[str]) -> Any:
     if options.job == EXPECT:
         case.expect(options.folder)
         return {}
-    return asdict(contend(case, options.job, options.folder, options.repeats, options.budget))
+    return asdict(contend(case, options.job, options.folder, options.repeats, options.budget, options.cold))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def growth_cases() -> Iterator[Case]:
     for clients in CLIENTS:
         workload = replace(WORKLOADS["W1"], clients=clients)
         title = f"logistic regression, {clients:,} clients, as W1"
-        yield training_case(f"W6-training-{clients}x7850", title, workload, (OURS, PLAIN), 5)
+        yield training_case(f"W6-training-{clients}x7850", title, workload, (OURS, PLAIN), 3)
     parameters, clients = OTHER
     shapes = dict.fromkeys([*((count, parameters) for count in CLIENTS), *((clients, size) for size in PARAMETERS)])
     for defense in DEFENSES:

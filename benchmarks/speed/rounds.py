@@ -123,7 +123,7 @@ def round_case(workload: Workload, tests: int) -> Case:
         f"a round of {workload.name}, half of its clients malicious, RFLBAT, {tests:,} tests clean and triggered",
         *(clients, parameters, work + defense_operations("rflbat", clients, parameters), least_bytes(workload)),
         *((OURS, PLAIN), PLAIN, partial(expect, workload, tests), partial(prepare, workload, tests)),
-        repeats=5,
+        repeats=3,
     )
 
 

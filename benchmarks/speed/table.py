@@ -15,6 +15,7 @@ INTRODUCTION = """# Speed
 Written by `python -m benchmarks.speed --page` from the CSV files beside it; the command above each table measures it
 anew. Every result is checked before a time of it counts: the last column says against what. Times are medians, with the
 20th and the 80th percentile; everybody runs in a process of its own, in turn, and peak memory is that of its processes.
+A first call warms up, but for cases of minutes, which are measured once.
 The floor is the larger of the operations at the matrix rate and the bytes at the memory rate that the same run
 measured, so nothing can be faster. `benchmarks/speed/peers` installs the peers:
 `python -m benchmarks.speed.peers.environments`.

@@ -15,8 +15,17 @@ from rflbat_kernels import (
     column_two_means,
     minority_counts,
 )
+from rflbat_kernels.order import reference
 from tests.kernels.allocations import Allocations
 from tests.kernels.closeness import assert_near, normal
+
+
+@pytest.fixture(params=["a CPU, that looks", "any device"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test also by what other devices do, which never look how many rows count."""
+    if request.param == "any device":
+        monkeypatch.setattr(reference, "on_host", lambda tensor: False)
+
 
 SHAPES = [(1, 1), (1, 63), (2, 63), (3, 7), (7, 1), (12, 63), (67, 33)]
 

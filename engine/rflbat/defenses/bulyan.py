@@ -32,17 +32,20 @@ def selection_order(squared_NN: Tensor, valid_N: Tensor, f: Tensor, wanted: Tens
     clients_N = torch.arange(len(valid_N), device=valid_N.device)
     others_NN = valid_N[None, :] & (clients_N[:, None] != clients_N[None, :])
     nearest_NN, neighbour_NN = torch.where(others_NN, squared_NN, torch.inf).sort(dim=1, stable=True)
-    others_NN = others_NN.gather(1, neighbour_NN)
+    there_NN, place_NN = others_NN.gather(1, neighbour_NN), neighbour_NN.argsort(1)
     remaining_N = valid_N
     turn_N = torch.full_like(squared_NN[0], torch.inf)
     for turn in range(len(valid_N)):
-        there_NN = others_NN & remaining_N[neighbour_NN]
         neighbours = (remaining_N.sum() - f - 2).clamp_min(1)
-        counted_NN = there_NN & (there_NN.cumsum(1) <= neighbours)
+        counted_NN = there_NN & (there_NN.cumsum(1, dtype=torch.int32) <= neighbours)
         scores_N = torch.where(remaining_N, torch.where(counted_NN, nearest_NN, 0.0).sum(1), torch.inf)
-        winner_N = remaining_N & (clients_N == scores_N.argmin()) & (wanted > turn)
+        first = scores_N.argmin()
+        winner_N = remaining_N & (clients_N == first) & (wanted > turn)
         turn_N = torch.where(winner_N, float(turn), turn_N)
         remaining_N = remaining_N & ~winner_N
+        # Nobody counts the winner any more: among everybody's neighbours it has one place.
+        place_N1 = place_NN.index_select(1, first[None])
+        there_NN.scatter_(1, place_N1, there_NN.gather(1, place_N1) & ~winner_N.any())
     return turn_N
 
 

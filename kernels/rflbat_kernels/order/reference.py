@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rflbat_kernels.gram.reference import BLOCK_BYTES, check_mask
+from rflbat_kernels.order import host
 
 SORTED_BYTES = 2**22
 """Float64 size of a block that is sorted on a CPU: it stays in the cache until its statistics are taken."""
@@ -20,9 +21,21 @@ class Sorted(NamedTuple):
     """A block of columns, each in ascending order along the last axis."""
 
     values_BN: Tensor
-    """In the matrix's own type; places from `valid_rows` on are +inf."""
+    """In the matrix's own type; places from `valid_rows` on are +inf.
+
+    On a CPU these are left out, unless no row is valid."""
     valid_rows: Tensor
     """Number of valid rows, 0-dim int64."""
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Say whether one may look at a tensor: on a CPU alone that is no wait.
+
+    Example:
+        >>> on_host(torch.ones(1))
+        True
+    """
+    return tensor.device.type == "cpu"
 
 
 def sorted_blocks(matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -> Iterator[Sorted]:
@@ -47,8 +60,12 @@ def sorted_blocks(matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -
     if valid_N is None:
         valid_N = torch.ones(rows, dtype=torch.bool, device=matrix_ND.device)
     count = valid_N.sum()
-    if matrix_ND.device.type == "cpu":
-        block_bytes = min(block_bytes, SORTED_BYTES)
+    if on_host(matrix_ND) and int(count):
+        rows_V = torch.arange(rows)[valid_N]
+        for columns_NB in column_blocks(matrix_ND, min(block_bytes, SORTED_BYTES)):
+            chosen_VB = columns_NB if len(rows_V) == rows else columns_NB.index_select(0, rows_V)
+            yield Sorted(_sort_rows(chosen_VB.T.contiguous()), count)
+        return
     for columns_NB in column_blocks(matrix_ND, block_bytes):
         yield Sorted(_sort_rows(torch.where(valid_N, columns_NB.T, torch.inf).contiguous()), count)
 
@@ -163,6 +180,8 @@ def window_mean(values_BN: Tensor, first: Tensor, count: Tensor) -> Tensor:
         >>> window_mean(column, torch.tensor(1), torch.tensor(2)).tolist()
         [5.0]
     """
+    if _of_valid_rows(values_BN, count):
+        return host.window_mean(values_BN, first, int(count))
     last = first + count - 1
     anchor_B = at_rank(values_BN, first).clamp_min(0.0) + at_rank(values_BN, last).clamp_max(0.0)
     rank_N1 = torch.arange(values_BN.shape[1], device=values_BN.device)[:, None]
@@ -173,6 +192,11 @@ def window_mean(values_BN: Tensor, first: Tensor, count: Tensor) -> Tensor:
     for share_B in share_NB:
         mean_B += share_B
     return torch.where(count > 0, anchor_B + mean_B, 0.0)
+
+
+def _of_valid_rows(values_BN: Tensor, count: Tensor) -> bool:
+    """Say whether a block holds valid entries alone, as `sorted_blocks` gives it on a CPU where a row is valid."""
+    return on_host(values_BN) and bool(count > 0)
 
 
 def _join(blocks: list[Tensor], matrix_ND: Tensor) -> Tensor:
@@ -267,6 +291,10 @@ def column_central_mean(
     for block in sorted_blocks(matrix_ND, valid_N, block_bytes):
         values_BN, width = block.values_BN, torch.minimum(nearest, block.valid_rows)
         median_B = middle(block)
+        if _of_valid_rows(values_BN, width):
+            first_B = host.nearest_window(values_BN, median_B, int(width))
+            means.append(window_mean(values_BN, first_B, width))
+            continue
         first_B = torch.zeros_like(median_B, dtype=torch.int64)
         for rank in range(values_BN.shape[1]):
             above = width + rank

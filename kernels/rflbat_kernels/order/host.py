@@ -1,0 +1,54 @@
+"""Windows of sorted columns on a CPU, where one may look how many rows count and take these alone.
+
+Axes: B columns of a block, V valid rows, W rows of a window.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def window_mean(values_BV: Tensor, first: Tensor, width: int) -> Tensor:
+    """Average a window of each sorted column: the same sums in the same order as for any device, of W rows alone.
+
+    Args:
+        values_BV: sorted columns without invalid entries.
+        first: 0-dim or (B,) int64, lowest rank of the window; with `width` within the column.
+        width: ranks in the window, at least 1.
+
+    Returns:
+        (B,) float64.
+
+    Example:
+        >>> window_mean(torch.tensor([[1.0, 4.0, 6.0], [2.0, 2.0, 9.0]]), torch.tensor([1, 0]), 2).tolist()
+        [5.0, 2.0]
+    """
+    if first.ndim == 0:
+        window_BW = values_BV[:, int(first) : int(first) + width]
+    else:
+        window_BW = values_BV.gather(1, first[:, None] + torch.arange(width))
+    window_WB = window_BW.T.to(torch.float64, memory_format=torch.contiguous_format)
+    anchor_B = window_WB[0].clamp_min(0.0) + window_WB[-1].clamp_max(0.0)
+    # Numpy adds the rows one after the other; torch would add in an order that depends on the shape.
+    sum_B = np.add.reduce(np.asarray(window_WB.sub_(anchor_B).div_(width)), axis=0, initial=0.0)
+    return anchor_B + torch.from_numpy(sum_B)
+
+
+def nearest_window(values_BV: Tensor, median_B: Tensor, width: int) -> Tensor:
+    """Find the window of the entries that lie nearest to the median: the lower one of two as near.
+
+    Args:
+        values_BV: sorted columns without invalid entries.
+        median_B: float64.
+        width: ranks in the window, 1 .. V.
+
+    Returns:
+        (B,) int64, its lowest rank: how many ranks the window moves up from the lowest.
+
+    Example:
+        >>> nearest_window(torch.tensor([[-50.0, 1.5, 3.0, 4.5, 90.0]]), torch.tensor([3.0]).double(), 3).tolist()
+        [1]
+    """
+    median_B1 = median_B[:, None]
+    below, above = values_BV[:, : values_BV.shape[1] - width], values_BV[:, width:]
+    return (above - median_B1 < median_B1 - below).sum(1)
