@@ -27,10 +27,12 @@ def window_mean(values_BV: Tensor, first: Tensor, width: int) -> Tensor:
         window_BW = values_BV[:, int(first) : int(first) + width]
     else:
         window_BW = values_BV.gather(1, first[:, None] + torch.arange(width))
-    window_WB = window_BW.T.to(torch.float64, memory_format=torch.contiguous_format)
-    anchor_B = window_WB[0].clamp_min(0.0) + window_WB[-1].clamp_max(0.0)
-    # Numpy adds the rows one after the other; torch would add in an order that depends on the shape.
-    sum_B = np.add.reduce(np.asarray(window_WB.sub_(anchor_B).div_(width)), axis=0, initial=0.0)
+    window_WB = window_BW.T.contiguous()
+    anchor_B = window_WB[0].clamp_min(0.0).to(torch.float64) + window_WB[-1].clamp_max(0.0).to(torch.float64)
+    # Row after row: a sum in one call adds in an order that depends on the number of columns.
+    sum_B = np.zeros(len(anchor_B))
+    for share_B in np.asarray((window_WB - anchor_B).div_(width)):
+        sum_B += share_B
     return anchor_B + torch.from_numpy(sum_B)
 
 

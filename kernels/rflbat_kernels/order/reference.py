@@ -185,7 +185,7 @@ def window_mean(values_BN: Tensor, first: Tensor, count: Tensor) -> Tensor:
     last = first + count - 1
     anchor_B = at_rank(values_BN, first).clamp_min(0.0) + at_rank(values_BN, last).clamp_max(0.0)
     rank_N1 = torch.arange(values_BN.shape[1], device=values_BN.device)[:, None]
-    share_NB = values_BN.T.to(torch.float64, memory_format=torch.contiguous_format).sub_(anchor_B).div_(count)
+    share_NB = (values_BN.T.contiguous() - anchor_B).div_(count)
     share_NB.masked_fill_((rank_N1 < first) | (rank_N1 > last), 0.0)
     # Rank after rank: a sum in lanes would round by where the window lies.
     mean_B = torch.zeros_like(anchor_B)
