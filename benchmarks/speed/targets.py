@@ -44,9 +44,9 @@ _DOUBLE = (
     "1e-14 that the tests ask for"
 )
 _GATHER = (
-    "the gather of the batches and the two products are two thirds of the round (see Parts); FedJAX took 0.26 to "
-    "0.39 s in six runs, and the target is met where it is slow. Tried: batches in one buffer, chunks of other sizes, "
-    "samples on the last axis, epochs drawn whole"
+    "the gather of the batches and the two products are two thirds of the round (see Parts); FedJAX took 0.25 to "
+    "0.39 s in seven runs, and the target is met where it is slow. Tried: batches in one buffer, chunks of other "
+    "sizes, samples on the last axis, epochs drawn whole"
 )
 _SUMS = (
     "they share one Gram matrix, but each ends with a weighted sum in float64, a pass of its own. Tried: sums of ten "
