@@ -103,7 +103,9 @@ def expectation(case_name: str, folder: Path, threads: int) -> None:
     call(threads, EXPECT, case_name, "--folder", folder)
 
 
-def timing(case_name: str, contender: str, folder: Path, threads: int, repeats: int, budget: float | None) -> Timing:
+def timing(
+    case_name: str, contender: str, folder: Path, threads: int, repeats: int, budget: float, cold: bool = False
+) -> Timing:
     """Measure a contender in a new process; one that fails is a timing that says why.
 
     Args:
@@ -112,9 +114,10 @@ def timing(case_name: str, contender: str, folder: Path, threads: int, repeats: 
         folder: where what is right lies.
         threads: of its thread pools.
         repeats: at most.
-        budget: seconds for them; None: a single call, without one to warm up.
+        budget: seconds for them.
+        cold: without a call to warm up.
     """
-    how = ("--repeats", 1, "--cold") if budget is None else ("--repeats", repeats, "--budget", f"{budget:g}")
+    how = ("--repeats", repeats, "--budget", f"{budget:g}", *(["--cold"] if cold else []))
     try:
         found = call(threads, contender, case_name, "--folder", folder, *how)
     except RuntimeError as error:

@@ -84,7 +84,7 @@ def measure(case: Case, threads: int, plan: Plan, rates: Rates, folder: Path, tr
     peers = [peer for peer in case.peers if plan.takes(peer)]
     repeats = plan.repeats or case.repeats
     blocks = min(case.blocks, repeats)
-    share, budget = -(-repeats // blocks), None if repeats == 1 else BUDGET / blocks
+    share, cold = -(-repeats // blocks), repeats == case.repeats == 1
     seen: dict[str, list[Timing]] = {name: [] for name in (*case.contenders, *peers)}
     if trouble:
         seen = {name: [Timing(name, trouble=trouble)] for name in seen}
@@ -95,7 +95,7 @@ def measure(case: Case, threads: int, plan: Plan, rates: Rates, folder: Path, tr
             if contender in peers:
                 timings.append(ask(case, contender, Question(threads, share, folder)))
             else:
-                timings.append(fresh.timing(case.name, contender, folder, threads, share, budget))
+                timings.append(fresh.timing(case.name, contender, folder, threads, share, BUDGET / blocks, cold))
     size = Size(case.name, threads, case.clients, case.parameters, rates.floor(case.operations, case.least_bytes))
     return rows_of(size, [joined(timings) for timings in seen.values()], case.baseline, peers)
 

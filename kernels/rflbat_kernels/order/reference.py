@@ -289,16 +289,19 @@ def column_central_mean(
     """
     means = []
     for block in sorted_blocks(matrix_ND, valid_N, block_bytes):
-        values_BN, width = block.values_BN, torch.minimum(nearest, block.valid_rows)
-        median_B = middle(block)
-        if _of_valid_rows(values_BN, width):
-            first_B = host.nearest_window(values_BN, median_B, int(width))
-            means.append(window_mean(values_BN, first_B, width))
-            continue
-        first_B = torch.zeros_like(median_B, dtype=torch.int64)
-        for rank in range(values_BN.shape[1]):
-            above = width + rank
-            nearer_B = at_rank(values_BN, above) - median_B < median_B - values_BN[:, rank]
-            first_B += nearer_B & (above < block.valid_rows)
-        means.append(window_mean(values_BN, first_B, width))
+        width = torch.minimum(nearest, block.valid_rows)
+        means.append(window_mean(block.values_BN, _nearest_window(block, width), width))
     return _join(means, matrix_ND)
+
+
+def _nearest_window(block: Sorted, width: Tensor) -> Tensor:
+    """Lowest rank of the window of so many entries that lie nearest to the median of each column."""
+    values_BN, median_B = block.values_BN, middle(block)
+    if _of_valid_rows(values_BN, width):
+        return host.nearest_window(values_BN, median_B, int(width))
+    first_B = torch.zeros_like(median_B, dtype=torch.int64)
+    for rank in range(values_BN.shape[1]):
+        above = width + rank
+        nearer_B = at_rank(values_BN, above) - median_B < median_B - values_BN[:, rank]
+        first_B += nearer_B & (above < block.valid_rows)
+    return first_B
