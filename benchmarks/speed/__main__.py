@@ -2,7 +2,7 @@
 
 Without names all cases run, W1 to W6: hours. Results go to ``benchmarks/speed/results``, one CSV per group of cases,
 and into its page; rows of other cases that lie there stay. A contender that gives a wrong result has no time, and the
-command then ends with 1.
+command then ends with 1, as it does where a case has no result at all.
 """
 
 import argparse
@@ -27,19 +27,28 @@ WIDTH = 200
 def keep(out: Path, rates: Rates, rows: Sequence[Row]) -> None:
     """Put new rows into the files, in the place of those of the same case and threads.
 
+    Rows of a case in which nobody has a result replace nothing that was measured.
+
     Args:
         out: folder of the files.
         rates: of the machine.
         rows: of one case.
     """
     path, order = out / f"{rates.group}.csv", list(cases())
-    new = {(row.case, row.threads) for row in rows}
-    merged = [row for row in read_csv(path, Row) if (row.case, row.threads) not in new] + list(rows)
+    before, new = read_csv(path, Row), {(row.case, row.threads) for row in rows}
+    if nobody(rows) and any((row.case, row.threads) in new for row in before):
+        return
+    merged = [row for row in before if (row.case, row.threads) not in new] + list(rows)
     write_csv(path, sorted(merged, key=lambda row: (order.index(row.case) if row.case in order else -1, row.threads)))
     old = [
         each for each in read_csv(out / MACHINE, Rates) if (each.group, each.threads) != (rates.group, rates.threads)
     ]
     write_csv(out / MACHINE, sorted([*old, rates], key=lambda each: (each.group, each.threads)))
+
+
+def nobody(rows: Sequence[Row]) -> bool:
+    """Say whether no contender has a result."""
+    return all(row.median is None for row in rows)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,7 +106,8 @@ def main(words: Sequence[str] | None = None) -> int:
         for rates, rows in run(picked, plan, lambda line: console.log(line)):
             console.print(to_rich(table_of(rows, title_of(rows[0]))))
             keep(options.out, rates, rows)
-            wrong += [f"{row.case}, {row.contender}: {row.checked}" for row in rows if row.checked.startswith("wrong")]
+            bad = rows if nobody(rows) else [row for row in rows if row.checked.startswith("wrong")]
+            wrong += [f"{row.case}, {row.contender}: {row.checked}" for row in bad]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "README.md").write_text(page(options.out), encoding="utf-8")
     for line in wrong:

@@ -5,6 +5,7 @@ So nobody's memory counts for another, and every thread pool opens with the righ
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -89,7 +90,9 @@ def call(threads: int, job: str, name: str, *arguments: object) -> Any:
     there = {**environment(threads), "PYTHONPATH": path}
     done = subprocess.run(list(map(str, words)), env=there, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{name} {job}: {done.stderr.strip()[-2000:]}")
+        # A process that takes too much memory is killed without a word.
+        ended = f"ended by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else ""
+        raise RuntimeError(f"{name} {job}: {done.stderr.strip()[-2000:] or ended}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

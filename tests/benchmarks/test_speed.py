@@ -206,6 +206,30 @@ def test_results_are_kept_beside_those_of_other_cases_and_on_the_page(in_process
     assert "W1`.\n" in text  # not measured yet
 
 
+def test_a_case_without_any_result_loses_nothing_and_ends_the_command_with_1(in_process, tmp_path, capsys):
+    case = defense_case("W4", "fedavg", 10, 50)
+    words = ["--repeats", "1", "--out", str(tmp_path)]
+    in_process(case)
+    assert command.main(words) == 0
+    before = read_csv(tmp_path / "W4.csv", Row)
+
+    def expect(folder):
+        raise RuntimeError("the data is not there")
+
+    in_process(replace(case, expect=expect))
+    assert command.main(words) == 1
+    assert read_csv(tmp_path / "W4.csv", Row) == before
+    assert "W4-fedavg-10x50, numpy: failed: the data is not there" in capsys.readouterr().err
+
+
+def test_a_process_that_is_killed_is_a_timing_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(fresh.sys, "executable", tmp_path / "killed")
+    (tmp_path / "killed").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "killed").chmod(0o755)
+    timing = fresh.timing("W4-fedavg-100x7850", "numpy", tmp_path, 1, 1, 1.0)
+    assert timing.trouble == "failed: W4-fedavg-100x7850 numpy: ended by SIGKILL"
+
+
 def test_csv_gives_back_what_was_written(tmp_path):
     size = Size("W1", 2, 100, 7850, 0.0221)
     timings = [
