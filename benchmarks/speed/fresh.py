@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.speed.cases import Case
 from benchmarks.speed.machine import measure_rates
-from benchmarks.speed.measure import Rates, Timing, Wrong
+from benchmarks.speed.measure import Rates, Timing, Wrong, failure
 from benchmarks.speed.peers.contract import environment, peak_bytes
 from benchmarks.speed.registry import case_named
 from rflbat.errors import UserError
@@ -124,7 +124,7 @@ def timing(
     try:
         found = call(threads, contender, case_name, "--folder", folder, *how)
     except RuntimeError as error:
-        return Timing(contender, trouble=f"failed: {str(error).splitlines()[-1]}")
+        return Timing(contender, trouble=failure(error))
     return Timing(**{**found, "seconds": tuple(found["seconds"])})
 
 

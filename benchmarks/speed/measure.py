@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -217,6 +218,23 @@ def agreement(found: Iterable[Any], expected: Iterable[Any], tolerance: float, w
     if relative > tolerance or largest > 10 * tolerance * (reach or 1.0):
         raise Wrong(f"{what}: off by {relative:.1e}, at most {tolerance:.0e} is allowed (largest error {largest:.1e})")
     return f"{what} to {relative:.1e}"
+
+
+def failure(error: Exception) -> str:
+    """Say in a line why a contender failed: its last exception, without what a launcher puts around it.
+
+    Args:
+        error: whose message ends with the stderr of a process.
+
+    Example:
+        >>> failure(RuntimeError("Traceback ...\\n[rank0]: ValueError: too many\\nChildFailedError: \\n======"))
+        'failed: [rank0]: ValueError: too many'
+        >>> failure(RuntimeError("W1 pfl: ended by SIGKILL"))
+        'failed: W1 pfl: ended by SIGKILL'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
+    raised = [line for line in lines if re.search(r"(Error|Exception): \S", line)]
+    return f"failed: {(raised or lines or ['without a word'])[-1]}"
 
 
 Record = TypeVar("Record", Row, Rates)

@@ -69,10 +69,10 @@ def of_lstm() -> Iterator[Part]:
     """Run the recurrent layer alone as often as a round of W3 does, and products of as many operations."""
     workload, units = WORKLOADS["W3"], 100
     calls = range(workload.clients * workload.steps)
-    x_BTE = torch.randn(workload.batch, workload.shape[0], units, requires_grad=True)
+    x_TBE = torch.randn(workload.shape[0], workload.batch, units, requires_grad=True)
     shapes = ((4 * units, units), (4 * units, units), (4 * units,), (4 * units,))
     weights = [(0.1 * torch.randn(shape)).requires_grad_() for shape in shapes]
-    inputs_ME, gates_MG = x_BTE.detach().flatten(0, 1), torch.randn(workload.batch * workload.shape[0], 4 * units)
+    inputs_ME, gates_MG = x_TBE.detach().flatten(0, 1), torch.randn(workload.batch * workload.shape[0], 4 * units)
     plain = weights[0].detach()
 
     def products(_: int) -> None:
@@ -80,9 +80,9 @@ def of_lstm() -> Iterator[Part]:
             _ = inputs_ME @ plain.T, gates_MG @ plain, gates_MG.T @ inputs_ME
 
     def both(_: int) -> None:
-        torch.autograd.grad(last_state(x_BTE, *weights).sum(), [x_BTE, *weights])
+        torch.autograd.grad(last_state(x_TBE, *weights).sum(), [x_TBE, *weights])
 
-    yield "LSTM, forward", each(calls, lambda _: last_state(x_BTE, *weights))
+    yield "LSTM, forward", each(calls, lambda _: last_state(x_TBE, *weights))
     yield "LSTM, forward and backward", each(calls, both)
     yield "products of its operations", each(calls, products)
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.speed import fresh
 from benchmarks.speed.cases import Case, Question
-from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, rows_of
+from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, failure, rows_of
 from benchmarks.speed.peers.environments import PEERS, python_of
 
 BUDGET = 90.0
@@ -66,7 +66,7 @@ def expected(case: Case, folder: Path) -> str:
     try:
         fresh.expectation(case.name, folder, os.cpu_count() or 1)
     except RuntimeError as error:
-        return f"failed: {str(error).splitlines()[-1]}"
+        return failure(error)
     return ""
 
 
@@ -113,7 +113,7 @@ def ask(case: Case, contender: str, question: Question) -> Timing:
     except Wrong as error:
         return Timing(contender, version, trouble=f"wrong: {error}")
     except (RuntimeError, ValueError, OSError) as error:
-        return Timing(contender, version, trouble=f"failed: {str(error).splitlines()[-1]}")
+        return Timing(contender, version, trouble=failure(error))
 
 
 def joined(timings: Sequence[Timing]) -> Timing:

@@ -150,6 +150,7 @@ def on_rows(work: Work, table: TableRows) -> Work:
     """
     if work.model.resized is None:
         raise ValueError(f"model '{work.model.name}' has no table")
+    short = work.model.resized(table.rows)
     stop = table.first + table.words * table.width
     place_K = torch.arange(table.rows, device=table.common_M.device)
 
@@ -161,9 +162,13 @@ def on_rows(work: Work, table: TableRows) -> Work:
         full_nD = work.start(rows)
         table_nWE = full_nD[:, table.first : stop].view(len(full_nD), table.words, table.width)
         word_nK = stored(rows).clamp_max(table.words - 1)
-        picked = [own_WE.index_select(0, own_K) for own_WE, own_K in zip(table_nWE, word_nK, strict=True)]
-        rows_nQ = torch.stack(picked).flatten(1)
-        return torch.cat([full_nD[:, : table.first], rows_nQ, full_nD[:, stop:]], 1)
+        start_nQ = full_nD.new_empty(len(full_nD), short.layout.size)
+        own_stop = table.first + table.rows * table.width
+        start_nQ[:, : table.first], start_nQ[:, own_stop:] = full_nD[:, : table.first], full_nD[:, stop:]
+        own_nKE = start_nQ[:, table.first : own_stop].view(*word_nK.shape, table.width)
+        for all_WE, word_K, own_KE in zip(table_nWE, word_nK, own_nKE, strict=True):
+            torch.index_select(all_WE, 0, word_K, out=own_KE)
+        return start_nQ
 
     def feed(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
         x_nBT, labels_nB, weight_nB = work.feed(rows, step)
@@ -173,4 +178,4 @@ def on_rows(work: Work, table: TableRows) -> Work:
         place_nW.scatter_(1, word_nK, place_K.expand_as(word_nK))
         return place_nW.gather(1, x_nBT.flatten(1)).view_as(x_nBT), labels_nB, weight_nB
 
-    return replace(work, model=work.model.resized(table.rows), start=start, feed=feed, table=table)
+    return replace(work, model=short, start=start, feed=feed, table=table)

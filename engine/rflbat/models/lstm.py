@@ -68,9 +68,9 @@ def lstm(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
         return start_D
 
     def apply(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        vectors_BTE = embedding(x, parameters["embedding.weight"])
+        vectors_TBE = embedding(x.mT, parameters["embedding.weight"])
         recurrent = (parameters[f"lstm.{name}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-        state_BU = last_state(vectors_BTE, *recurrent)
+        state_BU = last_state(vectors_TBE, *recurrent)
         hidden = torch.relu(linear(state_BU, parameters["hidden.weight"], parameters["hidden.bias"]))
         return linear(hidden, parameters["linear.weight"], parameters["linear.bias"])
 

@@ -17,7 +17,7 @@ _LSTM_MODE = 2
 """What cuDNN, MIOpen and oneDNN call an LSTM."""
 
 
-def last_state(x_BTE: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
+def last_state(x_TBE: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
     """Read texts by one LSTM layer and give its state after the last token.
 
     ``gates_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh``; ``c_t = f c_{t-1} + i g``; ``h_t = o tanh(c_t)`` with i, f, o
@@ -25,7 +25,7 @@ def last_state(x_BTE: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Ten
     layer, everything else by a loop of products over tokens.
 
     Args:
-        x_BTE: the texts' vectors.
+        x_TBE: the texts' vectors, tokens first, as products of all texts and oneDNN read them.
         weight_ih: ``(G, E)``.
         weight_hh: ``(G, U)``.
         bias_ih: ``(G,)``.
@@ -35,12 +35,12 @@ def last_state(x_BTE: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Ten
         ``(B, U)``; differentiable once in every argument, and vmappable in every argument.
 
     Example:
-        >>> last_state(torch.ones(2, 3, 5), torch.ones(8, 5), torch.ones(8, 2), torch.ones(8), torch.ones(8)).shape
+        >>> last_state(torch.ones(3, 2, 5), torch.ones(8, 5), torch.ones(8, 2), torch.ones(8), torch.ones(8)).shape
         torch.Size([2, 2])
 
     Source: Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000 (forget gate).
     """
-    state_BU: Tensor = _Forward.apply(torch.is_grad_enabled(), x_BTE, weight_ih, weight_hh, bias_ih, bias_hh)[0]
+    state_BU: Tensor = _Forward.apply(torch.is_grad_enabled(), x_TBE, weight_ih, weight_hh, bias_ih, bias_hh)[0]
     return state_BU
 
 
@@ -49,40 +49,36 @@ def _fused(x: Tensor) -> bool:
     return x.ndim == 3 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def _fused_arguments(x_BTE: Tensor, units: int) -> tuple[Tensor, Tensor]:
-    """Give tokens first, as oneDNN reads them, and the empty first state."""
-    return x_BTE.transpose(0, 1).contiguous(), x_BTE.new_zeros(1, len(x_BTE), units)
-
-
-def _fused_forward(train: bool, x_BTE: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+def _fused_forward(train: bool, x_TBE: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     units = weights[1].shape[1]
-    x_TBE, zero_1BU = _fused_arguments(x_BTE, units)
+    zero_1BU = x_TBE.new_zeros(1, x_TBE.shape[1], units)
     settings: tuple[Any, ...] = (False, [], _LSTM_MODE, units, 1, True, False, False, train)
     # The layer keeps what its backward pass needs only in grad mode, which a Function's forward switches off.
     with torch.set_grad_enabled(train):
-        plain = (value.detach() for value in (x_TBE, *weights, zero_1BU, zero_1BU))
+        plain = (value.detach() for value in (x_TBE.contiguous(), *weights, zero_1BU, zero_1BU))
         found = torch.ops.aten.mkldnn_rnn_layer(*plain, *settings)
     states_TBU, state_1BU, cell_1BU, workspace = found
-    return state_1BU[0], states_TBU, cell_1BU, workspace if train else x_BTE.new_empty(0)
+    return state_1BU[0], states_TBU, cell_1BU, workspace if train else x_TBE.new_empty(0)
 
 
 def _fused_backward(grad_BU: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
-    x_BTE, w_ih, w_hh, b_ih, b_hh, states_TBU, cell_1BU, workspace = saved
+    x_TBE, w_ih, w_hh, b_ih, b_hh, states_TBU, cell_1BU, workspace = saved
     units = w_hh.shape[1]
-    x_TBE, zero_1BU = _fused_arguments(x_BTE, units)
+    zero_1BU = torch.zeros_like(cell_1BU)
     weights, first, last = (w_ih, w_hh, b_ih, b_hh), (zero_1BU, zero_1BU), (states_TBU[-1:], cell_1BU)
     grads = (torch.zeros_like(states_TBU), grad_BU[None].contiguous(), torch.zeros_like(cell_1BU))
     settings: tuple[Any, ...] = (False, _LSTM_MODE, units, 1, True, True, False, [], False, workspace)
-    found = torch.ops.aten.mkldnn_rnn_layer_backward(x_TBE, *weights, *first, states_TBU, *last, *grads, *settings)
-    return found[0].transpose(0, 1), found[1], found[2], found[3], found[4]
+    rows = (x_TBE.contiguous(), *weights, *first, states_TBU, *last, *grads)
+    found: tuple[Tensor, ...] = torch.ops.aten.mkldnn_rnn_layer_backward(*rows, *settings)
+    return found[:5]
 
 
-def _stepwise_forward(train: bool, x_nBTE: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+def _stepwise_forward(train: bool, x_nTBE: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     w_ih, w_hh, b_ih, b_hh = weights
-    clients, batch, tokens, inputs = x_nBTE.shape
-    x_nME = x_nBTE.transpose(1, 2).reshape(clients, tokens * batch, inputs)
-    inputs_nTBG = torch.baddbmm((b_ih + b_hh)[:, None], x_nME, w_ih.mT).view(clients, tokens, batch, -1)
-    state_nBU = cell_nBU = x_nBTE.new_zeros(clients, batch, w_hh.shape[2])
+    clients, tokens, batch, _ = x_nTBE.shape
+    inputs_nMG = torch.baddbmm((b_ih + b_hh)[:, None], x_nTBE.flatten(1, 2), w_ih.mT)
+    inputs_nTBG = inputs_nMG.view(clients, tokens, batch, -1)
+    state_nBU = cell_nBU = x_nTBE.new_zeros(clients, batch, w_hh.shape[2])
     states, cells = [state_nBU], [cell_nBU]
     actives: list[Tensor] = []
     for input_nBG in inputs_nTBG.unbind(1):
@@ -96,22 +92,20 @@ def _stepwise_forward(train: bool, x_nBTE: Tensor, *weights: Tensor) -> tuple[Te
 
 
 def _stepwise_backward(grad_nBU: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
-    x_nBTE, w_ih, w_hh, _, _, states_nTBU, cells_nTBU, actives_nTBG = saved
-    clients, batch, tokens, inputs = x_nBTE.shape
+    x_nTBE, w_ih, w_hh, _, _, states_nTBU, cells_nTBU, actives_nTBG = saved
     cells, actives = cells_nTBU.unbind(1), actives_nTBG.unbind(1)
     grad_cell_nBU, grads = torch.zeros_like(grad_nBU), []
-    for step in range(tokens - 1, -1, -1):
+    for step in range(x_nTBE.shape[1] - 1, -1, -1):
         grad_gates_nBG, grad_cell_nBU = lstm_cell_backward(
             grad_nBU, grad_cell_nBU, actives[step], cells[step], cells[step + 1]
         )
         grad_nBU = torch.bmm(grad_gates_nBG, w_hh)
         grads.append(grad_gates_nBG)
     grads_nMG = torch.stack(grads[::-1], 1).flatten(1, 2)
-    x_nME = x_nBTE.transpose(1, 2).reshape(clients, tokens * batch, inputs)
-    grad_x_nBTE = torch.bmm(grads_nMG, w_ih).view(clients, tokens, batch, inputs).transpose(1, 2)
+    grad_x_nTBE = torch.bmm(grads_nMG, w_ih).view(x_nTBE.shape)
     grad_hh = torch.bmm(grads_nMG.mT, states_nTBU[:, :-1].flatten(1, 2))
     grad_bias_nG = grads_nMG.sum(1)
-    return grad_x_nBTE, torch.bmm(grads_nMG.mT, x_nME), grad_hh, grad_bias_nG, grad_bias_nG.clone()
+    return grad_x_nTBE, torch.bmm(grads_nMG.mT, x_nTBE.flatten(1, 2)), grad_hh, grad_bias_nG, grad_bias_nG.clone()
 
 
 def _batched(info: Any, in_dims: tuple[int | None, ...], arguments: tuple[Tensor, ...]) -> list[Tensor]:

@@ -4,13 +4,17 @@ Legend of the suffixes: N clients, D parameters, n clients of a chunk.
 """
 
 import logging
+import os
 import re
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
 
 from rflbat.clients import executor
+from rflbat.clients.allocator import SETTINGS
 from rflbat.clients.step import SGD
 from rflbat.parameters import Layout
 
@@ -141,3 +145,36 @@ def test_no_gradient_is_recorded_in_a_worker():
         return gradient(named, *batch)
 
     run(2, 2, spy)
+
+
+RESIDENT = """
+import resource, sys
+import torch
+from rflbat.clients.allocator import keep_freed_pages
+
+if sys.argv[1] == "kept":
+    print(keep_freed_pages())
+def step():
+    for size in (8, 12, 20):
+        torch.ones(size * 2**18)
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+def test_what_a_step_freed_is_taken_again_without_page_faults():
+    def run(word, **variables):
+        inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+        environment = {**inherited, "PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", **variables}
+        command = [sys.executable, "-c", RESIDENT, word]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    [faults], (told, kept_faults) = run("default"), run("kept")
+    assert told == "True"
+    assert int(kept_faults) * 10 < int(faults)
+    assert run("kept", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
