@@ -3,7 +3,7 @@
 Axes: N rows (clients), D columns (parameters), B columns of one block.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -199,9 +199,36 @@ def _of_valid_rows(values_BN: Tensor, count: Tensor) -> bool:
     return on_host(values_BN) and bool(count > 0)
 
 
-def _join(blocks: list[Tensor], matrix_ND: Tensor) -> Tensor:
-    """Put the blocks' results into one vector of the matrix's type."""
-    return torch.cat([matrix_ND.new_empty(0), *(block_B.to(matrix_ND.dtype) for block_B in blocks)])
+def by_block(
+    matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int, statistic: Callable[[Sorted], Tensor]
+) -> Tensor:
+    """Take a statistic of each column.
+
+    It is written where it belongs at once: a list of small results between the large temporaries keeps an allocator
+    from using those again, and takes as much memory as the matrix.
+
+    Args:
+        matrix_ND: any float type, any strides, at least one row.
+        valid_N: bool, rows that count; None: all.
+        block_bytes: size of one block in float64; at least 1.
+        statistic: of sorted columns, (B,).
+
+    Returns:
+        (D,) in the matrix's own type.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> by_block(torch.tensor([[3.0, 1.0], [2.0, 5.0]]), None, 1, lambda block: block.values_BN[:, 0])
+        tensor([2., 1.])
+    """
+    found_D, start = matrix_ND.new_empty(matrix_ND.shape[1:]), 0
+    for block in sorted_blocks(matrix_ND, valid_N, block_bytes):
+        stop = start + len(block.values_BN)
+        found_D[start:stop] = statistic(block)
+        start = stop
+    return found_D
 
 
 @torch.no_grad()
@@ -225,8 +252,9 @@ def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_byt
 
     Source: Yin, Chen, Ramchandran and Bartlett 2018, definition 1.
     """
-    blocks = sorted_blocks(matrix_ND, valid_N, block_bytes)
-    return _join([torch.where(block.valid_rows > 0, middle(block), 0.0) for block in blocks], matrix_ND)
+    return by_block(
+        matrix_ND, valid_N, block_bytes, lambda block: torch.where(block.valid_rows > 0, middle(block), 0.0)
+    )
 
 
 @torch.no_grad()
@@ -253,11 +281,12 @@ def column_trimmed_mean(
 
     Source: Yin, Chen, Ramchandran and Bartlett 2018, definition 2.
     """
-    means = []
-    for values_BN, count in sorted_blocks(matrix_ND, valid_N, block_bytes):
-        cut = torch.minimum(trim, (count - 1) // 2).clamp_min(0)
-        means.append(window_mean(values_BN, cut, count - 2 * cut))
-    return _join(means, matrix_ND)
+
+    def mean(block: Sorted) -> Tensor:
+        cut = torch.minimum(trim, (block.valid_rows - 1) // 2).clamp_min(0)
+        return window_mean(block.values_BN, cut, block.valid_rows - 2 * cut)
+
+    return by_block(matrix_ND, valid_N, block_bytes, mean)
 
 
 @torch.no_grad()
@@ -287,11 +316,12 @@ def column_central_mean(
 
     Source: El Mhamdi, Guerraoui and Rouault 2018, section 4.
     """
-    means = []
-    for block in sorted_blocks(matrix_ND, valid_N, block_bytes):
+
+    def mean(block: Sorted) -> Tensor:
         width = torch.minimum(nearest, block.valid_rows)
-        means.append(window_mean(block.values_BN, _nearest_window(block, width), width))
-    return _join(means, matrix_ND)
+        return window_mean(block.values_BN, _nearest_window(block, width), width)
+
+    return by_block(matrix_ND, valid_N, block_bytes, mean)
 
 
 def _nearest_window(block: Sorted, width: Tensor) -> Tensor:

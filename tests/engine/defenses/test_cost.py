@@ -25,6 +25,26 @@ ON_THE_ROUND = {name: {"memory": False} if name == "foolsgold" else {} for name 
 STREAMED = [*ON_THE_ROUND, "norm_clipping"]
 """Those, and one that makes passes over the rows: none of them holds a second matrix."""
 CLEAR_REFS = Path("/proc/self/clear_refs")
+COLD = """
+import sys, torch
+from rflbat_kernels import column_central_mean, column_median, column_trimmed_mean
+torch.set_num_threads(1)
+
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+statistics = {
+    "median": column_median,
+    "trimmed mean": lambda matrix_ND: column_trimmed_mean(matrix_ND, torch.tensor(20)),
+    "central mean": lambda matrix_ND: column_central_mean(matrix_ND, torch.tensor(60)),
+}
+matrix_ND = torch.rand(100, 400_000)
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+statistics[sys.argv[1]](matrix_ND)
+print((status("VmHWM") - before) / matrix_ND.nbytes)
+"""
 PEAKS = """
 import json, sys, torch, rflbat
 torch.set_num_threads(1)
@@ -106,3 +126,15 @@ def peaks() -> dict[str, float]:
 @pytest.mark.parametrize("name", STREAMED)
 def test_no_second_copy_of_the_matrix(peaks, name):
     assert peaks[name] < STATES.get(name, 0.0) + 0.1
+
+
+@pytest.mark.skipif(not os.access(CLEAR_REFS, os.W_OK), reason="the peak of a process's memory cannot be set back here")
+@pytest.mark.parametrize("name", ["median", "trimmed mean", "central mean"])
+def test_what_blocks_of_columns_free_serves_the_next_ones(name):
+    """With the allocator as it comes: small results between large temporaries would keep it from using them again."""
+    told = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}
+    environment = {key: value for key, value in os.environ.items() if key not in told}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", COLD, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=300)
+    assert float(done.stdout) < 0.4
