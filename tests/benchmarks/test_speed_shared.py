@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.speed import clients, parts, shadows
-from benchmarks.speed.measure import Size, Timing, rows_of
+from benchmarks.speed.measure import Size, Timing, Wrong, rows_of
 from benchmarks.speed.registry import cases
 from benchmarks.speed.runner import measure
 from benchmarks.speed.table import PARTS, page
@@ -41,6 +41,18 @@ def test_a_round_on_real_data_is_checked_client_by_client(defense, in_process, t
     np.save(tmp_path / "updates.npy", np.load(tmp_path / "updates.npy") * 1.01)
     [row] = measure(case, 1, TWICE, RATES, tmp_path)
     assert row.checked.startswith("wrong: ")
+
+
+def test_few_updates_may_go_the_other_way_at_a_tie_but_not_many_nor_far():
+    right_ND = np.random.default_rng(0).standard_normal((40, 7)).astype(np.float32)
+
+    def off(rows, factor):
+        return clients.nearly_all(np.where(np.arange(40)[:, None] < rows, right_ND * factor, right_ND), right_ND)
+
+    assert off(2, 1.01) == "40 updates as the plain loop's, the median to 0.0e+00, 95% within 1e-03"
+    for rows, factor in ((3, 1.01), (1, 1.06), (40, 1.002), (1, np.nan)):
+        with pytest.raises(Wrong, match="the farthest off by"):
+            off(rows, np.float32(factor))
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.case}-{target.figure}")
