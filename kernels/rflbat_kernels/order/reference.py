@@ -199,7 +199,7 @@ def _of_valid_rows(values_BN: Tensor, count: Tensor) -> bool:
     return on_host(values_BN) and bool(count > 0)
 
 
-def by_block(
+def _by_block(
     matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int, statistic: Callable[[Sorted], Tensor]
 ) -> Tensor:
     """Take a statistic of each column.
@@ -220,7 +220,7 @@ def by_block(
         ValueError: wrong shape or type.
 
     Example:
-        >>> by_block(torch.tensor([[3.0, 1.0], [2.0, 5.0]]), None, 1, lambda block: block.values_BN[:, 0])
+        >>> _by_block(torch.tensor([[3.0, 1.0], [2.0, 5.0]]), None, 1, lambda block: block.values_BN[:, 0])
         tensor([2., 1.])
     """
     found_D, start = matrix_ND.new_empty(matrix_ND.shape[1:]), 0
@@ -252,7 +252,7 @@ def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_byt
 
     Source: Yin, Chen, Ramchandran and Bartlett 2018, definition 1.
     """
-    return by_block(
+    return _by_block(
         matrix_ND, valid_N, block_bytes, lambda block: torch.where(block.valid_rows > 0, middle(block), 0.0)
     )
 
@@ -286,7 +286,7 @@ def column_trimmed_mean(
         cut = torch.minimum(trim, (block.valid_rows - 1) // 2).clamp_min(0)
         return window_mean(block.values_BN, cut, block.valid_rows - 2 * cut)
 
-    return by_block(matrix_ND, valid_N, block_bytes, mean)
+    return _by_block(matrix_ND, valid_N, block_bytes, mean)
 
 
 @torch.no_grad()
@@ -321,7 +321,7 @@ def column_central_mean(
         width = torch.minimum(nearest, block.valid_rows)
         return window_mean(block.values_BN, _nearest_window(block, width), width)
 
-    return by_block(matrix_ND, valid_N, block_bytes, mean)
+    return _by_block(matrix_ND, valid_N, block_bytes, mean)
 
 
 def _nearest_window(block: Sorted, width: Tensor) -> Tensor:

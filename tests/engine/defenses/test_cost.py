@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rflbat.aggregate import aggregate
+from rflbat.clients.allocator import SETTINGS
 from rflbat.defenses import base
 from rflbat.defenses.base import Updates
 from rflbat.defenses.registry import DEFENSES, make_defense
@@ -28,11 +29,8 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 COLD = """
 import sys, torch
 from rflbat_kernels import column_central_mean, column_median, column_trimmed_mean
+from tests.engine.peak_memory import status
 torch.set_num_threads(1)
-
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 
 statistics = {
     "median": column_median,
@@ -47,11 +45,8 @@ print((status("VmHWM") - before) / matrix_ND.nbytes)
 """
 PEAKS = """
 import json, sys, torch, rflbat
+from tests.engine.peak_memory import status
 torch.set_num_threads(1)
-
-def status(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 
 peaks = {}
 matrix_ND = torch.randn(100, 400_000, generator=torch.Generator().manual_seed(0))
@@ -132,8 +127,7 @@ def test_no_second_copy_of_the_matrix(peaks, name):
 @pytest.mark.parametrize("name", ["median", "trimmed mean", "central mean"])
 def test_what_blocks_of_columns_free_serves_the_next_ones(name):
     """With the allocator as it comes: small results between large temporaries would keep it from using them again."""
-    told = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}
-    environment = {key: value for key, value in os.environ.items() if key not in told}
+    environment = {key: value for key, value in os.environ.items() if key not in SETTINGS}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", COLD, name]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=300)
