@@ -15,7 +15,7 @@ from rflbat.world import DATA_DIR, versions
 
 EXTRAS = {
     "report": "the page report.html",
-    "text": "tokens of amazon's texts",
+    "text": "tokens of texts: amazon, imdb",
     "track": "trackers of --track",
     "gpu": "cuML's k-means on CUDA devices",
     "flower": "a defense as Flower's strategy, rflbat.interop.flower",

@@ -1,18 +1,21 @@
 """What a data set is to the rest of the engine: six tensors and the facts needed to read them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from rflbat.errors import UserError
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set that lies whole on one device, in its storage type (47 MB for MNIST as uint8).
 
-    What models and triggers see is given by `as_inputs`: float value = stored value * scale for images, token ids for
-    texts.
+    What models and triggers see is given by `as_inputs`: float value = stored value * scale + offset for images, token
+    ids for texts.
 
     Attributes:
         name: name in the registry.
@@ -24,12 +27,13 @@ class Dataset:
         shape: shape of one sample, such as (1, 28, 28).
         low: background value after conversion to float.
         high: ink value after conversion to float; a trigger is stamped with it.
-        scale: factor from stored to float values: 1/255 for uint8.
+        scale: factor from stored to float values: 1/255 for uint8, negative where the polarity is inverted.
         train_writers: (n,) int64, who produced each training sample (any integers), or None where unknown.
         model: name of the model used when none is asked for.
         source: where the samples were read from.
         words: for texts the vocabulary, position = token id; None for images.
         encode: for texts, from a text to its token ids by the same tokens and vocabulary, neither cut nor padded.
+        offset: added to the scaled values.
 
     Example:
         >>> pixels, labels = torch.tensor([[0, 255]], dtype=torch.uint8), torch.tensor([1])
@@ -53,6 +57,7 @@ class Dataset:
     source: str
     words: tuple[str, ...] | None = None
     encode: Callable[[str], list[int]] | None = None
+    offset: float = 0.0
 
     def to(self, device: torch.device | str) -> "Dataset":
         """Give the same data set on `device`; tensors that lie there already are shared, not copied."""
@@ -67,11 +72,11 @@ class Dataset:
 
 
 def as_inputs(x: Tensor, dataset: Dataset) -> Tensor:
-    """Convert stored samples to what models and triggers see: x * scale as floats, or token ids.
+    """Convert stored samples to what models and triggers see: x * scale + offset as floats, or token ids.
 
     Args:
         x: samples of `dataset` as stored, of any leading shape.
-        dataset: says the scale, or that it holds texts.
+        dataset: holds the scale and the offset, or texts.
 
     Returns:
         float32 (images) or int64 (texts) of x's shape on x's device; always new memory, so stamping a trigger into it
@@ -87,4 +92,37 @@ def as_inputs(x: Tensor, dataset: Dataset) -> Tensor:
     if dataset.words is not None:
         return x.to(torch.int64, copy=True)
     # Out of place on purpose: for float32 storage `.to` alone would hand out the data set's own memory.
-    return torch.mul(x, dataset.scale).to(torch.float32)
+    inputs = torch.mul(x, dataset.scale).to(torch.float32)
+    return inputs.add_(dataset.offset) if dataset.offset else inputs
+
+
+def standardized(dataset: Dataset, mean: float, std: float) -> Dataset:
+    """Feed images as ``(x - mean) / std``; the background and ink values move with them.
+
+    Args:
+        dataset: images.
+        mean: subtracted from the float values; 0 leaves them.
+        std: divides what is left, above 0; 1 leaves it.
+
+    Returns:
+        the data set with another scale, offset, background and ink; it shares the stored samples.
+
+    Raises:
+        UserError: ``mean`` is not finite, or ``std`` is not a finite number above 0.
+
+    Example:
+        >>> from rflbat.data.digits import load
+        >>> round(standardized(load(), 0.5, 0.25).high, 3)
+        2.0
+    """
+    if not math.isfinite(mean):
+        raise UserError(f"mean={mean} is out of range; allowed: a finite number")
+    if not (math.isfinite(std) and std > 0):
+        raise UserError(f"std={std} is out of range; allowed: a finite number above 0")
+    return replace(
+        dataset,
+        scale=dataset.scale / std,
+        offset=(dataset.offset - mean) / std,
+        low=(dataset.low - mean) / std,
+        high=(dataset.high - mean) / std,
+    )

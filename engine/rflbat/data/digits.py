@@ -4,24 +4,31 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UC
 (its test part), as `sklearn.datasets.load_digits` gives it.
 """
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from rflbat.data.base import Dataset
+from rflbat.data.base import Dataset, standardized
 
 _STORED = 8  # pixels a side, each 0..16
 _SIDE = 28  # pixels a side of MNIST, so that its models and triggers fit
 _INK = 16
 
 
-def load() -> Dataset:
+def load(data_dir: Path | None = None, *, mean: float = 0.0, std: float = 1.0) -> Dataset:
     """Load the embedded digits, enlarged to MNIST's 28x28 and split 80/20.
 
     Each 8x8 image V (0..16) becomes round(255/16 * W V W') with W (28, 8) the bilinear weights (pixel centres at
     half-integers, borders repeated: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`). The
     weights are multiples of 1/14, so all is computed in integers and every machine gets the same bytes.
     The split is stratified and uses no randomness: of each class, every fifth sample in stored order is a test sample.
+
+    Args:
+        data_dir: not used: no files are read.
+        mean: subtracted from the values 0 to 1; 0 leaves them.
+        std: divides what is left, above 0.
 
     Returns:
         1,442 training and 355 test samples (1, 28, 28) uint8, background 0, ink 255; no writers.
@@ -37,7 +44,7 @@ def load() -> Dataset:
     images = torch.from_numpy(_enlarge(stored.reshape(-1, _STORED, _STORED).astype(np.int64))).unsqueeze(1)
     targets = torch.from_numpy(labels.astype(np.int64))
     is_test = torch.from_numpy(_every_fifth(labels))
-    return Dataset(
+    dataset = Dataset(
         name="digits",
         train_x=images[~is_test],
         train_y=targets[~is_test],
@@ -52,6 +59,7 @@ def load() -> Dataset:
         model="logistic",
         source="scikit-learn's embedded digits",
     )
+    return standardized(dataset, mean, std)
 
 
 def _enlarge(images: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

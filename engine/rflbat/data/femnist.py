@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rflbat.data.base import Dataset
+from rflbat.data.base import Dataset, standardized
 from rflbat.data.leaf import read_users, shown
-from rflbat.errors import UserError
+from rflbat.errors import UserError, nearest
 from rflbat.reading import open_regular
 from rflbat.results import checkpoint
 
@@ -29,6 +29,8 @@ _FOLDERS = ("femnist", "femnist_leaf")
 _PARTS = ("train", "test")
 _CLASSES = 62
 _SIDE = 28
+POLARITIES = {"ink": (0.0, 1.0), "leaf": (1.0, 0.0)}
+"""Name -> values of background and ink. LEAF's files hold the second."""
 _FORMAT = "femnist 1"  # of the cache; a change of what is stored needs a new number
 
 WANTED = "*{train,test}*.json or LEAF's {train,test}/all_data_*.json (or .json.gz)"
@@ -39,8 +41,11 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Part = dict[str, tuple[Pixels, npt.NDArray[np.int64]]]
 
 
-def load(data_dir: Path | None = None) -> Dataset:
-    """Load FEMNIST: 28x28 grey images of 10 digits, 26 capitals and 26 small letters, background 1, ink 0.
+def load(data_dir: Path | None = None, *, polarity: str = "ink", mean: float = 0.0, std: float = 1.0) -> Dataset:
+    """Load FEMNIST: 28x28 grey images of 10 digits, 26 capitals and 26 small letters, background 0, ink 1.
+
+    LEAF's files hold the opposite, background 1 and ink 0. Fed like that, nearly every input of the first layer is 1,
+    all updates share one large component, and training is slow; so images are inverted unless ``polarity="leaf"``.
 
     Any number of LEAF files, `*train*.json` and `*test*.json` or LEAF's own `train/all_data_*.json` and
     `test/all_data_*.json`, each plain or .gz, are looked for in `data_dir`, then in `femnist` and `femnist_leaf` below
@@ -54,14 +59,17 @@ def load(data_dir: Path | None = None) -> Dataset:
 
     Args:
         data_dir: folder of data sets; None is refused, since nothing is downloaded.
+        polarity: "ink" (background 0, ink 1, as MNIST) or "leaf" (background 1, ink 0, as the files).
+        mean: subtracted from the values; 0 leaves them.
+        std: divides what is left, above 0.
 
     Returns:
         Training and test samples (n, 1, 28, 28), and for the training samples their writers: positions in the sorted
         names of all users that have samples, of training or test.
 
     Raises:
-        UserError: files are missing or damaged, or hold a user twice or anything but 784 values in 0..1 and labels in
-            0..61.
+        UserError: an argument is out of its range; files are missing or damaged, or hold a user twice or anything but
+            784 values in 0..1 and labels in 0..61.
 
     Example:
         >>> load(Path("no-such-folder"))  # doctest: +ELLIPSIS
@@ -69,6 +77,8 @@ def load(data_dir: Path | None = None) -> Dataset:
             ...
         rflbat.errors.UserError: ...no-such-folder: there is no such folder; put *{train,test}*.json or ...
     """
+    if polarity not in POLARITIES:
+        raise UserError(f"polarity={polarity!r}{nearest(polarity, POLARITIES)}; allowed: {', '.join(POLARITIES)}")
     if data_dir is None:
         raise UserError(f"FEMNIST needs a data folder (--data-dir DIR); {_HINT}")
     root = Path(os.path.abspath(data_dir.expanduser()))
@@ -80,7 +90,9 @@ def load(data_dir: Path | None = None) -> Dataset:
         # Files that changed while they were read must not be remembered by what they held before.
         if _key(root, paths) == key:
             _remember(folder, key, tensors)
-    return Dataset(
+    low, high = POLARITIES[polarity]
+    scale = 1 / 255 if tensors["train_x"].dtype == torch.uint8 else 1.0
+    dataset = Dataset(
         name="femnist",
         train_x=tensors["train_x"],
         train_y=tensors["train_y"],
@@ -88,13 +100,15 @@ def load(data_dir: Path | None = None) -> Dataset:
         test_y=tensors["test_y"],
         classes=_CLASSES,
         shape=(1, _SIDE, _SIDE),
-        low=1.0,
-        high=0.0,
-        scale=1 / 255 if tensors["train_x"].dtype == torch.uint8 else 1.0,
+        low=low,
+        high=high,
+        scale=scale * (low - high),
+        offset=high,
         train_writers=tensors["train_writers"],
         model="cnn",
         source=str(folder),
     )
+    return standardized(dataset, mean, std)
 
 
 def _find(root: Path) -> tuple[Path, dict[str, list[Path]]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rflbat.data.base import Dataset
+from rflbat.data.base import Dataset, standardized
 from rflbat.data.idx import read_idx
 from rflbat.errors import UserError
 from rflbat.reading import open_regular
@@ -90,7 +90,7 @@ FASHION_MNIST = Family(
 )
 
 
-def load(data_dir: Path | None = None, family: Family = MNIST) -> Dataset:
+def load(data_dir: Path | None = None, family: Family = MNIST, *, mean: float = 0.0, std: float = 1.0) -> Dataset:
     """Load MNIST or Fashion-MNIST: 28x28 grey images of ten classes, background 0, ink 255.
 
     The four IDX files, each plain or .gz, are looked for in `data_dir` itself, then in the family's folders below it.
@@ -102,6 +102,8 @@ def load(data_dir: Path | None = None, family: Family = MNIST) -> Dataset:
     Args:
         data_dir: folder of data sets, or None.
         family: `MNIST` or `FASHION_MNIST`.
+        mean: subtracted from the values 0 to 1; 0 leaves them.
+        std: divides what is left, above 0.
 
     Returns:
         60,000 training and 10,000 test samples (1, 28, 28) uint8 (fewer where the files hold fewer).
@@ -128,7 +130,7 @@ def load(data_dir: Path | None = None, family: Family = MNIST) -> Dataset:
     for other in (MNIST, FASHION_MNIST):
         if other.name != family.name and tuple(train_y[:10].tolist()) == other.first_labels:
             raise UserError(f"{folder}: holds {other.title}, not {family.title}; {get}")
-    return Dataset(
+    dataset = Dataset(
         name=family.name,
         train_x=train_x,
         train_y=train_y,
@@ -143,6 +145,30 @@ def load(data_dir: Path | None = None, family: Family = MNIST) -> Dataset:
         model="logistic",
         source=str(folder),
     )
+    return standardized(dataset, mean, std)
+
+
+def load_fashion(data_dir: Path | None = None, *, mean: float = 0.0, std: float = 1.0) -> Dataset:
+    """Load Fashion-MNIST, as ``load`` does.
+
+    Args:
+        data_dir: folder of data sets, or None.
+        mean: subtracted from the values 0 to 1; 0 leaves them.
+        std: divides what is left, above 0.
+
+    Returns:
+        60,000 training and 10,000 test samples (1, 28, 28) uint8; no writers.
+
+    Raises:
+        UserError: as ``load``.
+
+    Example:
+        >>> load_fashion(Path("no-such-folder"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        rflbat.errors.UserError: ...no-such-folder: there is no such folder; get the four IDX files from ...
+    """
+    return load(data_dir, FASHION_MNIST, mean=mean, std=std)
 
 
 def _hint(family: Family, root: Path | None) -> str:

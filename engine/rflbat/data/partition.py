@@ -103,7 +103,9 @@ def _natural(
     if writers is None:
         raise UserError(
             "the natural partition needs to know who wrote each sample, and this data set (or what was found of it) "
-            "does not say; femnist does; for mnist put qmnist-train-labels-idx2-int.gz in DIR/mnist_writers"
+            "does not say; femnist and imdb do; for mnist put qmnist-train-labels-idx2-int.gz in DIR/mnist_writers; "
+            "for amazon every table that is read must give the UserId of each review: --dataset-arg files=Reviews.csv "
+            "reads Kaggle's alone"
         )
     if len(writers) != samples:
         raise UserError(f"{len(writers)} writers for {samples} samples, expected one for each sample")

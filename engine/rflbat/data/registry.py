@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rflbat.data import amazon, digits, femnist, mnist
+from rflbat.data import amazon, digits, femnist, imdb, mnist
 from rflbat.data.base import Dataset
+from rflbat.data.tables import Origin
 from rflbat.plugins import Registry
 from rflbat.registry import lookup
 
@@ -37,6 +38,10 @@ def _where(family: mnist.Family) -> str:
     )
 
 
+def _below(origin: Origin) -> str:
+    return ", ".join(f"DIR/{folder}" for folder in origin.folders)
+
+
 def _adopt(load: Callable[..., Dataset]) -> Row:
     """A data set of another package: its own docstring says what it is."""
     about = (inspect.getdoc(load) or "a data set of another package").partition("\n")[0]
@@ -45,7 +50,7 @@ def _adopt(load: Callable[..., Dataset]) -> Row:
 
 _OURS: dict[str, Row] = {
     "digits": Row(
-        load=lambda data_dir: digits.load(),
+        load=digits.load,
         summary="1,797 handwritten digits enlarged to 28x28, 10 classes",
         where="inside scikit-learn: no files, no network",
     ),
@@ -55,7 +60,7 @@ _OURS: dict[str, Row] = {
         where=f"{_where(mnist.MNIST)}; writers: qmnist-train-labels-idx2-int.gz in DIR/mnist_writers",
     ),
     "fashion-mnist": Row(
-        load=lambda data_dir: mnist.load(data_dir, mnist.FASHION_MNIST),
+        load=mnist.load_fashion,
         summary="70,000 articles of clothing 28x28, 10 classes",
         where=_where(mnist.FASHION_MNIST),
     ),
@@ -68,9 +73,18 @@ _OURS: dict[str, Row] = {
         load=amazon.load,
         summary="food reviews as texts of 100 tokens, 5 classes (scores), equally many of each; writers by UserId",
         where=(
-            f"Reviews.csv (plain or .gz) in DIR, {', '.join(f'DIR/{folder}' for folder in amazon.FOLDERS)}, "
-            f"from {amazon.ORIGIN}; or texts.txt and labels.txt, one text and one score 1..5 a line; "
-            "needs rflbat[text]"
+            f"any number of {amazon.TABLES} (plain or .gz) in DIR, {_below(amazon.ORIGIN)}, "
+            f"from {amazon.ORIGIN.address}; or texts.txt and labels.txt, one text and one score 1..5 a line; the "
+            "natural partition needs a UserId in every table that is read; needs rflbat[text]"
+        ),
+        attack="sentence",
+    ),
+    "imdb": Row(
+        load=imdb.load,
+        summary="50,000 film reviews as texts of 200 tokens, 2 classes (negative, positive); writers are the films",
+        where=(
+            f"{imdb.TABLE} (plain or .gz; columns split, label, title, text) or the folder {imdb.ARCHIVE} in DIR, "
+            f"{_below(imdb.ORIGIN)}, from {imdb.ORIGIN.address}; needs rflbat[text]"
         ),
         attack="sentence",
     ),

@@ -5,6 +5,7 @@ torch after 2.3.
 """
 
 import importlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _REPLACED = (
     *(("'", " '  "), ('"', ""), (".", " . "), ("<br />", " "), (",", " , "), ("(", " ( "), (")", " ) ")),
     *(("!", " ! "), ("?", " ? "), (";", " "), (":", " ")),
 )
+_NEITHER = re.compile(r"[\W_]+")  # neither letter nor digit: of `\w` only "_" fails `str.isalnum`
 _TEST_SHARE = 5  # one text in five
 
 
@@ -203,27 +205,50 @@ def pad_in_front(id_lists: Sequence[Sequence[int]], tokens: int) -> Tensor:
 
 
 def distinct(texts: Iterable[str]) -> dict[bytes, int]:
-    """Find the first of each text, where texts of the same `basic_english` tokens count as one.
+    """Find the first of each text, where texts of the same lower-cased letters and digits count as one.
+
+    Spaces, punctuation and `<br />` make no difference: copies of a review differ in them. (So `a part` and `apart`
+    count as one text too.) Texts without a letter or digit, such as `:-)` or `???`, are compared by their
+    `basic_english` tokens written without spaces, so that they stay apart.
 
     Args:
         texts: any texts; those without a token (white space, `"`, `;`, `:`, `<br />` only) are left out.
 
     Returns:
-        position of the first of each text, by a key that depends on the text alone: 16 bytes of BLAKE2b over its
-        tokens written without spaces. (So `a part` and `apart` count as one text too.)
+        position of the first of each text, by a key that depends on the text alone: 16 bytes of BLAKE2b over what is
+        compared.
 
     Example:
-        >>> list(distinct(["Good, but", "", 'GOOD , "but"', "bad"]).values())
-        [0, 3]
+        >>> list(distinct(["Good, but", "", 'GOOD; "but"...', "bad", "???", "!"]).values())
+        [0, 3, 4, 5]
     """
     firsts: dict[bytes, int] = {}
     for position, text in enumerate(texts):
-        bare = text.lower().replace('"', "").replace("<br />", " ").replace(";", " ").replace(":", " ")
-        written = "".join(bare.split())
+        bare = text.lower().replace('"', "").replace("<br />", " ")
+        written = _NEITHER.sub("", bare) or "".join(bare.replace(";", " ").replace(":", " ").split())
         if written:
             key = blake2b(written.encode("utf-8", "surrogatepass"), digest_size=16, person=b"rflbat split").digest()
             firsts.setdefault(key, position)
     return firsts
+
+
+def balanced(firsts: Mapping[bytes, int], labels: Sequence[int], per_class: int | None) -> list[int]:
+    """Take the first texts of each class in the order of their keys, which is as good as shuffled.
+
+    Args:
+        firsts: position of each text by its key, as `distinct` gives it.
+        labels: class of each position.
+        per_class: texts wanted of each class, at least 1; a class with fewer gives all it has. None takes all texts.
+
+    Returns:
+        positions in the order of the keys, classes mixed.
+
+    Example:
+        >>> balanced({b"c": 0, b"a": 1, b"d": 2, b"b": 3}, [7, 7, 9, 9], 1)
+        [1, 3]
+    """
+    taken = [key for keys in _by_class(firsts, labels).values() for key in keys[:per_class]]
+    return [firsts[key] for key in sorted(taken)]
 
 
 def split(firsts: Mapping[bytes, int], labels: Sequence[int], per_class: int) -> tuple[list[int], list[int]]:
@@ -245,14 +270,19 @@ def split(firsts: Mapping[bytes, int], labels: Sequence[int], per_class: int) ->
         >>> split({b"c": 0, b"a": 1, b"d": 2, b"b": 3}, [7, 7, 9, 9], 2)
         ([0, 2], [1, 3])
     """
-    by_class: dict[int, list[bytes]] = {}
-    for key in sorted(firsts):
-        by_class.setdefault(labels[firsts[key]], []).append(key)
     train: list[bytes] = []
     test: list[bytes] = []
-    for keys in by_class.values():
+    for keys in _by_class(firsts, labels).values():
         taken = keys[:per_class]
         held_out = max(1, len(taken) // _TEST_SHARE)
         test += taken[:held_out]
         train += taken[held_out:]
     return [firsts[key] for key in sorted(train)], [firsts[key] for key in sorted(test)]
+
+
+def _by_class(firsts: Mapping[bytes, int], labels: Sequence[int]) -> dict[int, list[bytes]]:
+    """List the keys of each class, sorted."""
+    keys: dict[int, list[bytes]] = {}
+    for key in sorted(firsts):
+        keys.setdefault(labels[firsts[key]], []).append(key)
+    return keys

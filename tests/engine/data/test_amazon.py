@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rflbat.data.amazon import load, read_reviews
+from rflbat.data.amazon import ORIGIN, TABLES, load, read_reviews
 from rflbat.data.base import as_inputs
 from rflbat.data.partition import partition
-from rflbat.data.text import basic_english
+from rflbat.data.text import basic_english, distinct
 from rflbat.errors import UserError
 
 pytest.importorskip("tokenizers", reason="tokens need the package tokenizers: pip install 'rflbat[text]'")
@@ -72,45 +72,54 @@ def data_dir() -> Path:
 
 def test_real_reviews_are_what_they_are_known_to_be(data_dir: Path) -> None:
     reviews = read_reviews(data_dir / "amazon_fine_food/Reviews.csv.gz")
-    assert len(reviews.texts) == len(reviews.users) == 14976
-    assert [count for _, count in sorted(Counter(reviews.scores).items())] == [1344, 839, 1147, 2180, 9466]
-    assert len(set(reviews.users)) == 13269
+    assert len(reviews.texts) == len(reviews.writers) == 14976
+    assert [count for _, count in sorted(Counter(reviews.labels).items())] == [1344, 839, 1147, 2180, 9466]
+    assert len(set(reviews.writers)) == 13269
     assert reviews.skipped == {}
 
 
-def test_real_reviews_are_balanced_and_no_text_leaks(data_dir: Path) -> None:
-    reviews = read_reviews(data_dir / "amazon_fine_food/Reviews.csv.gz")
+def test_real_reviews_of_all_files_are_balanced_and_no_text_leaks(data_dir: Path) -> None:
+    if not (data_dir / "amazon_fine_food_extra").is_dir():
+        pytest.skip(f"{data_dir} holds no amazon_fine_food_extra/")
+    parts = [read_reviews(path) for path in ORIGIN.tables(data_dir, TABLES)]
+    texts = [text for part in parts for text in part.texts]
+    labels = [label for part in parts for label in part.labels]
+    counts = Counter(labels[position] for position in distinct(texts).values())
+    assert [count for _, count in sorted(counts.items())] == [4253, 4520, 5314, 6275, 13680]
     dataset = load(data_dir)
-    assert torch.bincount(dataset.train_y).tolist() == [630] * 5
-    assert torch.bincount(dataset.test_y).tolist() == [157] * 5
-    assert dataset.train_x.shape == (3150, 100)
-    assert "787 of each score; skipped: 718 repeated text" in dataset.source
+    assert torch.bincount(dataset.train_y).tolist() == [3403] * 5
+    assert torch.bincount(dataset.test_y).tolist() == [850] * 5
+    assert dataset.train_x.shape == (17015, 100)
+    assert "4253 of each score; skipped: 719 repeated text" in dataset.source
+    assert dataset.train_writers is None
     assert dataset.words is not None
     assert dataset.encode is not None
     assert 10_000 < len(dataset.words) < 56_785
     assert dataset.words[:4] == ("<pad>", "<unk>", ".", "the")
     # Different texts may share their first 100 ids, so a row can belong to several scores.
-    scores: dict[tuple[int, ...], set[int]] = {}
-    whole = [dataset.encode(text) for text in reviews.texts]
-    for ids, score in zip(whole, reviews.scores, strict=True):
-        scores.setdefault(tuple([0] * (100 - len(ids)) + ids[:100]), set()).add(score - 1)
+    known: dict[tuple[int, ...], set[int]] = {}
+    whole = [dataset.encode(text) for text in texts]
+    for ids, label in zip(whole, labels, strict=True):
+        known.setdefault(tuple([0] * (100 - len(ids)) + ids[:100]), set()).add(label)
     for x, y in ((dataset.train_x, dataset.train_y), (dataset.test_x, dataset.test_y)):
-        assert all(label in scores[tuple(row)] for row, label in zip(x.tolist(), y.tolist(), strict=True))
+        assert all(label in known[tuple(row)] for row, label in zip(x.tolist(), y.tolist(), strict=True))
     # A short text is there whole: the same on both sides would be a leak.
     train, test = ({tuple(row) for row in x.tolist() if row[0] == 0} for x in (dataset.train_x, dataset.test_x))
-    known = {row for row in test if 1 not in row}
-    assert len(known) > 100
-    assert not known & train
-    assert dataset.train_writers is not None
-    parts = partition("natural", dataset.train_y.numpy(), 100, 1.0, np.random.default_rng(0), dataset.train_writers)
-    assert len(parts) == 100
+    familiar = {row for row in test if 1 not in row}
+    assert len(familiar) > 100
+    assert not familiar & train
 
 
-def test_real_reviews_give_the_same_bytes_each_time(data_dir: Path) -> None:
-    first, second = load(data_dir, per_class=60), load(data_dir / "amazon_fine_food", per_class=60)
+def test_real_reviews_of_one_file_have_writers_and_the_same_bytes_each_time(data_dir: Path) -> None:
+    first = load(data_dir, files="Reviews.csv")
+    second = load(data_dir / "amazon_fine_food", files="Reviews.csv")
     for name in ("train_x", "train_y", "test_x", "test_y", "train_writers"):
         assert torch.equal(getattr(first, name), getattr(second, name))
     assert first.words == second.words
+    assert "787 of each score" in first.source
+    assert first.train_writers is not None
+    parts = partition("natural", first.train_y.numpy(), 100, 1.0, np.random.default_rng(0), first.train_writers)
+    assert len(parts) == 100
 
 
 # What a data set holds. Reviews are made up from here on.
@@ -209,11 +218,55 @@ def test_no_writers_where_one_is_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_files_are_found_in_each_place(tmp_path: Path, packed: bool) -> None:
-    for count, place in enumerate(("amazon_fine_food", "amazon", ""), 5):
-        path = tmp_path / place / f"Reviews.csv{'.gz' * packed}"
-        write(path, rows_of([count] * 5), packed=packed)
-        assert load(tmp_path).source.startswith(f"{path} ({count} of each score")
+@pytest.mark.parametrize("place", ["", "amazon", "amazon_fine_food", "amazon_fine_food_extra"])
+def test_a_table_is_found_in_each_place(tmp_path: Path, place: str, packed: bool) -> None:
+    path = write(tmp_path / place / f"Reviews.csv{'.gz' * packed}", rows_of(), packed=packed)
+    assert load(tmp_path).source == f"{path} (10 of each score; skipped: none)"
+
+
+def test_tables_of_all_places_are_read_together_in_a_fixed_order(tmp_path: Path) -> None:
+    rows = rows_of((8, 8, 8, 8, 8))
+    places = [*("Reviews.csv", "Reviews_b.csv.gz", "amazon/Reviews.csv", "amazon/Reviews_a.csv")]
+    places += ["amazon_fine_food_extra/Reviews_extra.csv"]
+    paths = [tmp_path / place for place in places]
+    for number, path in reversed(list(enumerate(paths))):
+        write(path, rows[number::5], packed=path.suffix == ".gz")
+    write(tmp_path / "amazon_fine_food_extra/Other.csv", rows_of((9, 9, 9, 9, 9)))
+    together, alone = load(tmp_path), load(write(tmp_path / "one/Reviews.csv", rows).parent)
+    assert together.source == f"{paths[0]}, {paths[1]}, {paths[2]} and 2 more (8 of each score; skipped: none)"
+    for name in ("train_x", "train_y", "test_x", "test_y", "train_writers"):
+        assert torch.equal(getattr(together, name), getattr(alone, name))
+
+
+def test_a_text_of_several_tables_has_the_score_of_the_first(tmp_path: Path) -> None:
+    rows = [(score, f"x{score}{n}") for score in range(1, 6) for n in range(2 if score > 1 else 1)]
+    for folder, (first, second) in {"a": (5, 1), "b": (1, 5)}.items():
+        write(tmp_path / folder / "amazon/Reviews_2.csv", [*rows, (first, "T0!")], ("Score", "Text"))
+        write(tmp_path / folder / "amazon_fine_food/Reviews.csv", [(second, "t 0")], ("Score", "Text"))
+    assert "holds 1 different texts of score 1, expected" in error_of(tmp_path / "a")
+    assert load(tmp_path / "b").source.endswith("(2 of each score; skipped: 1 repeated text)")
+
+
+def test_a_plain_table_goes_before_its_packed_copy(tmp_path: Path) -> None:
+    write(tmp_path / "Reviews.csv.gz", rows_of((30, 30, 30, 30, 30)), packed=True)
+    path = write(tmp_path / "Reviews.csv", rows_of())
+    assert load(tmp_path).source.startswith(f"{path} (10 of each score")
+
+
+def test_tables_without_users_ids_and_times_take_the_writers_away(tmp_path: Path) -> None:
+    write(tmp_path / "amazon/Reviews.csv", rows_of())
+    assert load(tmp_path).train_writers is not None
+    write(tmp_path / "amazon/Reviews_extra.csv", [(3, f"more {n} of it") for n in range(20)], ("Score", "Text"))
+    assert load(tmp_path).train_writers is None
+    assert load(tmp_path, files="Reviews.csv").train_writers is not None
+
+
+def test_tables_asked_for_must_be_there(tmp_path: Path) -> None:
+    put(tmp_path / "texts.txt", b"one")
+    write(tmp_path / "Reviews.csv", rows_of())
+    assert error_of(tmp_path, files="Reviews_9.csv").startswith(
+        f"{tmp_path}: holds no Reviews_9.csv, plain or .gz, neither itself nor in amazon, amazon_fine_food, "
+    )
 
 
 def test_a_file_unpacked_under_its_old_name_is_read(tmp_path: Path) -> None:
@@ -222,7 +275,7 @@ def test_a_file_unpacked_under_its_old_name_is_read(tmp_path: Path) -> None:
 
 def test_a_missing_file_says_what_to_put_where(tmp_path: Path) -> None:
     assert error_of(None).endswith(f"{ADVICE}DIR/amazon, DIR being the data folder (--data-dir)")
-    assert (message := error_of(tmp_path)).startswith(f"{tmp_path}: holds no Reviews.csv, plain or .gz, and no texts")
+    assert (message := error_of(tmp_path)).startswith(f"{tmp_path}: holds no Reviews*.csv, plain or .gz, and no texts")
     assert message.endswith(f"{ADVICE}{tmp_path}/amazon")
     assert error_of(tmp_path / "x").startswith(f"{tmp_path / 'x'}: there is no such folder; {ADVICE}")
 
@@ -251,7 +304,7 @@ def test_plain_texts_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
     put(tmp_path / "texts.txt", b"one\n\nthree\nfour\n\xff\n'six' \"6\"")
     put(tmp_path / "labels.txt", b"1\n2\n0\n\n5\n 3 ")
     reviews = read_reviews(tmp_path / "texts.txt")
-    assert (reviews.texts, reviews.scores, reviews.users) == (["one", "'six' \"6\""], [1, 3], ["", ""])
+    assert (reviews.texts, reviews.labels, reviews.writers) == (["one", "'six' \"6\""], [0, 2], ["", ""])
     assert reviews.skipped == {"bad score": 1, "empty text": 1, "missing score": 1, "not UTF-8": 1}
 
 

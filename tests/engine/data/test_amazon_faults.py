@@ -54,7 +54,7 @@ def message_of(path: Path) -> str:
 def test_a_row_that_cannot_be_used_is_counted_and_left_out(tmp_path: Path, row: bytes, reason: str) -> None:
     path = put(tmp_path / "Reviews.csv", HEAD + b"1,1,first\n" + row + b"\n3,3,third\n" + row + b"\n")
     reviews = read_reviews(path)
-    assert (reviews.texts, reviews.scores) == (["first", "third"], [1, 3])
+    assert (reviews.texts, reviews.labels) == (["first", "third"], [0, 2])
     assert reviews.skipped == {reason: 2}
 
 
@@ -74,14 +74,14 @@ def test_a_row_that_cannot_be_used_is_counted_and_left_out(tmp_path: Path, row: 
 )
 def test_rows_that_only_look_odd_are_read(tmp_path: Path, row: bytes, score: int, text: str) -> None:
     reviews = read_reviews(put(tmp_path / "Reviews.csv", HEAD + row + b"\n"))
-    assert (reviews.texts, reviews.scores, reviews.skipped) == ([text], [score], {})
+    assert (reviews.texts, reviews.labels, reviews.skipped) == ([text], [score - 1], {})
 
 
 @pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"])
 def test_columns_are_found_by_name_whatever_ends_a_line(tmp_path: Path, ends: bytes) -> None:
     lines = (b"\xef\xbb\xbf Text ,UserId,x,Score", b"good,U1,,5", b"bad,,,1")
     reviews = read_reviews(put(tmp_path / "Reviews.csv", ends.join(lines)))
-    assert (reviews.texts, reviews.scores, reviews.users) == (["good", "bad"], [5, 1], ["U1", ""])
+    assert (reviews.texts, reviews.labels, reviews.writers) == (["good", "bad"], [4, 0], ["U1", ""])
 
 
 def test_a_line_of_ten_megabytes_is_read(tmp_path: Path) -> None:
@@ -131,6 +131,12 @@ def test_a_header_without_end_is_refused(tmp_path: Path) -> None:
     assert "its first line is not the header of a table" in message_of(path)
 
 
+def test_the_faulty_one_of_several_files_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "Reviews.csv", rows_of())
+    path = put(tmp_path / "amazon/Reviews_2.csv", b"Id,Text\n1,x\n")
+    assert error_of(tmp_path).startswith(f"{path}: its first line lacks Score (found: 'Id, Text'); {ADVICE}")
+
+
 @pytest.mark.parametrize("cut", [4, 11, -5, -1000])
 def test_a_file_cut_short_is_refused(tmp_path: Path, cut: int) -> None:
     path = write(tmp_path / "Reviews.csv.gz", [(n * n, "U", n % 5 + 1, n**7, n**9) for n in range(999)], packed=True)
@@ -151,6 +157,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_is_told(tmp_path: Path) -> None:
     assert "cannot be read (No such file or directory)" in message_of(tmp_path / "Reviews.csv")
     assert "cannot be read (Is a directory)" in message_of(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("os.listdir", refuse)
+    assert error_of(tmp_path) == f"{tmp_path}: cannot be read (Permission denied)"
 
 
 # Options, and too few reviews for them.

@@ -59,9 +59,9 @@ def test_real_femnist_is_what_it_is_known_to_be(tmp_path: Path, monkeypatch: pyt
     sizes = torch.bincount(read.train_writers)
     assert [len(sizes), int(sizes.min()), int(sizes.max()), int((sizes >= 100).sum())] == [300, 2, 319, 265]
     x = as_inputs(read.train_x, read)
-    assert float(x.median()) == read.low == 1.0
-    assert float(x[:, 0, 0, 0].mean()) > 0.99
-    assert float(x.min()) == read.high == 0.0
+    assert float(x.median()) == read.low == 0.0
+    assert float(x[:, 0, 0, 0].mean()) < 0.01
+    assert float(x.max()) == read.high == 1.0
     parts = partition("natural", read.train_y.numpy(), 300, 1.0, np.random.default_rng(0), read.train_writers.numpy())
     assert [len(part) for part in parts] == sizes.tolist()
     forbid_parsing(monkeypatch)
@@ -83,8 +83,8 @@ def test_files_are_found_in_each_place(tmp_path: Path, end: str, place: str) -> 
     train, test = write_femnist(tmp_path / place, end=end)
     read = load(tmp_path)
     assert (read.name, read.source, read.model) == ("femnist", str(tmp_path / place), "cnn")
-    assert (read.classes, read.shape, read.low, read.high) == (62, (1, 28, 28), 1.0, 0.0)
-    assert read.scale == 1 / 255
+    assert (read.classes, read.shape, read.low, read.high) == (62, (1, 28, 28), 0.0, 1.0)
+    assert (read.scale, read.offset) == (-1 / 255, 1.0)
     for users, stored, labels in ((train, read.train_x, read.train_y), (test, read.test_x, read.test_y)):
         x, y = expected(users)
         assert stored.dtype == torch.uint8
@@ -94,6 +94,19 @@ def test_files_are_found_in_each_place(tmp_path: Path, end: str, place: str) -> 
     assert read.train_writers is not None
     assert read.train_writers.dtype == torch.int64
     assert read.train_writers.tolist() == [1, 1, 1, 1, 2, 2, 3, 3, 3]  # e9 has test samples only
+
+
+def test_ink_is_1_unless_the_polarity_of_leaf_is_asked_for(tmp_path: Path) -> None:
+    """Background 0 and ink 1, as MNIST; the files hold the opposite."""
+    train, _ = write_femnist(tmp_path)
+    values = expected(train)[0].astype(np.float32)
+    ink, leaf = load(tmp_path), load(tmp_path, polarity="leaf")
+    assert (ink.low, ink.high, leaf.low, leaf.high) == (0.0, 1.0, 1.0, 0.0)
+    np.testing.assert_allclose(as_inputs(leaf.train_x, leaf).numpy(), values, rtol=0, atol=6e-8)
+    np.testing.assert_allclose(as_inputs(ink.train_x, ink).numpy(), 1 - values, rtol=0, atol=6e-8)
+    assert torch.equal(as_inputs(torch.tensor([0, 255], dtype=torch.uint8), ink), torch.tensor([1.0, 0.0]))
+    with pytest.raises(UserError, match=r"polarity='inc'; did you mean 'ink'\?; allowed: ink, leaf"):
+        load(tmp_path, polarity="inc")
 
 
 def test_folders_are_searched_in_order_and_must_hold_both_parts(tmp_path: Path) -> None:
@@ -146,7 +159,7 @@ def test_other_values_are_kept_as_floats(tmp_path: Path, part: str) -> None:
     changed["f0"]["x"][1][5] = 0.3
     write_json(tmp_path / f"leaf_{part}.json", document(changed))
     read = load(tmp_path)
-    assert read.scale == 1.0
+    assert (read.scale, read.offset) == (-1.0, 1.0)
     for users, stored in ((train, read.train_x), (test, read.test_x)):
         assert stored.dtype == torch.float32
         np.testing.assert_array_equal(stored.numpy(), expected(users)[0].astype(np.float32))

@@ -220,7 +220,7 @@ def test_wrong_arguments_are_one_line(changes: dict[str, Any], message: str) -> 
 
 
 def test_natural_without_writers_says_what_is_missing() -> None:
-    with pytest.raises(UserError, match=r"who wrote each sample.*mnist_writers"):
+    with pytest.raises(UserError, match=r"who wrote each sample.*mnist_writers.*for amazon every table"):
         partition("natural", np.zeros(7, dtype=np.int64), 2, 1.0, np.random.default_rng(0))
 
 

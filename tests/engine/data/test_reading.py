@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from rflbat import reading
-from rflbat.data import amazon, femnist, mnist
+from rflbat.data import amazon, femnist, imdb, mnist
 from rflbat.errors import UserError
 from rflbat.reading import open_regular, read_bounded, unpacked
 from tests.engine.data.conftest import write_family
 from tests.engine.data.leaf_files import write_femnist
 from tests.engine.data.test_amazon import rows_of, write
+from tests.engine.data.test_imdb import write_archive, write_table
 
 Load = Callable[[Path], object]
 
@@ -43,6 +44,8 @@ LOADERS: dict[str, tuple[Load, Callable[[Path], object], str, str]] = {
     "amazon": (amazon.load, write_reviews, "amazon", "Reviews.csv.gz"),
     "amazon texts": (amazon.load, write_texts, "amazon", "texts.txt"),
     "amazon labels": (amazon.load, write_texts, "amazon", "labels.txt"),
+    "imdb": (imdb.load, write_table, "imdb", "imdb.csv.gz"),
+    "imdb archive": (imdb.load, write_archive, "imdb", "aclImdb/test/neg/0_3.txt"),
 }
 every_loader = pytest.mark.parametrize(("load", "fill", "folder", "name"), LOADERS.values(), ids=LOADERS)
 
@@ -64,8 +67,8 @@ def test_a_file_that_leads_out_of_the_data_folder_is_refused(
 ) -> None:
     fill(tmp_path / "data" / folder)
     path = tmp_path / "data" / folder / name
-    path.rename(tmp_path / name)
-    path.symlink_to(Path("../..") / name if relative else tmp_path / name)
+    kept = path.rename(tmp_path / path.name)
+    path.symlink_to(os.path.relpath(kept, path.parent) if relative else kept)
     message = refusal_of(load, tmp_path / "data")
     assert message.startswith(f"{path}: cannot be read (it leads out of the data folder {tmp_path / 'data'}, to ")
 
@@ -88,8 +91,8 @@ def test_the_data_folder_may_be_a_link_and_links_may_stay_in_it(
     (tmp_path / "data").symlink_to("real")
     load(tmp_path / "data")
     path = tmp_path / "real" / folder / name
-    path.rename(tmp_path / "real" / f"kept-{name}")
-    path.symlink_to(f"../kept-{name}")
+    kept = path.rename(tmp_path / "real" / f"kept-{path.name}")
+    path.symlink_to(os.path.relpath(kept, path.parent))
     load(tmp_path / "data")
     load(tmp_path / "data" / ".." / "data")
 

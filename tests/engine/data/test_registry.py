@@ -12,17 +12,19 @@ from tests.engine.data.leaf_files import write_femnist
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
-    """A data folder with small MNIST, Fashion-MNIST and FEMNIST files of synthetic pixels, and ten made-up texts."""
+    """A data folder with small MNIST, Fashion-MNIST and FEMNIST files of synthetic pixels, and made-up texts."""
     for family in (MNIST, FASHION_MNIST):
         write_family(tmp_path / family.folders[0], family.first_labels)
     write_femnist(tmp_path / "femnist")
     (tmp_path / "texts.txt").write_text("\n".join("abcdefghij"))
     (tmp_path / "labels.txt").write_text("\n".join("1122334455"))
+    rows = [f"{part},{label},{part} {label}" for part in ("train", "test") for label in (0, 1)]
+    (tmp_path / "imdb.csv").write_text("\n".join(["split,label,text", *rows]))
     return tmp_path
 
 
 def test_the_names_are_those_of_the_command_line() -> None:
-    assert list(DATASETS) == ["digits", "mnist", "fashion-mnist", "femnist", "amazon"]
+    assert list(DATASETS) == ["digits", "mnist", "fashion-mnist", "femnist", "amazon", "imdb"]
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -36,8 +38,8 @@ def test_every_row_keeps_the_contract_of_a_dataset(name: str, data_dir: Path) ->
         assert y.dtype == torch.int64
         assert 0 <= int(y.min()) <= int(y.max()) < dataset.classes
     if dataset.words is None:
-        ends = [float(end) * dataset.scale for end in dataset.train_x.aminmax()]
-        assert ends == pytest.approx(sorted((dataset.low, dataset.high)))
+        ends = [float(end) * dataset.scale + dataset.offset for end in dataset.train_x.aminmax()]
+        assert sorted(ends) == pytest.approx(sorted((dataset.low, dataset.high)))
     else:
         assert 0 <= int(dataset.train_x.min()) <= int(dataset.train_x.max()) < len(dataset.words)
         assert dataset.encode is not None
@@ -60,4 +62,4 @@ def test_every_row_says_what_it_is_and_where_to_get_it_in_one_line(name: str) ->
 def test_unknown_name_is_one_line_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UserError) as caught:
         load(name)
-    assert str(caught.value) == f"unknown data set {name!r}{hint}; known: digits, mnist, fashion-mnist, femnist, amazon"
+    assert str(caught.value) == f"unknown data set {name!r}{hint}; known: {', '.join(DATASETS)}"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rflbat.data.text import (
     TOKENIZERS,
     Vocabulary,
+    balanced,
     basic_english,
     distinct,
     frequent_words,
@@ -205,17 +206,30 @@ def test_no_tokens_are_refused(tokens: int) -> None:
 
 
 @property_test
-@given(st.lists(st.one_of(ODD, st.text(max_size=10)), max_size=20))
-def test_texts_of_the_same_tokens_are_one(texts: list[str]) -> None:
+@given(st.lists(st.one_of(ODD, st.text(max_size=10), st.text("aA1;!_ \u0307", max_size=4)), max_size=20))
+def test_texts_of_the_same_letters_and_digits_are_one(texts: list[str]) -> None:
     firsts = distinct(texts)
     kept = list(firsts.values())
     assert kept == sorted(kept)
-    written = ["".join(oracle(text)) for text in texts]
+    bare = [text.lower().replace('"', "").replace("<br />", "") for text in texts]
+    written = [
+        "".join(filter(str.isalnum, each)) or "".join(oracle(text)) for each, text in zip(bare, texts, strict=True)
+    ]
     assert [written[position] for position in kept] == list(dict.fromkeys(word for word in written if word))
 
 
+def test_letters_and_digits_are_those_of_python() -> None:
+    every = "".join(map(chr, range(0x110000))).lower()
+    kept = "".join(filter(str.isalnum, every))
+    assert list(distinct([every, kept, kept[1:], kept[:-1]]).values()) == [0, 2, 3]
+
+
+def test_texts_without_letters_and_digits_stay_apart() -> None:
+    assert list(distinct(["???", "? ? ?", "!", ":-)", "-)", ":; ", "a!", "_", "a"]).values()) == [0, 2, 3, 6, 7]
+
+
 def test_keys_depend_on_the_text_alone() -> None:
-    assert list(distinct(["Good!"])) == [bytes.fromhex("603a4adbce4e0dc3d448e6727a5fa990")]
+    assert list(distinct(["Good!"])) == list(distinct(["good"])) == [bytes.fromhex("00c3b0a7f99431d46c8bfecabfe94a9a")]
     assert set(distinct(["b", "a"])) == set(distinct(["a", "c", "b", "a"])) - set(distinct(["c"]))
     assert len(distinct(["\ud83d", "\ud83c"])) == 2
 
@@ -237,6 +251,18 @@ def test_no_text_stands_on_both_sides(rows: list[tuple[str, int]], per_class: in
         tested = sum(labels[position] == label for position in test)
         assert sum(labels[position] == label for position in train) + tested == taken
         assert tested == (max(1, taken // 5) if taken else 0)
+
+
+@property_test
+@given(LABELLED, st.one_of(st.none(), st.integers(1, 12)))
+def test_a_part_has_the_first_texts_of_each_class_by_key(rows: list[tuple[str, int]], per_class: int | None) -> None:
+    firsts, labels = distinct(text for text, _ in rows), [label for _, label in rows]
+    taken = set(balanced(firsts, labels, per_class))
+    order = [firsts[key] for key in sorted(firsts)]
+    assert balanced(firsts, labels, per_class) == [position for position in order if position in taken]
+    for label in range(3):
+        own = [position for position in order if labels[position] == label]
+        assert taken & set(own) == set(own if per_class is None else own[:per_class])
 
 
 @property_test
