@@ -23,7 +23,7 @@ from benchmarks.speed.peers.torch_models import mean_loss, torch_data, torch_mod
 from benchmarks.speed.workloads import WORKLOADS, Workload, least_bytes, operations
 from rflbat.clients.backend import BACKENDS
 from rflbat.clients.executor import same_start
-from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.step import make_feed
 from rflbat.plan import Plan, draw_plan
 from rflbat.round import Server, World, run_round
 from rflbat.world import blank_server
@@ -98,8 +98,8 @@ def updates_of(world: World, server: Server) -> Tensor:
     batches, target = first_plan(world).batches, world.experiment.target
     feed = make_feed(world.train_x, world.train_y, batches, world.attack.local_triggers, group_N, target)
     updates_ND = torch.empty(len(world.samples), len(server.params_D))
-    sgd = SGD(world.experiment.local_steps, world.experiment.lr)
-    world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, sgd)
+    optimizer = world.experiment.client_optimizer
+    world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, optimizer)
     return updates_ND
 
 

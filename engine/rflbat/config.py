@@ -8,6 +8,7 @@ from typing import Any
 
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import BACKENDS
+from rflbat.clients.optimizer import OPTIMIZERS, Optimizer
 from rflbat.data.partition import KINDS
 from rflbat.data.registry import DATASETS
 from rflbat.data.text import TOKENIZERS
@@ -68,8 +69,10 @@ class Experiment:
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     batch_size: int = _option(60, "mini-batch size")
     lr: float = _option(0.1, "learning rate of the clients")
-    momentum: float = _option(0.0, "momentum of the clients, 0 to below 1")
+    optimizer: str = _option("sgd", f"optimizer of the clients, fresh in each round: {', '.join(OPTIMIZERS)}")
+    momentum: float = _option(0.0, "momentum of the clients' sgd, 0 to below 1")
     weight_decay: float = _option(0.0, "weight decay of the clients")
+    clip_norm: float | None = _option(None, "largest L2 norm of a client's gradient in a step; default no limit")
     server_lr: float = _option(1.0, "learning rate of the server")
     seed: int = _option(0, "key of every draw")
     device: str = _option("auto", f"where everything runs: {', '.join(DEVICES)}")
@@ -114,6 +117,13 @@ class Experiment:
     def shadows(self) -> tuple[str, ...]:
         """Names of the defenses that look on."""
         return tuple(dict.fromkeys(name.strip() for name in (self.shadow or "").split(",") if name.strip()))
+
+    @property
+    def client_optimizer(self) -> Optimizer:
+        """Optimizer and local steps of every client."""
+        return Optimizer(
+            self.local_steps, self.lr, self.momentum, self.weight_decay, name=self.optimizer, clip_norm=self.clip_norm
+        )
 
     def _store(self, values: Mapping[str, Any]) -> None:
         """Replace what was given, which may be text, by values of the declared types."""
@@ -177,7 +187,13 @@ def _check_names(experiment: Experiment) -> None:
         lookup("model", MODELS, experiment.model)
     if experiment.tokenizer is not None:
         lookup("tokenizer", TOKENIZERS, experiment.tokenizer)
-    for key, allowed in (("partition", KINDS), ("roles", ROLES), ("device", DEVICES), ("backend", BACKENDS)):
+    for key, allowed in (
+        ("partition", KINDS),
+        ("roles", ROLES),
+        ("device", DEVICES),
+        ("backend", BACKENDS),
+        ("optimizer", OPTIMIZERS),
+    ):
         value = getattr(experiment, key)
         if value not in allowed:
             raise UserError(f"{key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
@@ -213,6 +229,10 @@ def _check_ranges(experiment: Experiment) -> None:
         raise UserError(f"weight_decay={decay} is out of range; allowed: at least 0, at most {MOST:g}")
     if not 0 <= experiment.momentum < 1:
         raise UserError(f"momentum={experiment.momentum} is out of range; allowed: 0 to below 1")
+    if experiment.momentum and experiment.optimizer != "sgd":
+        raise UserError(f"momentum={experiment.momentum} belongs to optimizer='sgd', not to {experiment.optimizer!r}")
+    if experiment.clip_norm is not None and not 0 < experiment.clip_norm <= MOST:
+        raise UserError(f"clip_norm={experiment.clip_norm} is out of range; allowed: above 0, at most {MOST:g}")
     if not abs(experiment.scale) <= MOST:
         raise UserError(f"scale={experiment.scale} is not a finite number; allowed: {-MOST:g} to {MOST:g}")
     if experiment.participants is not None and experiment.participants > experiment.clients:

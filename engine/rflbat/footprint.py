@@ -180,7 +180,7 @@ def footprint(world: World) -> Footprint:
         bytes by part.
     """
     experiment, layout, backend = world.experiment, world.model.layout, world.backend
-    clients, sample = experiment.participants or experiment.clients, tuple(world.train_x.shape[1:])
+    clients = experiment.participants or experiment.clients
     ranks = world.ranks
     columns = -(-layout.size // ranks.count)
     defenses = (world.defense, *world.shadows)
@@ -200,11 +200,18 @@ def footprint(world: World) -> Footprint:
         },
         phases={
             **rehearsal,
-            "training": at_a_time * bytes_per_client(trained, sample, experiment.batch_size) + turn * layout.size * 8,
+            "training": at_a_time * _training_bytes(world, trained) + turn * layout.size * 8,
             "defense": max(defense_bytes(each, clients, columns, sent) for each in defenses),
             "evaluation": evaluation_bytes(world),
         },
     )
+
+
+def _training_bytes(world: World, trained: Model) -> int:
+    """Count what one client of a chunk holds while it trains."""
+    experiment = world.experiment
+    sample, copies = tuple(world.train_x.shape[1:]), experiment.client_optimizer.copies
+    return bytes_per_client(trained, sample, experiment.batch_size, copies)
 
 
 def readable(count: int) -> str:
@@ -253,7 +260,7 @@ def _needed(world: World, one_client: bool) -> str:
     elsewhere = "" if world.device.type == "cpu" else ", or --device cpu"
     if one_client:
         trained, _ = most_sent(world, 1)
-        needed = bytes_per_client(trained, tuple(world.train_x.shape[1:]), experiment.batch_size)
+        needed = _training_bytes(world, trained)
         what = f"{needed} bytes ({readable(needed)}) for {parameters} parameters and batches of {experiment.batch_size}"
         return f"training one client needs {what}; less needs a smaller --batch-size or another --model{elsewhere}"
     parts = footprint(world)

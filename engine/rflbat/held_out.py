@@ -14,7 +14,7 @@ from torch import Tensor
 from rflbat.clients.batches import draw_batches
 from rflbat.clients.exchange import train_columns
 from rflbat.clients.executor import same_start
-from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.step import make_feed
 from rflbat.clients.tables import Work
 from rflbat.defenses.base import Defense, NoState, Updates
 from rflbat.defenses.fedavg import fedavg
@@ -70,7 +70,6 @@ def clean_updates(world: World, params_D: Tensor) -> Tensor:
     experiment, device = world.experiment, world.device
     order = generator(experiment.seed, "held-out-clients").permutation(world.held_out)
     shares = np.array_split(order, CLIENTS)
-    sgd = SGD(experiment.local_steps, experiment.lr, experiment.momentum, experiment.weight_decay)
     sizes_N = torch.tensor([len(own) for own in shares], dtype=torch.float64, device=device)
     ids_N = torch.arange(CLIENTS, device=device)
     rehearsed = params_D.new_empty(ROUNDS, CLIENTS, world.ranks.width(len(params_D)))
@@ -85,7 +84,7 @@ def clean_updates(world: World, params_D: Tensor) -> Tensor:
         ).to(device)
         feed = make_feed(world.train_x, world.train_y, batches, (), ids_N, experiment.target)
         work = Work(world.model, same_start(params_D), feed)
-        updates_ND, _ = train_columns(world.backend, work, params_D, sgd, CLIENTS, world.ranks)
+        updates_ND, _ = train_columns(world.backend, work, params_D, experiment.client_optimizer, CLIENTS, world.ranks)
         draw = uniforms(experiment.seed, "held-out-defense", number, device)
         with world.ranks.sharing(len(params_D)):
             updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))

@@ -14,7 +14,7 @@ from rflbat.attacks.base import Attack
 from rflbat.clients.backend import Backend
 from rflbat.clients.exchange import train_columns
 from rflbat.clients.executor import same_start
-from rflbat.clients.step import SGD, Feed, make_feed
+from rflbat.clients.step import Feed, make_feed
 from rflbat.clients.tables import Work, on_rows, touched_rows
 from rflbat.config import Experiment
 from rflbat.defenses.base import Decision, Defense, Updates
@@ -198,8 +198,8 @@ def play(world: World, server: Server, plan: Plan) -> tuple[Server, Outcome]:
     if plan.table is not None:
         work = on_rows(work, plan.table)
 
-    sgd = SGD(experiment.local_steps, experiment.lr, experiment.momentum, experiment.weight_decay)
-    updates_NQ, chunk = train_columns(world.backend, work, server.params_D, sgd, len(plan.clients), world.ranks)
+    optimizer = experiment.client_optimizer
+    updates_NQ, chunk = train_columns(world.backend, work, server.params_D, optimizer, len(plan.clients), world.ranks)
 
     with world.ranks.sharing(len(server.params_D)):
         updates_NQ = attack.tamper(updates_NQ, plan.malicious_N)

@@ -183,6 +183,7 @@ def build(experiment: Experiment) -> World:
         experiment.batch_size,
         -(-(experiment.participants or experiment.clients) // ranks.count),
         device,
+        experiment.client_optimizer.copies,
     )
     backend = replace(backend, chunk=int(-ranks.most(-backend.chunk)[0]))
     world = World(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import BACKENDS
+from rflbat.clients.optimizer import OPTIMIZERS
 from rflbat.config import DEVICES, ROLES, Experiment
 from rflbat.data.partition import KINDS
 from rflbat.data.registry import DATASETS
@@ -27,6 +28,7 @@ NAMES = {
     "roles": ROLES,
     "device": DEVICES,
     "backend": BACKENDS,
+    "optimizer": OPTIMIZERS,
 }
 COUNTS = ("clients", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every", "participants", "chunk")
 FRACTIONS = ("alpha", "malicious", "scale", "lr", "momentum", "weight_decay", "server_lr")
@@ -39,6 +41,7 @@ OUT_OF_RANGE = [
     *[(name, bad) for name in FRACTIONS for bad in (math.nan, math.inf, -math.inf)],
     *[("malicious", bad) for bad in (-0.01, 1.01)],
     *[("momentum", bad) for bad in (-0.01, 1.0)],
+    *[("clip_norm", bad) for bad in (0.0, -1.0)],
 ]
 WRONG_TYPE = [
     *[(name, bad) for name in COUNTS for bad in (1.5, True, [1], "many", "1.5", "nan")],
@@ -64,6 +67,11 @@ def test_defaults_are_the_paper_s_on_mnist() -> None:
     assert (told.momentum, told.weight_decay, told.server_lr) == (0.0, 0.0, 1.0)
     assert (told.roles, told.attack_start, told.scale) == ("redrawn", 0, 1.0)
     assert (told.partition, told.attack, told.defense) == ("iid", None, "rflbat")
+
+
+def test_momentum_belongs_to_sgd() -> None:
+    assert refused(optimizer="adam", momentum=0.9) == "momentum=0.9 belongs to optimizer='sgd', not to 'adam'"
+    assert Experiment(optimizer="adam").client_optimizer.name == "adam"
 
 
 def test_it_cannot_be_changed() -> None:

@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import (
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import Backend
 from rflbat.clients.executor import same_start
-from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.optimizer import Optimizer
+from rflbat.clients.step import make_feed
 from rflbat.clients.tables import Work, on_rows
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.models.registry import MODELS
@@ -84,7 +85,7 @@ def train(world, plan):
     work = Work(world.model, same_start(params_D), make_feed_of(world, plan))
     work = work if plan.table is None else on_rows(work, plan.table)
     updates_NQ = torch.empty(CLIENTS, work.model.layout.size)
-    world.backend.train(updates_NQ, work.start, work.model, work.feed, SGD(2, 0.1, 0.9, 0.01))
+    world.backend.train(updates_NQ, work.start, work.model, work.feed, Optimizer(2, 0.1, 0.9, 0.01))
     return updates_NQ
 
 

@@ -1,4 +1,4 @@
-"""Slow float64 oracle of local training: SGD on softmax regression, sample by sample, from the textbook formulas.
+"""Slow float64 oracle of local training: SGD and Adam on softmax regression, sample by sample, by the textbook.
 
 Axes: C classes, F features.
 """
@@ -59,13 +59,31 @@ def train(
     lr: float,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    adam: bool = False,
 ) -> tuple[Array, Array]:
-    """Train one client, one step a batch: g += decay p; v = momentum v + g; p -= lr v, with v = 0 at first."""
+    """Train one client, one step a batch.
+
+    The gradient of both parameters together is shortened to `clip_norm`; g += decay p. Then v = momentum v + g and
+    p -= lr v, with v = 0 at first; or Adam: m = 0.9 m + 0.1 g, s = 0.999 s + 0.001 g^2, p -= lr m' / (sqrt(s') + 1e-8)
+    with m' = m / (1 - 0.9^t) and s' = s / (1 - 0.999^t) in step t = 1, 2, ...
+    """
     parameters = [np.array(weight_CF, dtype=np.float64), np.array(bias_C, dtype=np.float64)]
     velocities = [np.zeros_like(parameter) for parameter in parameters]
-    for batch in batches:
-        gradients = gradient(parameters[0], parameters[1], batch)
+    squares = [np.zeros_like(parameter) for parameter in parameters]
+    for t, batch in enumerate(batches, start=1):
+        gradients = list(gradient(parameters[0], parameters[1], batch))
+        if clip_norm is not None:
+            length = math.sqrt(sum(float(g) ** 2 for each in gradients for g in each.reshape(-1)))
+            gradients = [each * min(1.0, clip_norm / (length + 1e-6)) for each in gradients]
         for i in range(2):
-            velocities[i] = momentum * velocities[i] + gradients[i] + weight_decay * parameters[i]
-            parameters[i] = parameters[i] - lr * velocities[i]
+            g = gradients[i] + weight_decay * parameters[i]
+            if adam:
+                velocities[i] = 0.9 * velocities[i] + 0.1 * g
+                squares[i] = 0.999 * squares[i] + 0.001 * g**2
+                scaled = np.sqrt(squares[i] / (1 - 0.999**t)) + 1e-8
+                parameters[i] = parameters[i] - lr * velocities[i] / (1 - 0.9**t) / scaled
+            else:
+                velocities[i] = momentum * velocities[i] + g
+                parameters[i] = parameters[i] - lr * velocities[i]
     return parameters[0], parameters[1]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rflbat.clients import analytic, executor, loop, vmap
 from rflbat.clients.memory import bytes_per_client
-from rflbat.clients.step import SGD, Feed, Gradient
+from rflbat.clients.optimizer import Optimizer
+from rflbat.clients.step import Feed, Gradient
 from rflbat.errors import UserError, nearest
 from rflbat.models.base import Model
 
@@ -43,7 +44,7 @@ class Backend:
     workers: int
     reason: str
 
-    def train(self, updates_ND: Tensor, start: executor.Start, model: Model, feed: Feed, sgd: SGD) -> int:
+    def train(self, updates_ND: Tensor, start: executor.Start, model: Model, feed: Feed, optimizer: Optimizer) -> int:
         """Train every client of a round by this choice.
 
         Args:
@@ -51,14 +52,14 @@ class Backend:
             start: where clients start.
             model: functional model.
             feed: batches of the round.
-            sgd: optimizer and number of local steps.
+            optimizer: optimizer and number of local steps.
 
         Returns:
             the smallest chunk that was needed: less than ``chunk`` where memory ran out.
         """
         gradient = GRADIENTS[self.name](model)
         settings = {"chunk": self.chunk, "workers": self.workers}
-        return executor.train(updates_ND, start, model.layout, gradient, feed, sgd, **settings)
+        return executor.train(updates_ND, start, model.layout, gradient, feed, optimizer, **settings)
 
     def as_dict(self) -> dict[str, object]:
         """Give the choice as run.json stores it.
@@ -70,7 +71,13 @@ class Backend:
 
 
 def chunk_size(
-    model: Model, sample: tuple[int, ...], batch: int, clients: int, device: torch.device, name: str = "vmap"
+    model: Model,
+    sample: tuple[int, ...],
+    batch: int,
+    clients: int,
+    device: torch.device,
+    name: str = "vmap",
+    copies: int = 4,
 ) -> int:
     """Choose how many clients are trained at a time.
 
@@ -84,21 +91,29 @@ def chunk_size(
         clients: clients of the round.
         device: where training runs.
         name: the back end.
+        copies: numbers that the optimizer holds for each parameter.
 
     Returns:
         number of clients, at least 1.
     """
     if device.type == "cuda":
-        budget, needed = torch.cuda.mem_get_info(device)[0] // 4, bytes_per_client(model, sample, batch)
+        budget, needed = torch.cuda.mem_get_info(device)[0] // 4, bytes_per_client(model, sample, batch, copies)
     elif name == "analytic":
         budget, needed = CACHE_BUDGET, 4 * batch * math.prod(sample)
     else:
-        budget, needed = CPU_BUDGET, bytes_per_client(model, sample, batch)
+        budget, needed = CPU_BUDGET, bytes_per_client(model, sample, batch, copies)
     return max(1, min(clients, budget // needed))
 
 
 def choose_backend(
-    name: str, chunk: int | None, model: Model, sample: tuple[int, ...], batch: int, clients: int, device: torch.device
+    name: str,
+    chunk: int | None,
+    model: Model,
+    sample: tuple[int, ...],
+    batch: int,
+    clients: int,
+    device: torch.device,
+    copies: int = 4,
 ) -> Backend:
     """Resolve ``auto``, the chunk size and the number of workers.
 
@@ -112,6 +127,7 @@ def choose_backend(
         batch: batch size.
         clients: clients of a round.
         device: where training runs.
+        copies: numbers that the optimizer holds for each parameter.
 
     Returns:
         the resolved choice.
@@ -127,7 +143,7 @@ def choose_backend(
     if name == "auto":
         name, reason = _fastest(model, chunk, device)
     GRADIENTS[name](model)
-    size = 1 if name == "loop" else chunk or chunk_size(model, sample, batch, clients, device, name)
+    size = 1 if name == "loop" else chunk or chunk_size(model, sample, batch, clients, device, name, copies)
     workers = min(torch.get_num_threads(), -(-clients // size)) if device.type == "cpu" else 1
     return Backend(name, size, workers, reason)
 

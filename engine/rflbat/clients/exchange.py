@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from rflbat.clients.backend import Backend
-from rflbat.clients.step import SGD
+from rflbat.clients.optimizer import Optimizer
 from rflbat.clients.tables import Work
 from rflbat.ranks import Ranks
 
@@ -35,7 +35,7 @@ def at_a_time(backend: Backend, clients: int, parameters: int, ranks: Ranks) -> 
 
 
 def train_columns(
-    backend: Backend, work: Work, params_D: Tensor, sgd: SGD, clients: int, ranks: Ranks
+    backend: Backend, work: Work, params_D: Tensor, optimizer: Optimizer, clients: int, ranks: Ranks
 ) -> tuple[Tensor, int]:
     """Train every client of a round, and give this rank's columns of all updates, local minus start.
 
@@ -47,7 +47,7 @@ def train_columns(
         backend: how clients are trained; its chunk may differ between ranks.
         work: what is trained; all parameters, unless the process is alone.
         params_D: global parameters, for their type and device.
-        sgd: optimizer and number of local steps.
+        optimizer: optimizer and number of local steps.
         clients: how many there are N.
         ranks: who take part.
 
@@ -57,7 +57,7 @@ def train_columns(
     parameters = work.model.layout.size
     updates_NW = params_D.new_empty(clients, ranks.width(parameters))
     if ranks.alone:
-        return updates_NW, backend.train(updates_NW, work.start, work.model, work.feed, sgd)
+        return updates_NW, backend.train(updates_NW, work.start, work.model, work.feed, optimizer)
     chunk = backend.chunk
     for block in _blocks(backend, clients, parameters, ranks):
         shares = [ranks.rows(block.stop - block.start, rank) for rank in range(ranks.count)]
@@ -67,7 +67,7 @@ def train_columns(
             own_first = block.start + shares[ranks.rank].start
             own = _from(work, own_first)
             try:
-                chunk = min(chunk, backend.train(updates_nD, own.start, own.model, own.feed, sgd))
+                chunk = min(chunk, backend.train(updates_nD, own.start, own.model, own.feed, optimizer))
             except RuntimeError as error:
                 error.add_note(
                     f"on rank {ranks.rank}, where these clients are counted from {own_first} of the round on"

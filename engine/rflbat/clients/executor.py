@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rflbat.clients.allocator import keep_freed_pages
-from rflbat.clients.step import SGD, Feed, Gradient, local_buffers
+from rflbat.clients.optimizer import Optimizer
+from rflbat.clients.step import Feed, Gradient
 from rflbat.parameters import Layout
 
 Start = Callable[[slice], Tensor]
@@ -43,7 +44,7 @@ def train(
     layout: Layout,
     gradient: Gradient,
     feed: Feed,
-    sgd: SGD,
+    optimizer: Optimizer,
     *,
     chunk: int,
     workers: int = 1,
@@ -59,7 +60,7 @@ def train(
         layout: names of the D parameters.
         gradient: a back end's gradient of a chunk.
         feed: batches of the round.
-        sgd: optimizer and number of local steps.
+        optimizer: optimizer and number of local steps.
         chunk: clients at a time, at least 1.
         workers: chunks at a time. More than one: each on a thread of its own with single-threaded kernels.
 
@@ -73,7 +74,7 @@ def train(
     if updates_ND.device.type == "cpu":
         keep_freed_pages()
     rows = [slice(first, min(first + chunk, len(updates_ND))) for first in range(0, len(updates_ND), chunk)]
-    task = partial(_train_or_halve, partial(_train_chunk, updates_ND, start, layout, gradient, feed, sgd), chunk)
+    task = partial(_train_or_halve, partial(_train_chunk, updates_ND, start, layout, gradient, feed, optimizer), chunk)
     if workers == 1:
         return min(map(task, rows))
     with _single_threaded(), ThreadPoolExecutor(workers, "rflbat-train") as pool:
@@ -125,17 +126,16 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @torch.no_grad()
 def _train_chunk(
-    updates_ND: Tensor, start: Start, layout: Layout, gradient: Gradient, feed: Feed, sgd: SGD, rows: slice
+    updates_ND: Tensor, start: Start, layout: Layout, gradient: Gradient, feed: Feed, optimizer: Optimizer, rows: slice
 ) -> None:
     """Take all local steps of a chunk on a copy of its parameters."""
     start_nD = start(rows)
     local_nD = start_nD.clone(memory_format=torch.contiguous_format)
-    named, velocity = local_buffers(layout, local_nD, sgd)
-    for step in range(sgd.steps):
+    named, take_step = layout.views(local_nD), optimizer.start(layout, local_nD)
+    for step in range(optimizer.steps):
         batch = feed(rows, step)
         try:
-            for name, found in gradient(named, *batch).items():
-                sgd.apply(named[name], found, velocity[name])
+            take_step(gradient(named, *batch))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

@@ -43,19 +43,19 @@ def _saved_bytes(model: Model, sample: tuple[int, ...], batch: int) -> int:
     return sum(math.prod(tensor.shape) * tensor.element_size() for tensor in seen.values())
 
 
-def bytes_per_client(model: Model, sample: tuple[int, ...], batch: int) -> int:
+def bytes_per_client(model: Model, sample: tuple[int, ...], batch: int, copies: int = 4) -> int:
     """Say what one client of a chunk holds while it trains.
 
-    ``4 * 4 D + B * (4 F + 2 A)`` bytes: copy, gradient and velocity of D parameters, and one more that is never there
-    twice: a start of its own where rows are picked, or a temporary of weight decay, which picks none; the batch of F
-    numbers a sample, and the activations A of a sample with as much again for their gradients.
+    ``4 * copies * D + B * (4 F + 2 A)`` bytes: what the optimizer holds of D parameters; the batch of F numbers a
+    sample, and the activations A of a sample with as much again for their gradients.
 
     Args:
         model: functional model.
         sample: shape of one sample.
         batch: batch size B.
+        copies: numbers held for each parameter, ``Optimizer.copies``.
 
     Returns:
         bytes.
     """
-    return 16 * model.layout.size + batch * (4 * math.prod(sample) + 2 * activation_bytes(model, sample))
+    return 4 * copies * model.layout.size + batch * (4 * math.prod(sample) + 2 * activation_bytes(model, sample))

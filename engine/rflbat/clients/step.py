@@ -1,18 +1,16 @@
-"""Local training, written once: the loss of one client's batch, the feed of batches, and one SGD step.
+"""Local training, written once: the loss of one client's batch, and the feed of batches.
 
-Axes: n clients of a chunk, S local steps, B batch, D parameters.
+Axes: n clients of a chunk, S local steps, B batch.
 """
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rflbat.clients.batches import Batches
 from rflbat.models.base import Gradients, Model
-from rflbat.parameters import Layout
 
 Feed = Callable[[slice, int], tuple[Tensor, Tensor, Tensor]]
 """``feed(rows, step)`` gives ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the clients. The
@@ -23,40 +21,6 @@ Gradient = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients]
 
 Stamp = Callable[[Tensor, Tensor], Tensor]
 """``stamp(x_B..., on_B)`` puts the trigger on the samples where ``on`` is true; may write into ``x``."""
-
-
-@dataclass(frozen=True)
-class SGD:
-    """Plain mini-batch SGD, as torch.optim.SGD without dampening.
-
-    ``g <- g + weight_decay * p``; ``v <- momentum * v + g``; ``p <- p - lr * v``. The velocity starts at zero in
-    every round.
-
-    Args:
-        steps: local steps S.
-        lr: learning rate, above 0.
-        momentum: 0 to below 1.
-        weight_decay: 0 or above.
-    """
-
-    steps: int
-    lr: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    def apply(self, params: Tensor, gradient: Tensor, velocity: Tensor | None) -> None:
-        """Take one step in place, on any slice of the flat buffer.
-
-        Args:
-            params: parameters.
-            gradient: same shape; not written to: autograd may give two parameters one tensor.
-            velocity: same shape, or None without momentum.
-        """
-        if self.weight_decay:
-            gradient = gradient.add(params, alpha=self.weight_decay)
-        if velocity is not None:
-            gradient = velocity.mul_(self.momentum).add_(gradient)
-        params.sub_(gradient, alpha=self.lr)
 
 
 def batch_loss(model: Model) -> Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Tensor]:
@@ -115,20 +79,3 @@ def _room(rooms: threading.local, x: Tensor, count: int) -> Tensor:
     if room is None or len(room) < count:
         room = rooms.x = x.new_empty(count, *x.shape[1:])
     return room[:count]
-
-
-def local_buffers(layout: Layout, params: Tensor, sgd: SGD) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """Name the parameters and the velocities (None without momentum) of a chunk of clients.
-
-    Args:
-        layout: the model's layout.
-        params: slice of the flat buffer.
-        sgd: the optimizer.
-
-    Returns:
-        named parameters, named velocities.
-    """
-    named = layout.views(params)
-    if not sgd.momentum:
-        return named, dict.fromkeys(named)
-    return named, dict(layout.views(torch.zeros_like(params)))

@@ -13,12 +13,12 @@ import torch
 from rflbat.attacks.base import Samples
 from rflbat.attacks.registry import make_attack
 from rflbat.clients.batches import Batches, draw_batches
-from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.step import make_feed
 from rflbat.models.cnn import cnn
 from rflbat.models.lstm import lstm
 from rflbat.randomness import generator
 from tests.engine.attacks.formats import encode, inserted
-from tests.engine.clients.training import back_ends, train
+from tests.engine.clients.training import back_ends, optimizers, told, torch_steps, train
 from tests.engine.models.inputs import random_samples
 from tests.engine.models.plain import PlainLSTM, plain_cnn, with_parameters
 
@@ -33,14 +33,12 @@ SIZES = (1, 2, 7, 5, 13)  # with batches of 4: padded always, short last batches
 MALICIOUS_N = np.array([False, True, True, False, True])
 GROUPS = (0, 3, 1, 2, 0)
 BATCH, STEPS, N = 4, 4, len(SIZES)
-OPTIMIZERS = [SGD(STEPS, 0.1, m, w) for m in (0.0, 0.9) for w in (0.0, 0.05)]
+OPTIMIZERS = optimizers(STEPS, 0.1)
 BACKENDS = back_ends(N, analytic=False)
 
 every_model = pytest.mark.parametrize("name", MODELS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
-every_optimizer = pytest.mark.parametrize(
-    "sgd", OPTIMIZERS, ids=lambda sgd: f"momentum={sgd.momentum},decay={sgd.weight_decay}"
-)
+every_optimizer = pytest.mark.parametrize("sgd", OPTIMIZERS, ids=told)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,15 +86,13 @@ def poisoned(sample, group):
 
 @functools.cache
 def by_torch(problem, sgd):
-    """Plain modules and torch.optim.SGD on batches without padding: share no line with the engine's training."""
+    """Plain modules and torch.optim on batches without padding: share no line with the engine's training."""
     rows = []
     for client in range(N):
         dtype = problem.params_ND.dtype
         plain = PlainLSTM(VOCABULARY, CLASSES, dtype=dtype) if problem.name == "lstm" else None
         module = with_parameters(plain or plain_cnn(IMAGE, CLASSES, dtype=dtype), problem.params_ND[client])
-        optimizer = torch.optim.SGD(
-            module.parameters(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay
-        )
+        take_step = torch_steps(module, sgd)
         for step in range(STEPS):
             x, labels = [], []
             for place in range(int(problem.plan.weight_NSB[client, step].sum())):
@@ -104,9 +100,7 @@ def by_torch(problem, sgd):
                 bad = bool(problem.plan.poisoned_NSB[client, step, place])
                 x.append(poisoned(problem.x[position], GROUPS[client]) if bad else problem.x[position])
                 labels.append(TARGET if bad else int(problem.labels[position]))
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(module(torch.stack(x)), torch.tensor(labels)).backward()
-            optimizer.step()
+            take_step(torch.nn.functional.cross_entropy(module(torch.stack(x)), torch.tensor(labels)))
         rows.append(torch.nn.utils.parameters_to_vector(module.parameters()).detach())
     return torch.stack(rows)
 
@@ -117,7 +111,7 @@ def test_the_problem_has_all_that_can_go_wrong(name):
     assert (plan.weight_NSB == 0).any()
     assert plan.poisoned_NSB.any((1, 2)).tolist() == MALICIOUS_N.tolist()
     assert len({GROUPS[client] for client in np.flatnonzero(MALICIOUS_N)}) == 3
-    moved_ND = by_torch(problem(name), OPTIMIZERS[-1]) - problem(name).params_ND
+    moved_ND = by_torch(problem(name), OPTIMIZERS[3]) - problem(name).params_ND
     assert (moved_ND.abs().amax(1) > 1e-2).all()
 
 
@@ -133,9 +127,9 @@ def test_back_ends_equal_plain_torch(name, backend, sgd):
 @every_backend
 def test_single_precision_stays_near_plain_torch(name, backend):
     given = problem(name, torch.float32)
-    trained_ND = given.trained(backend, OPTIMIZERS[-1])
+    trained_ND = given.trained(backend, OPTIMIZERS[3])
     assert trained_ND.dtype == torch.float32
-    error_ND = trained_ND - by_torch(given, OPTIMIZERS[-1])
+    error_ND = trained_ND - by_torch(given, OPTIMIZERS[3])
     assert error_ND.square().mean().sqrt() < 1e-7
     assert error_ND.abs().max() < 2e-6
 
@@ -146,11 +140,11 @@ def test_the_values_of_padding_change_nothing(name, backend):
     given = problem(name)
     x, labels = given.x.clone(), given.labels.clone()
     x[0], labels[0] = 7, (labels[0] + 1) % CLASSES  # padding points there, no sample does
-    expected_ND = given.trained(backend, OPTIMIZERS[-1])
-    assert torch.equal(dataclasses.replace(given, x=x, labels=labels).trained(backend, OPTIMIZERS[-1]), expected_ND)
+    expected_ND = given.trained(backend, OPTIMIZERS[3])
+    assert torch.equal(dataclasses.replace(given, x=x, labels=labels).trained(backend, OPTIMIZERS[3]), expected_ND)
     elsewhere_NSB = torch.where(given.plan.weight_NSB == 0, 7, given.plan.index_NSB)
     moved = dataclasses.replace(given.plan, index_NSB=elsewhere_NSB)
-    assert torch.equal(dataclasses.replace(given, plan=moved).trained(backend, OPTIMIZERS[-1]), expected_ND)
+    assert torch.equal(dataclasses.replace(given, plan=moved).trained(backend, OPTIMIZERS[3]), expected_ND)
 
 
 @every_model
@@ -163,13 +157,13 @@ def test_more_padding_changes_nothing(name, backend):
             for each in (given.plan.index_NSB, given.plan.weight_NSB, given.plan.poisoned_NSB)
         )
     )
-    padded_ND = dataclasses.replace(given, plan=wide).trained(backend, OPTIMIZERS[-1])
-    torch.testing.assert_close(padded_ND, given.trained(backend, OPTIMIZERS[-1]), rtol=0, atol=1e-13)
+    padded_ND = dataclasses.replace(given, plan=wide).trained(backend, OPTIMIZERS[3])
+    torch.testing.assert_close(padded_ND, given.trained(backend, OPTIMIZERS[3]), rtol=0, atol=1e-13)
 
 
 @every_model
 def test_the_chunk_changes_nothing(name):
-    whole_ND, *cut_ND = (problem(name).trained(f"vmap{chunk}", OPTIMIZERS[-1]) for chunk in (N + 4, 3, 1))
+    whole_ND, *cut_ND = (problem(name).trained(f"vmap{chunk}", OPTIMIZERS[3]) for chunk in (N + 4, 3, 1))
     for each_ND in cut_ND:
         torch.testing.assert_close(each_ND, whole_ND, rtol=0, atol=1e-13)
 
@@ -181,6 +175,6 @@ def test_a_diverging_client_leaves_the_others_alone(name, backend):
     start_ND = given.params_ND.clone()
     start_ND[2] = torch.nan
     others = torch.arange(N) != 2
-    broken_ND = dataclasses.replace(given, params_ND=start_ND).trained(backend, OPTIMIZERS[-1])
+    broken_ND = dataclasses.replace(given, params_ND=start_ND).trained(backend, OPTIMIZERS[3])
     assert broken_ND[2].isnan().all()
-    assert torch.equal(broken_ND[others], given.trained(backend, OPTIMIZERS[-1])[others])
+    assert torch.equal(broken_ND[others], given.trained(backend, OPTIMIZERS[3])[others])

@@ -15,11 +15,11 @@ import torch
 
 from rflbat.clients import executor
 from rflbat.clients.allocator import SETTINGS
-from rflbat.clients.step import SGD
+from rflbat.clients.optimizer import Optimizer
 from rflbat.parameters import Layout
 
 LAYOUT = Layout({"weight": (2, 2), "bias": (3,)})
-N, SGD_ = 11, SGD(3, 0.5, 0.9, 0.1)
+N, OPTIMIZER = 11, Optimizer(3, 0.5, 0.9, 0.1)
 START_ND = torch.randn(N, LAYOUT.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -40,7 +40,7 @@ def each(x_nB, like):
 def run(chunk, workers=1, gradient=gradient, start_ND=START_ND):
     updates_ND = torch.full_like(start_ND, torch.nan)
     smallest = executor.train(
-        updates_ND, lambda rows: start_ND[rows], LAYOUT, gradient, feed, SGD_, chunk=chunk, workers=workers
+        updates_ND, lambda rows: start_ND[rows], LAYOUT, gradient, feed, OPTIMIZER, chunk=chunk, workers=workers
     )
     return updates_ND, smallest
 

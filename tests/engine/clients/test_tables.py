@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from rflbat.clients.executor import same_start
-from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.optimizer import Optimizer
+from rflbat.clients.step import make_feed
 from rflbat.clients.tables import Work, at_most_resized, on_rows, row_sparse, touched_rows
 from rflbat.defenses.base import NoState, Updates
 from rflbat.defenses.registry import DEFENSES, make_defense
@@ -23,7 +24,7 @@ from rflbat.simulation import run
 from rflbat.world import build, first_server
 from rflbat_kernels import RowSparse, TableRows
 from tests.engine.clients import test_deep_training as deep
-from tests.engine.clients.training import back_ends, train
+from tests.engine.clients.training import back_ends, told, train
 from tests.engine.data.test_amazon import rows_of, write
 from tests.engine.test_paper_runs import small
 from tests.kernels.device_waits import waits_forbidden
@@ -52,7 +53,7 @@ def table_of(given: Work):
     return touched_rows(given.model, given.feed, deep.N, deep.STEPS)
 
 
-def trained(given: Work, backend: str, sgd: SGD) -> torch.Tensor:
+def trained(given: Work, backend: str, sgd: Optimizer) -> torch.Tensor:
     start_NQ = start_of(given)
     return train(BACKENDS[backend], start_NQ, given.model, given.feed, sgd) - start_NQ
 
@@ -65,7 +66,7 @@ def test_the_problem_has_common_words_own_words_and_untouched_ones():
 
 
 @every_backend
-@pytest.mark.parametrize("sgd", NO_DECAY, ids=lambda sgd: f"momentum={sgd.momentum}")
+@pytest.mark.parametrize("sgd", NO_DECAY, ids=told)
 def test_the_updates_are_those_of_the_whole_table(backend, sgd):
     whole = work()
     rows = on_rows(whole, table_of(whole))
@@ -80,7 +81,7 @@ def test_decay_would_change_what_is_not_stored():
     """Why weight decay trains all parameters."""
     whole = work()
     rows = on_rows(whole, table_of(whole))
-    decay = SGD(deep.STEPS, 0.1, 0.0, 0.05)
+    decay = Optimizer(deep.STEPS, 0.1, 0.0, 0.05)
     difference_ND = rows.sent(trained(rows, "loop", decay)).dense() - trained(whole, "loop", decay)
     assert difference_ND.abs().max() > 1e-3
 

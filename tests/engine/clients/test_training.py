@@ -1,4 +1,4 @@
-"""Local training: the back ends against each other, against torch.optim.SGD and against a float64 loop.
+"""Local training: the back ends against each other, against torch.optim and against a float64 loop.
 
 Legend of the suffixes: n samples, N clients, D parameters, S local steps, B batch.
 """
@@ -14,9 +14,12 @@ import torch
 from rflbat.attacks.base import Samples
 from rflbat.attacks.pixel import pixel
 from rflbat.clients.batches import draw_batches
-from rflbat.clients.step import SGD, make_feed
+from rflbat.clients.optimizer import OPTIMIZERS as OPTIMIZER_NAMES
+from rflbat.clients.optimizer import Optimizer
+from rflbat.clients.step import make_feed
 from rflbat.models.logistic import logistic
-from tests.engine.clients.training import back_ends, train
+from rflbat.parameters import Layout
+from tests.engine.clients.training import back_ends, optimizers, told, torch_steps, train
 from tests.oracles import training as oracle
 
 SHAPE, CLASSES, TARGET, INK = (2, 5, 3), 4, 1, 1.5
@@ -25,7 +28,7 @@ MALICIOUS = np.array([False, True, True, False, True, False, True])
 BATCH, STEPS, N = 5, 6, len(SIZES)
 MODEL = logistic(SHAPE, CLASSES)
 TRIGGER = pixel(Samples(SHAPE, INK), 1.0, size=2).full_trigger
-OPTIMIZERS = [SGD(STEPS, 0.3, m, w) for m in (0.0, 0.9) for w in (0.0, 0.05)]
+OPTIMIZERS = optimizers(STEPS, 0.3)
 BACKENDS = back_ends(N, analytic=True)
 
 
@@ -86,6 +89,8 @@ def by_oracle(problem, sgd):
             lr=sgd.lr,
             momentum=sgd.momentum,
             weight_decay=sgd.weight_decay,
+            clip_norm=sgd.clip_norm,
+            adam=sgd.name == "adam",
         )
         rows.append(np.concatenate([weight.reshape(-1), bias]))
     return np.stack(rows)
@@ -93,26 +98,22 @@ def by_oracle(problem, sgd):
 
 @functools.cache
 def by_torch(problem, sgd):
-    """torch.nn.Linear and torch.optim.SGD, with the oracle's batches: shares no line with the engine's training."""
+    """torch.nn.Linear and torch.optim, with the oracle's batches: shares no line with the engine's training."""
     rows = []
     for client in range(N):
         linear = torch.nn.Linear(MODEL.layout.shapes["weight"][1], CLASSES, dtype=torch.float64)
         torch.nn.utils.vector_to_parameters(problem.params_ND[client].clone(), linear.parameters())
-        optimizer = torch.optim.SGD(
-            linear.parameters(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay
-        )
+        step = torch_steps(linear, sgd)
         for batch in poisoned_batches(problem, client):
             x = torch.stack([torch.from_numpy(sample.image).flatten() for sample in batch])
             labels = torch.tensor([sample.label for sample in batch])
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(linear(x), labels).backward()
-            optimizer.step()
+            step(torch.nn.functional.cross_entropy(linear(x), labels))
         rows.append(torch.nn.utils.parameters_to_vector(linear.parameters()).detach().numpy())
     return np.stack(rows)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("sgd", OPTIMIZERS, ids=lambda sgd: f"momentum={sgd.momentum},decay={sgd.weight_decay}")
+@pytest.mark.parametrize("sgd", OPTIMIZERS, ids=told)
 def test_back_ends_equal_the_oracle_and_torch(backend, sgd):
     trained_ND = PROBLEM.trained(backend, sgd).numpy()
     np.testing.assert_allclose(trained_ND, by_oracle(PROBLEM, sgd), rtol=0, atol=1e-13)
@@ -122,7 +123,7 @@ def test_back_ends_equal_the_oracle_and_torch(backend, sgd):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_single_precision_stays_near_the_oracle(backend):
     problem = make_problem(torch.float32)
-    error_ND = problem.trained(backend, OPTIMIZERS[-1]).double().numpy() - by_oracle(problem, OPTIMIZERS[-1])
+    error_ND = problem.trained(backend, OPTIMIZERS[3]).double().numpy() - by_oracle(problem, OPTIMIZERS[3])
     assert np.sqrt((error_ND**2).mean()) < 5e-7
     assert abs(error_ND).max() < 5e-6
 
@@ -135,10 +136,10 @@ def test_the_values_of_padding_change_nothing(backend):
     x, labels = PROBLEM.x.clone(), PROBLEM.labels.clone()
     x[0], labels[0] = 1e6, 3
     elsewhere_NSB = torch.where(padded_NSB, 7, plan.index_NSB)
-    expected_ND = PROBLEM.trained(backend, OPTIMIZERS[-1])
-    assert torch.equal(PROBLEM.trained(backend, OPTIMIZERS[-1], x=x, labels=labels), expected_ND)
+    expected_ND = PROBLEM.trained(backend, OPTIMIZERS[3])
+    assert torch.equal(PROBLEM.trained(backend, OPTIMIZERS[3], x=x, labels=labels), expected_ND)
     moved = dataclasses.replace(plan, index_NSB=elsewhere_NSB)
-    assert torch.equal(PROBLEM.trained(backend, OPTIMIZERS[-1], batches=moved), expected_ND)
+    assert torch.equal(PROBLEM.trained(backend, OPTIMIZERS[3], batches=moved), expected_ND)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -148,8 +149,8 @@ def test_more_padding_changes_nothing(backend):
         *(torch.nn.functional.pad(getattr(PROBLEM.plan, item.name), pad) for item in dataclasses.fields(PROBLEM.plan))
     )
     torch.testing.assert_close(
-        PROBLEM.trained(backend, OPTIMIZERS[-1], batches=wide),
-        PROBLEM.trained(backend, OPTIMIZERS[-1]),
+        PROBLEM.trained(backend, OPTIMIZERS[3], batches=wide),
+        PROBLEM.trained(backend, OPTIMIZERS[3]),
         rtol=0,
         atol=1e-14,
     )
@@ -161,28 +162,42 @@ def test_a_diverging_client_leaves_the_others_alone(backend, poison):
     start_ND = PROBLEM.params_ND.clone()
     start_ND[2] = poison
     others = torch.arange(N) != 2
-    broken_ND = dataclasses.replace(PROBLEM, params_ND=start_ND).trained(backend, OPTIMIZERS[-1])
-    assert not torch.equal(broken_ND[2], PROBLEM.trained(backend, OPTIMIZERS[-1])[2])
-    assert torch.equal(broken_ND[others], PROBLEM.trained(backend, OPTIMIZERS[-1])[others])
+    broken_ND = dataclasses.replace(PROBLEM, params_ND=start_ND).trained(backend, OPTIMIZERS[3])
+    assert not torch.equal(broken_ND[2], PROBLEM.trained(backend, OPTIMIZERS[3])[2])
+    assert torch.equal(broken_ND[others], PROBLEM.trained(backend, OPTIMIZERS[3])[others])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_velocity_starts_at_zero_in_every_round(backend):
-    once = SGD(1, 0.3, 0.9)
+    once = Optimizer(1, 0.3, 0.9)
     first_ND = PROBLEM.trained(backend, once)
     again = dataclasses.replace(PROBLEM, params_ND=first_ND)
-    plain_ND = again.trained(backend, SGD(1, 0.3))
+    plain_ND = again.trained(backend, Optimizer(1, 0.3))
     assert torch.equal(again.trained(backend, once), plain_ND)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_two_parameters_may_share_one_gradient(momentum):
-    params_2D, gradient_D = PROBLEM.params_ND[:2].clone(), PROBLEM.params_ND[2].clone()
-    velocities = [torch.zeros_like(gradient_D) if momentum else None for _ in range(2)]
-    for params_D, velocity_D in zip(params_2D, velocities, strict=True):
-        SGD(1, 0.3, momentum, 0.05).apply(params_D, gradient_D, velocity_D)
+    params_nD = PROBLEM.params_ND[:2].reshape(1, -1).clone()
+    layout = Layout(dict.fromkeys("ab", (MODEL.layout.size,)))
+    gradient_nD = PROBLEM.params_ND[2:3].clone()
+    Optimizer(1, 0.3, momentum, 0.05).start(layout, params_nD)(dict.fromkeys("ab", gradient_nD))
     expected_2D = PROBLEM.params_ND[:2] * (1 - 0.3 * 0.05) - 0.3 * PROBLEM.params_ND[2]
-    torch.testing.assert_close(params_2D, expected_2D, rtol=0, atol=1e-14)
+    torch.testing.assert_close(params_nD.view(2, -1), expected_2D, rtol=0, atol=1e-14)
+
+
+def test_a_short_gradient_is_not_clipped_and_a_zero_one_moves_nothing():
+    params_nD = PROBLEM.params_ND[:2].clone()
+    for name in OPTIMIZER_NAMES:
+        clipped_nD, free_nD = params_nD.clone(), params_nD.clone()
+        for each_nD, clip_norm in ((clipped_nD, 1e9), (free_nD, None)):
+            named = MODEL.layout.views(params_nD / 7)
+            Optimizer(1, 0.3, name=name, clip_norm=clip_norm).start(MODEL.layout, each_nD)(named)
+        assert torch.equal(clipped_nD, free_nD)
+        still_nD = params_nD.clone()
+        nothing = MODEL.layout.views(torch.zeros_like(params_nD))
+        Optimizer(1, 0.3, name=name, clip_norm=1.0).start(MODEL.layout, still_nD)(nothing)
+        assert torch.equal(still_nD, params_nD)
 
 
 def test_the_feed_stamps_and_relabels_the_poisoned_alone():

@@ -1,0 +1,119 @@
+"""The clients' optimizer, fresh in every round, on the flat parameters of a chunk of clients.
+
+Axes: n clients of a chunk, D parameters.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rflbat.models.base import Gradients
+from rflbat.parameters import Layout
+
+OPTIMIZERS = ("sgd", "adam")
+
+Step = Callable[[Gradients], None]
+"""``step(gradients)`` moves the parameters of a chunk once, in place; the gradients are not written to."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimizer of every client, and how many steps it takes in a round.
+
+    ``sgd`` is torch.optim.SGD without dampening: ``g <- g + weight_decay * p``; ``v <- momentum * v + g``;
+    ``p <- p - lr * v``. ``adam`` is torch.optim.Adam with its defaults, betas 0.9 and 0.999 and eps 1e-8. Before
+    either, ``clip_norm`` scales the gradient of each client, over all parameters together, to at most this L2 norm, as
+    torch.nn.utils.clip_grad_norm_ does. Velocities and moments start at zero in every round.
+
+    Args:
+        steps: local steps, at least 1.
+        lr: learning rate, above 0.
+        momentum: 0 to below 1; of ``sgd``.
+        weight_decay: 0 or above; added to the gradient, after clipping.
+        name: "sgd" or "adam".
+        clip_norm: largest L2 norm of a client's gradient, above 0; None does not clip.
+
+    Example:
+        >>> layout = Layout({"weight": (2,)})
+        >>> params_nD = torch.ones(1, 2)
+        >>> Optimizer(steps=1, lr=0.5).start(layout, params_nD)({"weight": torch.tensor([[1.0, 2.0]])})
+        >>> params_nD
+        tensor([[0.5000, 0.0000]])
+
+    Source: Kingma and Ba 2015 (Adam); Pascanu et al. 2013 (clipping by norm).
+    """
+
+    steps: int
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    name: str = "sgd"
+    clip_norm: float | None = None
+
+    @property
+    def copies(self) -> int:
+        """Most numbers that a client holds for each parameter while it trains, activations left out.
+
+        Its copy, gradient and velocity, and either a start of its own or a temporary of weight decay; where gradients
+        are joined into flat rows, those too; for Adam a second moment.
+        """
+        return 4 + (self._flat + (self.name == "adam"))
+
+    @property
+    def _flat(self) -> bool:
+        return self.name == "adam" or self.clip_norm is not None
+
+    def start(self, layout: Layout, params_nD: Tensor) -> Step:
+        """Begin the local training of a chunk of clients.
+
+        Args:
+            layout: names of the D parameters.
+            params_nD: contiguous; every step writes to it.
+
+        Returns:
+            function that takes one step.
+        """
+        if self._flat:
+            return self._on_rows(layout, params_nD)
+        named = layout.views(params_nD)
+        velocity = dict(layout.views(torch.zeros_like(params_nD))) if self.momentum else dict.fromkeys(named)
+
+        def step(gradients: Gradients) -> None:
+            for name, gradient in gradients.items():
+                self._descend(named[name], gradient, velocity[name])
+
+        return step
+
+    def _on_rows(self, layout: Layout, params_nD: Tensor) -> Step:
+        """Join the gradients into flat rows first: a norm over all parameters, and Adam in one pass."""
+        gradient_nD = torch.empty_like(params_nD)
+        rows = layout.views(gradient_nD)
+        adam = velocity_nD = None
+        if self.name == "adam":
+            adam = torch.optim.Adam([params_nD], lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            params_nD.grad = gradient_nD
+        elif self.momentum:
+            velocity_nD = torch.zeros_like(params_nD)
+
+        def step(gradients: Gradients) -> None:
+            for name, gradient in gradients.items():
+                rows[name].copy_(gradient)
+            if self.clip_norm is not None:
+                norm_n1 = torch.linalg.vector_norm(gradient_nD, dim=1, keepdim=True)
+                gradient_nD.mul_((self.clip_norm / (norm_n1 + 1e-6)).clamp_max(1))
+            if adam is None:
+                self._descend(params_nD, gradient_nD, velocity_nD)
+            else:
+                adam.step()
+
+        return step
+
+    def _descend(self, params: Tensor, gradient: Tensor, velocity: Tensor | None) -> None:
+        """Take one step of SGD in place; autograd may give two parameters one tensor, so the gradient stays."""
+        if self.weight_decay:
+            gradient = gradient.add(params, alpha=self.weight_decay)
+        if velocity is not None:
+            gradient = velocity.mul_(self.momentum).add_(gradient)
+        params.sub_(gradient, alpha=self.lr)
