@@ -246,6 +246,7 @@ def rflbat(
     sizes: Sequence[float] | None = None,
     *,
     clusters: int = 2,
+    smallest: float = 0.0,
     eps1: float = 10.0,
     eps2: float = 4.0,
     cluster_labels: Callable[[Array], ArrayLike] | None = None,
@@ -254,7 +255,8 @@ def rflbat(
 ) -> Answer:
     """Wang et al. 2022 (arXiv 2201.03772), Algorithm 1, lines 13-39: PCA, filter, k-means, cosines, filter, average.
 
-    The score of a one-member cluster is `singleton`. The lowest score wins, of equals the lowest label.
+    The score of a one-member cluster is `singleton`. The lowest score wins, of equals the lowest label, among the
+    clusters with at least the share `smallest` of the survivors; among all where there is none.
     Detail, per client: "stage", "coordinates", "ratios1", "ratios2", "similarities" (v_j), NaN where not computed, and
     "labels" (-1 where none); also "scores" {label: score of the cluster} and "chosen" (a label or None).
     """
@@ -282,7 +284,8 @@ def rflbat(
         for i, value in zip(members, mean_similarities([this.rows[i] for i in members]), strict=True):
             similarities[i] = value
         scores[label] = float(singleton) if len(members) == 1 else kernels.median(similarities[i] for i in members)
-    chosen = min(scores, key=lambda label: (scores[label], label)) if scores else None
+    large = [label for label in scores if found.count(label) >= smallest * len(survivors)] or list(scores)
+    chosen = min(large, key=lambda label: (scores[label], label)) if scores else None
 
     for i in survivors:
         if labels[i] != chosen:

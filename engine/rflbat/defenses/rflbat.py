@@ -82,6 +82,7 @@ def cluster_scores(cosines_NN: Tensor, member_KN: Tensor) -> tuple[Tensor, Tenso
 def rflbat(
     *,
     clusters: int | str = "silhouette",
+    smallest: float = 0.0,
     eps1: float = 10.0,
     eps2: float = 4.0,
     weighting: str = "samples",
@@ -98,6 +99,8 @@ def rflbat(
     Args:
         clusters: number of clusters, or a rule: ``gap``, ``gap2``, ``silhouette`` (the default; the paper does not
             say, and ``benchmarks/paper`` compares them).
+        smallest: smallest cluster that may be chosen, as a share of the survivors of filter 1, 0 to 1; where no
+            cluster is large enough, all may. The paper has no such bound: 0.
         eps1: threshold of filter 1, above 0 (10, as the paper).
         eps2: threshold of filter 2, above 0 (4, as the paper).
         weighting: ``samples`` (n_i over the kept, as FedAvg) or ``uniform``.
@@ -134,6 +137,8 @@ def rflbat(
     Source: Wang et al. 2022, "RFLBAT: A robust federated learning algorithm against backdoor attack", algorithm 1.
     """
     candidates(clusters)
+    if not 0 <= smallest <= 1:
+        raise UserError(f"rflbat: smallest={smallest} is out of range; allowed: 0 to 1")
     if not (0 < eps1 < math.inf and 0 < eps2 < math.inf):
         raise UserError(f"rflbat: eps1={eps1} and eps2={eps2} must be finite numbers above 0")
     for key, value, allowed in (("weighting", weighting, ("samples", "uniform")), ("pca", pca, ("gram", "lowrank"))):
@@ -141,7 +146,7 @@ def rflbat(
             raise UserError(f"rflbat: {key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
-        return _steps(updates, draw, clusters, (eps1, eps2), weighting, pca)
+        return _steps(updates, draw, (clusters, smallest), (eps1, eps2), weighting, pca)
 
     def uniforms(clients: int, parameters: int) -> int:
         return uniforms_drawn(clients, COMPONENTS, clusters)
@@ -150,9 +155,15 @@ def rflbat(
 
 
 def _steps(
-    updates: Updates, draw: Draw, clusters: int | str, eps: tuple[float, float], weighting: str, back_end: str
+    updates: Updates,
+    draw: Draw,
+    choice: tuple[int | str, float],
+    eps: tuple[float, float],
+    weighting: str,
+    back_end: str,
 ) -> Decision:
     """Take algorithm 1's server steps in order."""
+    clusters, smallest = choice
     points_NH = coordinates(updates, back_end)
     survivor_N = passes_filter(points_NH, updates.valid_N, eps[0])
 
@@ -161,7 +172,9 @@ def _steps(
     label_N = torch.where(few, 0, label_N)
     member_KN = (label_N == torch.arange(candidates(clusters)[-1], device=label_N.device)[:, None]) & survivor_N
     score_K, similarity_N = cluster_scores(updates.cosines_NN, member_KN)
-    chosen_N = survivor_N & (label_N == score_K.argmin())
+    large_K = member_KN.sum(1) >= smallest * survivor_N.sum()
+    admitted_K = torch.where((large_K & score_K.isfinite()).any(), large_K, True)
+    chosen_N = survivor_N & (label_N == torch.where(admitted_K, score_K, torch.inf).argmin())
     kept_N = passes_filter(points_NH, chosen_N, eps[1])
 
     stage_N = torch.where(chosen_N, 4, torch.where(survivor_N, 3, 2))

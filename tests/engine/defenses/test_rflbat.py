@@ -59,6 +59,8 @@ def test_every_client_falls_at_the_stage_it_was_made_for():
         {"eps2": 0.99},
         {"eps1": 0.9, "eps2": 0.9},
         {"eps2": 60.0},
+        {"smallest": 0.7},
+        {"smallest": 1.0},
     ],
     ids=str,
 )
@@ -216,6 +218,16 @@ def test_a_lone_client_is_chosen_only_if_nothing_else_is_left(seed):
     assert sorted(decision.trace["cluster_scores"].tolist())[0] == 1
 
 
+def test_a_cluster_below_the_smallest_share_is_chosen_only_if_nothing_else_is_left():
+    """Three loose clients beside ten alike ones: the smaller cluster has the lower score."""
+    rng = np.random.default_rng(3)
+    loose_ND = rng.standard_normal((3, PARAMETERS))
+    alike_ND = 3 * rng.standard_normal(PARAMETERS) + 0.1 * rng.standard_normal((10, PARAMETERS))
+    updates_ND = np.concatenate([loose_ND, alike_ND])
+    kept = [aggregate(updates_ND, "rflbat", clusters=2, smallest=share).kept.tolist() for share in (0.0, 0.23, 0.24)]
+    assert kept == [[True] * 3 + [False] * 10] * 2 + [[False] * 3 + [True] * 10]
+
+
 def test_trace():
     updates_ND, _ = all_stages()
     updates_ND[5] = np.nan
@@ -266,6 +278,8 @@ def test_one_huge_update_does_not_shield_the_other_attackers(pca, size):
         ({"clusters": 0}, "clusters=0 is below 1"),
         ({"clusters": -3}, "clusters=-3 is below 1"),
         ({"clusters": "gap3"}, "'gap3'.*gap, gap2, silhouette"),
+        ({"smallest": -0.1}, "smallest=-0.1 is out of range; allowed: 0 to 1"),
+        ({"smallest": 1.1}, "smallest=1.1 is out of range"),
         ({"eps1": 0.0}, "eps1=0.0"),
         ({"eps1": -1.0}, "eps1=-1.0"),
         ({"eps2": 0.0}, "eps2=0.0"),
