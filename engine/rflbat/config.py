@@ -68,6 +68,9 @@ class Experiment:
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     batch_size: int = _option(60, "mini-batch size")
+    drop_last: bool = _option(
+        False, "leave out the last, short batch of an epoch of a client, unless it is the only one"
+    )
     lr: float = _option(0.1, "learning rate of the clients")
     optimizer: str = _option("sgd", f"optimizer of the clients, fresh in each round: {', '.join(OPTIMIZERS)}")
     momentum: float = _option(0.0, "momentum of the clients' sgd, 0 to below 1")

@@ -81,6 +81,7 @@ def clean_updates(world: World, params_D: Tensor) -> Tensor:
             steps=experiment.local_steps,
             batch=experiment.batch_size,
             poisoned_share=0.0,
+            drop_last=experiment.drop_last,
         ).to(device)
         feed = make_feed(world.train_x, world.train_y, batches, (), ids_N, experiment.target)
         work = Work(world.model, same_start(params_D), feed)

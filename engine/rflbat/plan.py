@@ -132,6 +132,7 @@ def draw_plan(
         steps=experiment.local_steps,
         batch=experiment.batch_size,
         poisoned_share=poisoned_share,
+        drop_last=experiment.drop_last,
     )
     return Plan(
         round_number=round_number,

@@ -20,13 +20,27 @@ def mnist() -> Experiment:
 
 
 def femnist() -> Experiment:
-    """The paper's FEMNIST setting: 100 of the writers, each a client, CNN, half of them malicious."""
-    return Experiment(dataset="femnist", partition="natural", batch_size=20, lr=0.05)
+    """The paper's FEMNIST setting: 100 of 300 writers in a round, each a client, CNN, half of them malicious."""
+    return Experiment(
+        dataset="femnist",
+        clients=300,
+        participants=100,
+        partition="natural",
+        batch_size=20,
+        drop_last=True,
+        rounds=60,
+        eval_every=5,
+    )
 
 
 def amazon() -> Experiment:
     """The paper's Amazon setting: reviews among 100 clients, LSTM, half of them malicious, IID."""
-    return Experiment(dataset="amazon", batch_size=16, lr=0.5, momentum=0.9)
+    return Experiment(dataset="amazon", batch_size=16, lr=0.002, optimizer="adam", rounds=40, eval_every=5)
+
+
+def imdb() -> Experiment:
+    """IMDB film reviews among 100 clients, LSTM, half of them malicious, IID: an addition to the paper's data sets."""
+    return Experiment(dataset="imdb", batch_size=25, lr=0.002, optimizer="adam", rounds=40, eval_every=5)
 
 
 def dna() -> Experiment:
@@ -51,7 +65,7 @@ def dns() -> Experiment:
 
 def dnc() -> Experiment:
     """Scenario DNC on FEMNIST: RFLBAT against half malicious of 50 to 1,600 writers (figure 13)."""
-    return femnist()
+    return femnist().changed({"clients": 100, "participants": None})
 
 
 def dba() -> Experiment:
@@ -74,6 +88,7 @@ RECIPES: dict[str, Callable[[], Experiment]] = {
     "mnist": mnist,
     "femnist": femnist,
     "amazon": amazon,
+    "imdb": imdb,
     "dna": dna,
     "dna-femnist": dna_femnist,
     "dna-amazon": dna_amazon,

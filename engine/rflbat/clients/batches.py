@@ -39,13 +39,15 @@ class Batches:
         return Batches(**transfer(vars(self), device))
 
 
-def _epochs(samples: np.ndarray, steps: int, batch: int, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _epochs(
+    samples: np.ndarray, steps: int, batch: int, stream: np.random.Generator, drop_last: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Cut freshly shuffled epochs of one client into ``steps`` batches; the last batch of an epoch may be short."""
     index_SB = np.zeros((steps, batch), np.int64)
     present_SB = np.zeros((steps, batch), bool)
-    per_epoch = -(-len(samples) // batch)
+    per_epoch = max(1, len(samples) // batch) if drop_last else -(-len(samples) // batch)
     for first in range(0, steps, per_epoch):
-        order = stream.permutation(samples)[: (steps - first) * batch]
+        order = stream.permutation(samples)[: min(per_epoch, steps - first) * batch]
         at = slice(first * batch, first * batch + len(order))
         index_SB.reshape(-1)[at], present_SB.reshape(-1)[at] = order, True
     return index_SB, present_SB
@@ -59,11 +61,13 @@ def draw_batches(
     steps: int,
     batch: int,
     poisoned_share: float,
+    drop_last: bool = False,
 ) -> Batches:
     """Draw the mini-batches of all clients of a round, and which of their samples are poisoned.
 
     A client goes through its samples in shuffled epochs, as a data loader does: the last batch of an epoch holds
-    what is left, and a client with fewer than B samples takes all of them in every step. Short batches are padded
+    what is left, or is left out with ``drop_last``, and a client with fewer than B samples takes all of them in every
+    step. Short batches are padded
     with weight 0. In each batch of a malicious client the first ``floor(share * samples + 1/2)`` samples are
     poisoned; their order is random, so this is a random half for a share of 1/2. Roles change no draw.
 
@@ -74,6 +78,7 @@ def draw_batches(
         steps: local steps S, at least 1.
         batch: batch size B, at least 1.
         poisoned_share: share of a malicious batch, 0 to 1.
+        drop_last: leave out the last batch of an epoch where it is short, unless it is the only one.
 
     Returns:
         the plan, on the host.
@@ -86,7 +91,7 @@ def draw_batches(
 
     Source: Wang et al. 2022 (RFLBAT), section 3.2: half of each malicious batch carries the backdoor.
     """
-    drawn = [_epochs(own, steps, batch, stream) for own in samples]
+    drawn = [_epochs(own, steps, batch, stream, drop_last) for own in samples]
     index_NSB = np.stack([index for index, _ in drawn])
     present_NSB = np.stack([present for _, present in drawn])
     count_NS1 = present_NSB.sum(-1, keepdims=True)

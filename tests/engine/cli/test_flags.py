@@ -11,7 +11,7 @@ from tests.engine.cli.conftest import Call
 
 SETTINGS = {
     *("--dataset", "--data-dir", "--clients", "--participants", "--partition", "--alpha", "--model"),
-    *("--dataset-arg", "--tokenizer", "--shadow", "--optimizer", "--clip-norm"),
+    *("--dataset-arg", "--tokenizer", "--shadow", "--optimizer", "--clip-norm", "--drop-last"),
     *("--attack", "--attack-arg", "--malicious", "--roles", "--attack-start", "--scale", "--target"),
     *("--defense", "--defense-arg", "--rounds", "--local-steps", "--batch-size", "--lr", "--momentum"),
     *("--weight-decay", "--server-lr", "--seed", "--device", "--backend", "--chunk", "--kernels"),

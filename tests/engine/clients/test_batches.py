@@ -14,13 +14,14 @@ from rflbat.clients.batches import draw_batches
 property_test = settings(derandomize=True, deadline=None, max_examples=60)
 
 
-def draw(sizes, malicious=None, *, seed=0, steps=7, batch=5, share=0.5):
+def draw(sizes, malicious=None, *, seed=0, steps=7, batch=5, share=0.5, drop_last=False):
     """The plan of clients whose samples are 100, 102, 104, ... in the training set, dealt in turn."""
     ends = np.cumsum(sizes)
     samples = [100 + 2 * np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     malicious_N = np.zeros(len(sizes), bool) if malicious is None else np.array(malicious)
     stream = np.random.default_rng(seed)
-    return samples, draw_batches(samples, malicious_N, stream, steps=steps, batch=batch, poisoned_share=share)
+    settings = {"steps": steps, "batch": batch, "poisoned_share": share, "drop_last": drop_last}
+    return samples, draw_batches(samples, malicious_N, stream, **settings)
 
 
 def used(plan, client):
@@ -54,6 +55,25 @@ def test_batches_are_full_but_the_last_of_an_epoch(sizes, steps, batch):
         lengths = [batch] * (size // batch) + [size % batch] * (size % batch > 0)
         expected = (lengths * steps)[:steps]
         assert [len(step) for step in used(plan, client)] == expected
+
+
+@property_test
+@given(st.lists(st.integers(1, 23), min_size=1, max_size=5), st.integers(1, 13), st.integers(1, 11))
+def test_drop_last_leaves_out_short_batches_unless_a_client_has_no_other(sizes, steps, batch):
+    samples, plan = draw(sizes, steps=steps, batch=batch, drop_last=True)
+    for client, own in enumerate(samples):
+        batches = used(plan, client)
+        assert [len(step) for step in batches] == [min(batch, len(own))] * steps
+        per_epoch = max(1, len(own) // batch)
+        for first in range(0, steps, per_epoch):
+            seen = list(chain.from_iterable(batches[first : first + per_epoch]))
+            assert len(set(seen)) == len(seen)
+            assert set(seen) <= set(own.tolist())
+
+
+def test_a_sample_that_was_left_out_comes_in_a_later_epoch():
+    samples, plan = draw([11], steps=40, batch=5, drop_last=True)
+    assert set(chain.from_iterable(used(plan, 0))) == set(samples[0].tolist())
 
 
 def test_the_plan_is_padded_at_the_end_with_weight_0():
