@@ -142,7 +142,10 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
 def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[Callback]) -> Result:
     latest, finished = folder.latest, folder.summary()
     current().tell({"description": description, "begun": latest is not None, "finished": finished})
-    world = build(Experiment.from_dict(description["config"]))
+    world = build(_recorded(description))
+    if finished is None and description.get("sizes") not in (None, [len(own) for own in world.samples]):
+        data = world.experiment.dataset
+        raise UserError(f"{folder.path}: data set '{data}' gives its clients other samples than when the run began")
     server, seconds = (_first(world, folder), 0.0) if latest is None else restore(world, folder, latest)
     if finished is not None:
         return Result(finished, folder.rounds(), server.params_D, folder.path)
@@ -158,10 +161,18 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
     return _loop(world, server, description, folder, callbacks, rounds, seconds)
 
 
+def _recorded(description: Mapping[str, Any]) -> Experiment:
+    """Read the settings of run.json; runs of 0.1, which know no optimizer, fed FEMNIST as LEAF's files hold it."""
+    experiment = Experiment.from_dict(description["config"])
+    if experiment.dataset == "femnist" and "optimizer" not in description["config"]:
+        return experiment.changed({"dataset_args": {"polarity": "leaf", **experiment.dataset_args}})
+    return experiment
+
+
 def _follow(ranks: Ranks, callbacks: Sequence[Callback]) -> Result:
     """Go on with a run beside rank 0, which reads the folder and tells what is there."""
     told = ranks.tell()
-    world = build(Experiment.from_dict(told["description"]["config"]))
+    world = build(_recorded(told["description"]))
     server, seconds = restore(world, None, None) if told["begun"] else (_first(world, None), 0.0)
     if told["finished"] is not None:
         return Result(told["finished"], [], server.params_D, None)

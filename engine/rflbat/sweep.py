@@ -141,7 +141,9 @@ def check_cell(cell: Cell, out: Path) -> Experiment:
     check(cell.experiment)
     resolved, path = resolve(cell.experiment), out / CELLS / cell.name
     if (path / RUN).exists():
-        found, wanted = RunFolder.open(path).run()["config"], resolved.to_dict()
+        # A run of an earlier version knows fewer settings; those it does not know had their defaults.
+        found = {**Experiment().to_dict(), **RunFolder.open(path).run()["config"]}
+        wanted = resolved.to_dict()
         wanted |= {key: found.get(key) for key in ("model", "attack") if wanted[key] is None}
         if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):
             raise UserError(f"{path} holds a run with another {', '.join(differing)}; give the sweep another --out")

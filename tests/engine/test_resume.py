@@ -12,6 +12,7 @@ import rflbat.simulation
 from rflbat import Experiment, Interrupted, UserError, resume, run
 from rflbat.results.checkpoint import load, save
 from rflbat.results.folder import RunFolder
+from tests.engine.data.leaf_files import write_femnist
 
 ROUNDS = 5
 DEFENSES = {
@@ -259,3 +260,46 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="not the folder of a run"):
         resume(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# Run folders of version 0.1, which knew fewer settings.
+
+
+def as_0_1(path, **changes):
+    """Take away the settings that 0.1 did not know, in run.json and in the checkpoint."""
+    description = json.loads((path / "run.json").read_text())
+    for name in ("optimizer", "clip_norm", "drop_last"):
+        del description["config"][name]
+    description["config"] |= changes
+    (path / "run.json").write_text(json.dumps(description))
+    tensors, meta = load(path / "checkpoint.safetensors")
+    save(path / "checkpoint.safetensors", tensors, {**meta, "config": description["config"]})
+
+
+def test_a_run_of_0_1_goes_on_as_it_began(straight, killed):
+    folder = killed("fedavg", 2)
+    as_0_1(folder.path)
+    resumed = resume(folder.path)
+    assert resumed.rounds == straight["fedavg"].rounds
+    assert torch.equal(resumed.params, straight["fedavg"].params)
+
+
+def test_femnist_of_0_1_goes_on_with_the_polarity_of_leaf(tmp_path):
+    write_femnist(tmp_path / "femnist")
+    settings = {"dataset": "femnist", "data_dir": str(tmp_path), "dataset_args": {"polarity": "leaf"}}
+    small = experiment("fedavg", **settings, **{"partition": "natural", "clients": 3, "participants": None})
+    run(small, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(small, tmp_path / "run", [StopAfter(2)])
+    as_0_1(tmp_path / "run", dataset_args={})
+    resumed = resume(tmp_path / "run")
+    assert resumed.rounds == RunFolder.open(tmp_path / "whole").rounds()
+
+
+def test_data_that_give_other_samples_are_refused(killed):
+    folder = killed("fedavg", 2)
+    description = json.loads((folder.path / "run.json").read_text())
+    description["sizes"][0] += 1
+    (folder.path / "run.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="data set 'digits' gives its clients other samples than when the run began"):
+        resume(folder.path)

@@ -287,3 +287,15 @@ def test_jobs_out_of_range_are_refused(tmp_path, jobs):
     with pytest.raises(UserError, match=rf"^jobs={jobs} is out of range; allowed: at least 1$"):
         sweep(make_cells(small(), {}, 1), tmp_path, jobs=jobs)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cell_of_0_1_is_known_by_the_settings_that_it_has(tmp_path):
+    (cell,) = make_cells(small(model="logistic"), {"defense": ["fedavg"]}, 1)
+    sweep([cell], tmp_path)
+    path = tmp_path / "cells" / cell.name / "run.json"
+    description = json.loads(path.read_text())
+    del description["config"]["optimizer"], description["config"]["clip_norm"], description["config"]["drop_last"]
+    path.write_text(json.dumps(description))
+    before = marks(tmp_path)
+    assert run_cell(cell, tmp_path)["rounds"] == 3
+    assert marks(tmp_path) == before

@@ -41,7 +41,9 @@ Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Part = dict[str, tuple[Pixels, npt.NDArray[np.int64]]]
 
 
-def load(data_dir: Path | None = None, *, polarity: str = "ink", mean: float = 0.0, std: float = 1.0) -> Dataset:
+def load(
+    data_dir: Path | None = None, *, polarity: str = "ink", min_samples: int = 1, mean: float = 0.0, std: float = 1.0
+) -> Dataset:
     """Load FEMNIST: 28x28 grey images of 10 digits, 26 capitals and 26 small letters, background 0, ink 1.
 
     LEAF's files hold the opposite, background 1 and ink 0. Fed like that, nearly every input of the first layer is 1,
@@ -60,6 +62,8 @@ def load(data_dir: Path | None = None, *, polarity: str = "ink", mean: float = 0
     Args:
         data_dir: folder of data sets; None is refused, since nothing is downloaded.
         polarity: "ink" (background 0, ink 1, as MNIST) or "leaf" (background 1, ink 0, as the files).
+        min_samples: training images that a writer has at least, as LEAF's option ``-k``; the training images of other
+            writers are left out. LEAF's samples of the whole data (``--sf``) cut some writers short, to 2 images.
         mean: subtracted from the values; 0 leaves them.
         std: divides what is left, above 0.
 
@@ -90,6 +94,7 @@ def load(data_dir: Path | None = None, *, polarity: str = "ink", mean: float = 0
         # Files that changed while they were read must not be remembered by what they held before.
         if _key(root, paths) == key:
             _remember(folder, key, tensors)
+    tensors = _of_writers(tensors, min_samples)
     low, high = POLARITIES[polarity]
     scale = 1 / 255 if tensors["train_x"].dtype == torch.uint8 else 1.0
     dataset = Dataset(
@@ -109,6 +114,18 @@ def load(data_dir: Path | None = None, *, polarity: str = "ink", mean: float = 0
         source=str(folder),
     )
     return standardized(dataset, mean, std)
+
+
+def _of_writers(tensors: dict[str, Tensor], min_samples: int) -> dict[str, Tensor]:
+    """Leave out the training images of writers that have too few; the test images are nobody's in particular."""
+    counts = torch.bincount(tensors["train_writers"])
+    most = int(counts.max())
+    if not 1 <= min_samples <= most:
+        raise UserError(f"min_samples={min_samples} is out of range; allowed: 1 to {most}, the most that a writer has")
+    kept = counts[tensors["train_writers"]] >= min_samples
+    if kept.all():
+        return tensors
+    return {**tensors, **{name: tensors[name][kept] for name in ("train_x", "train_y", "train_writers")}}
 
 
 def _find(root: Path) -> tuple[Path, dict[str, list[Path]]]:
