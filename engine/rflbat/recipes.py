@@ -45,7 +45,15 @@ def amazon() -> Experiment:
 
 def imdb() -> Experiment:
     """IMDB film reviews among 100 clients, LSTM, half of them malicious, IID: an addition to the paper's data sets."""
-    return Experiment(dataset="imdb", batch_size=25, lr=0.002, optimizer="adam", rounds=40, eval_every=5)
+    return Experiment(
+        dataset="imdb",
+        dataset_args={"tokens": 100},
+        batch_size=16,
+        lr=0.01,
+        optimizer="adam",
+        rounds=40,
+        eval_every=5,
+    )
 
 
 def dna() -> Experiment:

@@ -173,7 +173,7 @@ def build(experiment: Experiment) -> World:
     words = 0 if dataset.words is None else len(dataset.words)
     model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes, words)
     train_x = as_inputs(dataset.train_x, dataset)
-    sparse, _ = row_sparse(model, experiment.weight_decay, ranks.count)
+    sparse, _ = row_sparse(model, experiment.weight_decay, attack, ranks.count)
     tokens = experiment.local_steps * experiment.batch_size * dataset.train_x[0].numel()
     backend = choose_backend(
         experiment.backend,
@@ -306,7 +306,7 @@ def describe(world: World) -> dict[str, Any]:
             op: dispatch.choose(op, asked.get(op, "auto"), device, clients).name for op in dispatch.IMPLEMENTATIONS
         },
         "backend": world.backend.as_dict(),
-        "updates": row_sparse(world.model, world.experiment.weight_decay, world.ranks.count)[1],
+        "updates": row_sparse(world.model, world.experiment.weight_decay, world.attack, world.ranks.count)[1],
         "ranks": world.ranks.count,
         "sizes": [len(own) for own in world.samples],
         "held_out": len(world.held_out),

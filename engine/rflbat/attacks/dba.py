@@ -92,11 +92,11 @@ def dba(samples: Samples, scale: float, *, text: str = SENTENCE, position: float
             raise UserError(f"attack 'dba': {text!r} has {len(ids)} tokens; allowed: at least {GROUPS}")
         cuts = [len(ids) * group // GROUPS for group in range(GROUPS + 1)]
         local = tuple(insert(ids[first:stop], position, samples.device) for first, stop in pairwise(cuts))
-        return Attack("dba", local, insert(ids, position, samples.device), share, scaling(scale))
+        return Attack("dba", local, insert(ids, position, samples.device), share, scaling(scale), row_wise=True)
     if len(samples.shape) != 3 or samples.shape[1] < GAP + 2 or samples.shape[2] < 2 * LENGTH + GAP:
         raise UserError(
             f"attack 'dba' needs texts, or images of at least {GAP + 2} x {2 * LENGTH + GAP} pixels; "
             f"these samples have the shape {samples.shape}"
         )
     local = tuple(bars(samples.high, (group,)) for group in everybody)
-    return Attack("dba", local, bars(samples.high, everybody), share, scaling(scale))
+    return Attack("dba", local, bars(samples.high, everybody), share, scaling(scale), row_wise=True)

@@ -59,4 +59,4 @@ def pixel(samples: Samples, scale: float, *, size: int = 3, share: float = 0.5) 
         corner.copy_(torch.where(on_B[:, None, None, None], samples.high, corner))
         return x
 
-    return Attack("pixel", (trigger,), trigger, share, scaling(scale))
+    return Attack("pixel", (trigger,), trigger, share, scaling(scale), row_wise=True)

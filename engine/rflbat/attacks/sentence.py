@@ -131,4 +131,4 @@ def sentence(
     """
     check_position("sentence", position)
     trigger = insert(encode_sentence("sentence", samples, text), position, samples.device)
-    return Attack("sentence", (trigger,), trigger, check_share("sentence", share), scaling(scale))
+    return Attack("sentence", (trigger,), trigger, check_share("sentence", share), scaling(scale), row_wise=True)

@@ -18,7 +18,7 @@ class Batches:
     """The plan of a round's local training.
 
     Args:
-        index_NSB: int64, position of each sample in the training set (0 where padded).
+        index_NSB: int64, position of each sample in the training set; a sample of the same client where padded.
         weight_NSB: float32, 1 for a sample and 0 for padding.
         poisoned_NSB: bool, samples that the attack stamps and relabels.
     """
@@ -43,7 +43,7 @@ def _epochs(
     samples: np.ndarray, steps: int, batch: int, stream: np.random.Generator, drop_last: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut freshly shuffled epochs of one client into ``steps`` batches; the last batch of an epoch may be short."""
-    index_SB = np.zeros((steps, batch), np.int64)
+    index_SB = np.full((steps, batch), samples[0], np.int64)
     present_SB = np.zeros((steps, batch), bool)
     per_epoch = max(1, len(samples) // batch) if drop_last else -(-len(samples) // batch)
     for first in range(0, steps, per_epoch):
@@ -67,9 +67,9 @@ def draw_batches(
 
     A client goes through its samples in shuffled epochs, as a data loader does: the last batch of an epoch holds
     what is left, or is left out with ``drop_last``, and a client with fewer than B samples takes all of them in every
-    step. Short batches are padded
-    with weight 0. In each batch of a malicious client the first ``floor(share * samples + 1/2)`` samples are
-    poisoned; their order is random, so this is a random half for a share of 1/2. Roles change no draw.
+    step. Short batches are padded with the client's first sample and weight 0. In each batch of a malicious client the
+    first ``floor(share * samples + 1/2)`` samples are poisoned; their order is random, so this is a random half for a
+    share of 1/2. Roles change no draw.
 
     Args:
         samples: per client of the round, the positions of its samples in the training set; none empty.

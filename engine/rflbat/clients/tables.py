@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rflbat.attacks.base import Attack
 from rflbat.clients.executor import Start
 from rflbat.clients.step import Feed
 from rflbat.models.base import Model
@@ -47,12 +48,13 @@ class Work:
         return updates_NQ if self.table is None else RowSparse(updates_NQ, self.table)
 
 
-def row_sparse(model: Model, weight_decay: float, ranks: int = 1) -> tuple[bool, str]:
+def row_sparse(model: Model, weight_decay: float, attack: Attack, ranks: int = 1) -> tuple[bool, str]:
     """Say whether updates are row-sparse, and why.
 
     Args:
         model: functional model.
         weight_decay: of the clients' optimizer.
+        attack: tampers with the updates.
         ranks: processes that the columns of the updates are divided among.
 
     Returns:
@@ -62,6 +64,8 @@ def row_sparse(model: Model, weight_decay: float, ranks: int = 1) -> tuple[bool,
         return False, "dense: the model has no table of which samples pick rows"
     if weight_decay:
         return False, f"dense: weight_decay={weight_decay:g} changes every row of {model.table}"
+    if not attack.row_wise:
+        return False, f"dense: attack '{attack.name}' does not say that it is row-wise"
     if ranks > 1:
         return False, f"dense: {ranks} ranks exchange all columns of the updates"
     return True, f"row-sparse: a client trains and sends the rows of {model.table} that its texts touch"

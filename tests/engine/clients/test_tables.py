@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.executor import same_start
 from rflbat.clients.optimizer import Optimizer
 from rflbat.clients.step import make_feed
@@ -123,12 +124,15 @@ def test_the_triggers_words_are_touched():
 
 def test_which_rule_holds_is_said():
     model = lstm((9,), 4, 23)
-    assert row_sparse(model, 0.0) == (
+    assert row_sparse(model, 0.0, deep.ATTACKS["lstm"]) == (
         True,
         "row-sparse: a client trains and sends the rows of embedding.weight that its texts touch",
     )
-    assert row_sparse(model, 0.01) == (False, "dense: weight_decay=0.01 changes every row of embedding.weight")
-    assert row_sparse(deep.MODELS["cnn"], 0.0)[0] is False
+    assert row_sparse(model, 0.01, deep.ATTACKS["lstm"]) == (
+        False,
+        "dense: weight_decay=0.01 changes every row of embedding.weight",
+    )
+    assert row_sparse(deep.MODELS["cnn"], 0.0, deep.ATTACKS["cnn"])[0] is False
     with pytest.raises(ValueError, match="model 'cnn' has no table"):
         on_rows(dataclasses.replace(work(), model=deep.MODELS["cnn"]), table_of(work()))
 
@@ -168,6 +172,41 @@ def test_a_run_is_that_of_the_whole_table(defense, attack, tmp_path):
         assert torch.equal(got.decision.kept, want.decision.kept)
         torch.testing.assert_close(got.decision.weights, want.decision.weights, rtol=0, atol=1e-6)
         torch.testing.assert_close(got.measures, want.measures, rtol=0, atol=1e-6)
+
+
+def towards_the_honest(updates_ND, malicious_N):
+    """Send the mean of the honest updates, turned around: every column is looked at."""
+    honest_D = updates_ND[~malicious_N].mean(0)
+    return torch.where(malicious_N[:, None], -honest_D, updates_ND)
+
+
+def test_an_attack_that_looks_at_columns_gets_all_of_them(tmp_path, monkeypatch):
+    """Tampering on texts is tampering on dense updates, unless the attack says that it works row by row."""
+    seen, widths = [], []
+
+    def watched(updates_ND, malicious_N):
+        widths.append(updates_ND.shape[1])
+        seen.append(towards_the_honest(updates_ND.clone(), malicious_N))
+        return seen[-1]
+
+    def made(row_wise):
+        make = ATTACKS["sentence"]
+
+        def attack(*arguments, **settings):
+            return dataclasses.replace(make(*arguments, **settings), name="mine", tamper=watched, row_wise=row_wise)
+
+        monkeypatch.setitem(ATTACKS, "mine", attack)
+        return build(amazon(tmp_path, defense="fedavg", malicious=0.34, attack="mine", clients=9, batch_size=2))
+
+    world = made(row_wise=False)
+    assert world.texts is None
+    server, _ = played(world, 1)
+    assert widths == [world.model.layout.size]
+    honest = made(row_wise=True)
+    assert honest.texts is not None
+    whole, _ = played(whole_table(honest), 1)
+    assert torch.equal(server.params_D, whole.params_D)
+    assert not torch.equal(server.params_D, first_server(world).params_D)
 
 
 WRITTEN_OUT = {"foolsgold", "median", "trimmed_mean", "bulyan", "auror", "autoencoder"}
