@@ -65,7 +65,7 @@ def federation(
         model=model,
         attack=make_attack(str(experiment.attack), Samples(shape, 1.0, _encode if workload.words else None), 1.0, {}),
         defense=make_defense(defense, {}),
-        backend=choose_backend(backend, None, model, shape, workload.batch, workload.clients, device),
+        backend=choose_backend(backend, None, model, train_x[0].to("meta"), workload.batch, workload.clients, device),
         device=device,
         texts=(train_x, train_y) if workload.words else None,
     )

@@ -210,8 +210,8 @@ def footprint(world: World) -> Footprint:
 def _training_bytes(world: World, trained: Model) -> int:
     """Count what one client of a chunk holds while it trains."""
     experiment = world.experiment
-    sample, copies = tuple(world.train_x.shape[1:]), experiment.client_optimizer.copies
-    return bytes_per_client(trained, sample, experiment.batch_size, copies)
+    copies = experiment.client_optimizer.copies
+    return bytes_per_client(trained, world.train_x[0].to(META), experiment.batch_size, copies)
 
 
 def readable(count: int) -> str:

@@ -179,7 +179,7 @@ def build(experiment: Experiment) -> World:
         experiment.backend,
         experiment.chunk,
         at_most_resized(model, tokens) if sparse else model,
-        dataset.shape,
+        train_x[0].to("meta"),
         experiment.batch_size,
         -(-(experiment.participants or experiment.clients) // ranks.count),
         device,

@@ -47,7 +47,7 @@ def world_of(name: str, backend: str, clients: int, tested: int) -> World:
         model=model,
         attack=make_attack(ATTACKS[name], FORMATS[name], 1.0, {}),
         defense=make_defense("rflbat", {}),
-        backend=choose_backend(backend, None, model, shape, 20, clients, DEVICE),
+        backend=choose_backend(backend, None, model, torch.from_numpy(drawn[0]).to("meta"), 20, clients, DEVICE),
         device=DEVICE,
     )
 

@@ -1,6 +1,5 @@
 """Which back end trains, and how many clients at a time: an explicit choice, recorded with the run."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rflbat.clients import analytic, executor, loop, vmap
-from rflbat.clients.memory import bytes_per_client
+from rflbat.clients.memory import bytes_per_client, refuse_random
 from rflbat.clients.optimizer import Optimizer
 from rflbat.clients.step import Feed, Gradient
 from rflbat.errors import UserError, nearest
@@ -72,7 +71,7 @@ class Backend:
 
 def chunk_size(
     model: Model,
-    sample: tuple[int, ...],
+    sample: Tensor,
     batch: int,
     clients: int,
     device: torch.device,
@@ -86,7 +85,7 @@ def chunk_size(
 
     Args:
         model: functional model.
-        sample: shape of one sample.
+        sample: one sample on the meta device, for its shape and type.
         batch: batch size B.
         clients: clients of the round.
         device: where training runs.
@@ -99,7 +98,7 @@ def chunk_size(
     if device.type == "cuda":
         budget, needed = torch.cuda.mem_get_info(device)[0] // 4, bytes_per_client(model, sample, batch, copies)
     elif name == "analytic":
-        budget, needed = CACHE_BUDGET, 4 * batch * math.prod(sample)
+        budget, needed = CACHE_BUDGET, batch * sample.nbytes
     else:
         budget, needed = CPU_BUDGET, bytes_per_client(model, sample, batch, copies)
     return max(1, min(clients, budget // needed))
@@ -109,7 +108,7 @@ def choose_backend(
     name: str,
     chunk: int | None,
     model: Model,
-    sample: tuple[int, ...],
+    sample: Tensor,
     batch: int,
     clients: int,
     device: torch.device,
@@ -123,7 +122,7 @@ def choose_backend(
         name: "auto", "vmap", "loop" or "analytic".
         chunk: clients at a time, or None for the memory model.
         model: functional model.
-        sample: shape of one sample.
+        sample: one sample on the meta device, for its shape and type.
         batch: batch size.
         clients: clients of a round.
         device: where training runs.
@@ -133,7 +132,8 @@ def choose_backend(
         the resolved choice.
 
     Raises:
-        UserError: an unknown name, a chunk for the loop, or a model without a gradient of its own for ``analytic``.
+        UserError: an unknown name, a chunk for the loop, a model without a gradient of its own for ``analytic``, or one
+            that draws random numbers.
     """
     if name not in BACKENDS:
         raise UserError(f"unknown back end '{name}'{nearest(name, BACKENDS)}; known: {', '.join(BACKENDS)}")
@@ -143,6 +143,7 @@ def choose_backend(
     if name == "auto":
         name, reason = _fastest(model, chunk, device)
     GRADIENTS[name](model)
+    refuse_random(model, sample)
     size = 1 if name == "loop" else chunk or chunk_size(model, sample, batch, clients, device, name, copies)
     workers = min(torch.get_num_threads(), -(-clients // size)) if device.type == "cpu" else 1
     return Backend(name, size, workers, reason)

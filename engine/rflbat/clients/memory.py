@@ -1,15 +1,18 @@
 """The memory model of local training and of a round."""
 
 import math
+from typing import Any
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rflbat.clients.step import batch_loss
+from rflbat.errors import UserError
 from rflbat.models.base import Model
 
 
-def activation_bytes(model: Model, sample: tuple[int, ...]) -> int:
+def activation_bytes(model: Model, sample: torch.Tensor) -> int:
     """Count what autograd keeps of one sample between the forward and the backward pass.
 
     The batch loss is run on the meta device, which computes nothing, for one sample and for two; what the second adds
@@ -17,7 +20,7 @@ def activation_bytes(model: Model, sample: tuple[int, ...]) -> int:
 
     Args:
         model: functional model.
-        sample: shape of one sample.
+        sample: one sample on the meta device, for its shape and type.
 
     Returns:
         bytes, without the sample itself.
@@ -26,36 +29,70 @@ def activation_bytes(model: Model, sample: tuple[int, ...]) -> int:
     return two - one
 
 
-def _saved_bytes(model: Model, sample: tuple[int, ...], batch: int) -> int:
+def _saved_bytes(model: Model, sample: torch.Tensor, batch: int) -> int:
     """Sum the distinct tensors that autograd saves for a batch, parameters included."""
-    flat = torch.empty(model.layout.size, device="meta", requires_grad=True)
-    kind = torch.int64 if model.table else torch.float32
-    x = torch.zeros(batch, *sample, dtype=kind, device="meta")
-    labels_B = torch.zeros(batch, dtype=torch.int64, device="meta")
     seen: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         seen[id(tensor.untyped_storage())] = tensor
         return tensor
 
-    with torch.enable_grad(), saved_tensors_hooks(keep, lambda tensor: tensor):
-        batch_loss(model)(model.layout.views(flat), x, labels_B, torch.ones(batch, device="meta"))
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        _loss(model, sample, batch)
     return sum(math.prod(tensor.shape) * tensor.element_size() for tensor in seen.values())
 
 
-def bytes_per_client(model: Model, sample: tuple[int, ...], batch: int, copies: int = 4) -> int:
-    """Say what one client of a chunk holds while it trains.
+def _loss(model: Model, sample: torch.Tensor, batch: int) -> None:
+    """Run the batch loss on the meta device."""
+    flat = torch.empty(model.layout.size, device="meta", requires_grad=True)
+    labels_B = torch.zeros(batch, dtype=torch.int64, device="meta")
+    x = sample.new_zeros(batch, *sample.shape)
+    with torch.enable_grad():
+        batch_loss(model)(model.layout.views(flat), x, labels_B, torch.ones(batch, device="meta"))
 
-    ``4 * copies * D + B * (4 F + 2 A)`` bytes: what the optimizer holds of D parameters; the batch of F numbers a
-    sample, and the activations A of a sample with as much again for their gradients.
+
+class _Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Raises at the first operation that draws random numbers."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise UserError(f"it draws random numbers ({func})")
+        return func(*args, **(kwargs or {}))
+
+
+def refuse_random(model: Model, sample: torch.Tensor) -> None:
+    """Refuse a model that draws random numbers, such as dropout: one seed would no longer give one result.
 
     Args:
         model: functional model.
-        sample: shape of one sample.
+        sample: one sample on the meta device, for its shape and type.
+
+    Raises:
+        UserError: an operation of the model draws from torch's global generator.
+    """
+    try:
+        with _Drawing():  # type: ignore[no-untyped-call]
+            _loss(model, sample, 2)
+    except UserError as error:
+        needed = "the same parameters and samples must give the same loss"
+        raise UserError(f"model '{model.name}' cannot be trained: {error}; {needed}") from None
+
+
+def bytes_per_client(model: Model, sample: torch.Tensor, batch: int, copies: int = 4) -> int:
+    """Say what one client of a chunk holds while it trains.
+
+    ``4 * copies * D + B * (F + 2 A)`` bytes: what the optimizer holds of D parameters; the batch of F bytes a sample,
+    and the activations A of a sample with as much again for their gradients.
+
+    Args:
+        model: functional model.
+        sample: one sample on the meta device, for its shape and type.
         batch: batch size B.
         copies: numbers held for each parameter, ``Optimizer.copies``.
 
     Returns:
         bytes.
     """
-    return 4 * copies * model.layout.size + batch * (4 * math.prod(sample) + 2 * activation_bytes(model, sample))
+    return 4 * copies * model.layout.size + batch * (sample.nbytes + 2 * activation_bytes(model, sample))

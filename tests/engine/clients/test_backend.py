@@ -1,5 +1,4 @@
 import json
-import math
 
 import pytest
 import torch
@@ -16,13 +15,15 @@ from rflbat.clients.backend import (
 )
 from rflbat.clients.memory import bytes_per_client
 from rflbat.errors import UserError
+from rflbat.models.base import Model
 from rflbat.models.logistic import logistic
 from rflbat.models.registry import MODELS
-from tests.engine.models.inputs import SHAPES, make
+from rflbat.parameters import Layout
+from tests.engine.models.inputs import make, samples_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-SAMPLE = (1, 28, 28)
-MODEL = logistic(SAMPLE, 10)
+SAMPLE = torch.empty(1, 28, 28, device="meta")
+MODEL = logistic((1, 28, 28), 10)
 ON_CPU = {"logistic": "analytic", "cnn": "loop", "lstm": "loop"}
 ON_CUDA = {"logistic": "analytic", "cnn": "vmap", "lstm": "vmap"}
 
@@ -32,7 +33,7 @@ def choose(name, chunk=None, *, batch=60, clients=101):
 
 
 def choose_auto(model, chunk, device):
-    return choose_backend("auto", chunk, make(model)[0], SHAPES[model], 13, 5, device)
+    return choose_backend("auto", chunk, make(model)[0], samples_of(model).to("meta"), 13, 5, device)
 
 
 @pytest.fixture
@@ -108,14 +109,14 @@ def test_an_unknown_name_is_refused():
 @pytest.mark.parametrize("model", [name for name in MODELS if ON_CUDA[name] != "analytic"])
 def test_a_gradient_that_nobody_wrote_is_refused(model):
     with pytest.raises(UserError, match=f"model '{model}' has none"):
-        choose_backend("analytic", None, make(model)[0], SHAPES[model], 13, 5, CPU)
+        choose_backend("analytic", None, make(model)[0], samples_of(model).to("meta"), 13, 5, CPU)
 
 
 @pytest.mark.parametrize("batch", [1, 60, 601, 10**6])
 @pytest.mark.parametrize("name", ["vmap", "analytic"])
 def test_a_chunk_stays_within_its_memory(batch, name):
     chunk = chunk_size(MODEL, SAMPLE, batch, 10**9, CPU, name)
-    needed = {"vmap": bytes_per_client(MODEL, SAMPLE, batch), "analytic": 4 * batch * math.prod(SAMPLE)}[name]
+    needed = {"vmap": bytes_per_client(MODEL, SAMPLE, batch), "analytic": batch * SAMPLE.nbytes}[name]
     budget = {"vmap": CPU_BUDGET, "analytic": CACHE_BUDGET}[name]
     if chunk == 1:
         assert 2 * needed > budget
@@ -131,3 +132,28 @@ def test_a_chunk_is_no_larger_than_the_round(clients):
 def test_one_client_goes_even_where_memory_is_short(monkeypatch):
     monkeypatch.setattr(backend, "CPU_BUDGET", 1)
     assert chunk_size(MODEL, SAMPLE, 60, 101, CPU) == 1
+
+
+def words(p_drop: float = 0.0) -> Model:
+    """A text model that names no table, as another package may write it: the mean of its words, and a layer."""
+
+    def apply(parameters, x):
+        mean = torch.nn.functional.embedding(x, parameters["words"]).mean(1)
+        return torch.nn.functional.dropout(mean, p_drop) @ parameters["out"]
+
+    layout = Layout({"words": (23, 6), "out": (6, 4)})
+    return Model("words", layout, lambda stream: torch.zeros(layout.size), apply)
+
+
+@pytest.mark.parametrize("name", ["auto", "vmap", "loop"])
+def test_a_text_model_needs_no_table(name):
+    sample = torch.empty(9, dtype=torch.int64, device="meta")
+    assert choose_backend(name, None, words(), sample, 13, 5, CPU).name in ("vmap", "loop")
+
+
+@pytest.mark.parametrize("name", ["auto", "vmap", "loop"])
+def test_a_model_that_draws_is_refused(name):
+    sample = torch.empty(9, dtype=torch.int64, device="meta")
+    with pytest.raises(UserError, match=r"model 'words' cannot be trained: it draws random numbers \(aten") as caught:
+        choose_backend(name, None, words(0.5), sample, 13, 5, CPU)
+    assert "\n" not in str(caught.value)
