@@ -131,8 +131,8 @@ def _feed(world: World, x: Tensor, labels: Tensor, plan: Plan) -> Feed:
     triggers = world.attack.local_triggers
     group_N = (plan.malicious_N.cumsum(0) - 1) % len(triggers)
     # The host drew who attacks: where nobody does, no trigger is laid on any batch.
-    stamps = triggers if plan.malicious.any() else ()
-    return make_feed(x, labels, plan.batches, stamps, group_N, world.experiment.target)
+    laid = triggers if plan.malicious.any() else ()
+    return make_feed(x, labels, plan.batches, laid, group_N, world.experiment.target)
 
 
 def _measure(world: World, params_D: Tensor) -> Tensor:

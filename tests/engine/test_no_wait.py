@@ -26,7 +26,8 @@ from rflbat.models.registry import MODELS
 from rflbat.records import download
 from rflbat.round import play, run_round
 from rflbat.world import blank_server
-from tests.engine.worlds import CLIENTS, Gathering, back_ends, pairs, small_world, words_of
+from tests.engine.test_plugins import code_of
+from tests.engine.worlds import CLIENTS, FORMATS, Gathering, back_ends, pairs, small_world, words_of
 from tests.kernels.device_waits import Crossings
 
 ONE_COPY = ["_to_copy copies between cpu and cuda"]
@@ -71,6 +72,15 @@ def test_so_it_does_under_every_defense_with_another_that_looks_on(defense, fake
     shadow = "krum" if defense != "krum" else "multikrum"
     world = small_world("logistic", "pixel", shadow=shadow, backend=Gathering(), device="cuda")
     assert_one_upload_and_one_download(replace(world, defense=make_defense(defense, SHORT.get(defense, {}))))
+
+
+def test_so_it_does_with_the_attack_of_the_tutorial(fake):
+    """What the tutorial shows keeps the rule that it teaches."""
+    names = {}
+    exec(code_of("own_attack.md"), names)
+    world = small_world("logistic", "pixel", backend=Gathering(), device="cuda")
+    attack = names["checkerboard"](replace(FORMATS["logistic"], device="cuda"), 3.0)
+    assert_one_upload_and_one_download(replace(world, attack=attack))
 
 
 def test_every_model_and_attack_is_proved():

@@ -12,7 +12,7 @@ from torch import Tensor
 from rflbat.errors import UserError
 
 Trigger = Callable[[Tensor, Tensor], Tensor]
-"""``trigger(x_B..., on_B)`` stamps the samples where ``on_B`` is true, in place, and returns ``x``."""
+"""``trigger(x_B..., on_B)`` returns the samples, stamped where ``on_B`` is true; it may write into ``x``."""
 
 Tamper = Callable[[Tensor, Tensor], Tensor]
 """``tamper(updates_ND, malicious_N)`` changes the malicious rows, in place, and returns the updates."""

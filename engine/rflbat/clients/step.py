@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from rflbat.attacks.base import Trigger
 from rflbat.clients.batches import Batches
 from rflbat.models.base import Gradients, Model
 
@@ -18,9 +19,6 @@ next call from the same thread may write over that ``x``."""
 
 Gradient = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients]
 """``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B))`` of the batch loss of each client."""
-
-Stamp = Callable[[Tensor, Tensor], Tensor]
-"""``stamp(x_B..., on_B)`` puts the trigger on the samples where ``on`` is true; may write into ``x``."""
 
 
 def batch_loss(model: Model) -> Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Tensor]:
@@ -41,7 +39,7 @@ def batch_loss(model: Model) -> Callable[[Mapping[str, Tensor], Tensor, Tensor, 
 
 
 def make_feed(
-    x: Tensor, labels: Tensor, batches: Batches, stamps: tuple[Stamp, ...], group_N: Tensor, target: int
+    x: Tensor, labels: Tensor, batches: Batches, triggers: tuple[Trigger, ...], group_N: Tensor, target: int
 ) -> Feed:
     """Gather batches from the resident training set, and stamp and relabel the poisoned samples there.
 
@@ -49,7 +47,7 @@ def make_feed(
         x: all training samples as floats, on the device.
         labels: all training labels, int64, on the device.
         batches: the round's plan, on the device.
-        stamps: one trigger per group of malicious clients (one group unless the backdoor is distributed).
+        triggers: one per group of malicious clients (one group unless the backdoor is distributed).
         group_N: int64, the group whose trigger each client stamps.
         target: label of the poisoned samples.
 
@@ -65,9 +63,9 @@ def make_feed(
     def feed(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
         index_nB = index_NSB[rows, step]
         x_nB = torch.index_select(x, 0, index_nB.reshape(-1), out=_room(rooms, x, index_nB.numel()))
-        for number, stamp in enumerate(stamps):
+        for number, trigger in enumerate(triggers):
             poisoned_nB = batches.poisoned_NSB[rows, step]
-            x_nB = stamp(x_nB, (poisoned_nB & (group_N[rows, None] == number)).reshape(-1))
+            x_nB = trigger(x_nB, (poisoned_nB & (group_N[rows, None] == number)).reshape(-1))
         return x_nB.view(*index_nB.shape, *x.shape[1:]), labels_NSB[rows, step], weight_NSB[rows, step]
 
     return feed

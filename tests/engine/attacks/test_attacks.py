@@ -60,10 +60,11 @@ def test_nobody_flagged_is_nothing_stamped(name, samples):
 
 
 @every_case
-def test_triggers_write_into_what_they_are_given(name, samples):
+def test_our_triggers_write_into_what_they_are_given(name, samples):
+    """They may return other memory; ours need none."""
     for trigger in triggers(name, samples):
         x = random_samples(samples)
-        assert trigger(x, FLAGS_B) is x
+        assert trigger(x, FLAGS_B).data_ptr() == x.data_ptr()
         assert not torch.equal(x, random_samples(samples))
 
 

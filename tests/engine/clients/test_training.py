@@ -44,7 +44,7 @@ class Problem:
     def feed(self, **changes):
         values = {"x": self.x, "labels": self.labels, "batches": self.plan, **changes}
         group_N = torch.zeros(N, dtype=torch.int64)
-        return make_feed(**{"stamps": (TRIGGER,), "group_N": group_N, "target": TARGET, **values})
+        return make_feed(**{"triggers": (TRIGGER,), "group_N": group_N, "target": TARGET, **values})
 
     def trained(self, backend, sgd, **changes):
         return train(BACKENDS[backend], self.params_ND, MODEL, self.feed(**changes), sgd)
@@ -227,7 +227,7 @@ def test_each_group_stamps_its_own_trigger():
         return stamp
 
     group_N = torch.tensor([0, 0, 1, 1, 2, 0, 1])
-    feed = PROBLEM.feed(stamps=(mark(10.0), mark(20.0), mark(30.0)), group_N=group_N)
+    feed = PROBLEM.feed(triggers=(mark(10.0), mark(20.0), mark(30.0)), group_N=group_N)
     for rows, step in product((slice(0, N), slice(3, 6), slice(6, 9)), range(STEPS)):
         x_NB, labels_NB, _ = feed(rows, step)
         poisoned_NB = PROBLEM.plan.poisoned_NSB[rows, step]
