@@ -21,6 +21,7 @@ from benchmarks.speed.machine import measure_rates
 from benchmarks.speed.measure import Rates, Timing, Wrong, failure
 from benchmarks.speed.peers.contract import environment, peak_bytes
 from benchmarks.speed.registry import case_named
+from rflbat.clients.allocator import keep_freed_pages
 from rflbat.errors import UserError
 
 EXPECT, RATES = "expect", "rates"
@@ -60,6 +61,8 @@ def contend(case: Case, contender: str, folder: Path, repeats: int, budget: floa
         budget: seconds for them.
         cold: without a call to warm up.
     """
+    if contender.startswith("rflbat"):
+        keep_freed_pages()  # as the command does
     try:
         prepared = case.prepare(contender)
     except UserError as error:  # a back end that the model does not have

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from rflbat.catalog import catalog, show
+from rflbat.clients.allocator import keep_freed_pages
 from rflbat.config import Experiment
 from rflbat.doctor import examine
 from rflbat.dry_run import plan_run, show_plan
@@ -235,6 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"rflbat {versions()['rflbat']}")
         return 0
+    if arguments is None:  # the process is ours: the command line started it
+        keep_freed_pages()
     own = current()
     try:
         command = lookup("command", COMMANDS, words[0])

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from rflbat.clients.allocator import keep_freed_pages
 from rflbat.errors import UserError
 from rflbat.registry import lookup
 from rflbat.simulation import Interrupted
@@ -197,6 +198,7 @@ def _serve(pipe: Connection, parent: int, cores: set[int], gpu: str | None) -> N
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(1)
+    keep_freed_pages()
     Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What the C library does with memory that local training frees on a CPU."""
+"""The C library's policy for memory that local training frees on a CPU. The command line sets it, the library never."""
 
 import ctypes
 import os

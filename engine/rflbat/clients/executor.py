@@ -12,7 +12,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rflbat.clients.allocator import keep_freed_pages
 from rflbat.clients.optimizer import Optimizer
 from rflbat.clients.step import Feed, Gradient
 from rflbat.parameters import Layout
@@ -71,8 +70,6 @@ def train(
         ClientDoesNotFit: one client alone does not fit.
         RuntimeError: a step failed; the message names the clients, the step and the shapes.
     """
-    if updates_ND.device.type == "cpu":
-        keep_freed_pages()
     rows = [slice(first, min(first + chunk, len(updates_ND))) for first in range(0, len(updates_ND), chunk)]
     task = partial(_train_or_halve, partial(_train_chunk, updates_ND, start, layout, gradient, feed, optimizer), chunk)
     if workers == 1:

@@ -178,3 +178,28 @@ def test_what_a_step_freed_is_taken_again_without_page_faults():
     assert told == "True"
     assert int(kept_faults) * 10 < int(faults)
     assert run("kept", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+
+
+UNTOUCHED = """
+import ctypes, sys
+import rflbat, rflbat.clients.allocator
+asked = []
+rflbat.clients.allocator.ctypes = type("C", (), {"CDLL": lambda name: asked.append(name)})
+if sys.argv[1] == "library":
+    rflbat.run(rflbat.Experiment(clients=3, rounds=1, local_steps=1))
+else:
+    import rflbat.cli
+    sys.argv = ["rflbat", "list", "models"]
+    rflbat.cli.main()
+print(len(asked))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's settings")
+def test_the_command_sets_the_policy_of_its_process_and_the_library_does_not():
+    inherited = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    for word, times in (("library", "0"), ("command", "1")):
+        command = [sys.executable, "-c", UNTOUCHED, word]
+        environment = {**inherited, "PYTHONPATH": ":".join(sys.path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[-1] == times
