@@ -1,8 +1,8 @@
 """Regenerate the paper's tables and figures and the page of results: ``python -m benchmarks.paper --jobs 2``.
 
-Finished cells are not run again, so a stopped command goes on where it was. ``--page`` only rewrites the page, the
-tables and the figures from the committed CSV. ``--scale full`` runs FEMNIST and Amazon at the paper's size (a GPU, and
-an ``--out`` of its own).
+A run whose row stands in the CSV files is not run again, and a stopped run goes on from its checkpoint in ``--out``.
+``--page`` rewrites the page, the tables and the figures from the CSV files alone. ``--scale full`` runs FEMNIST and
+Amazon on the paper's data (a GPU, and results of its own).
 """
 
 import argparse
@@ -10,59 +10,80 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.paper.measured import SCATTERED, row_of, write_csv, write_scatter
-from benchmarks.paper.page import page
+from benchmarks.paper.ledger import Ledger, read_csv, write_csv
+from benchmarks.paper.measured import SCATTER_COLUMNS, SCATTERED, scatter_rows
 from benchmarks.paper.scenarios import SCALES, SCENARIOS, scenarios
 from benchmarks.paper.studies import STUDIES
+from benchmarks.paper.where import WHERE
 from rflbat.results.report import CELLS
-from rflbat.sweep import Cell, sweep
+from rflbat.sweep import Cell, CellsFailed, Event, sweep
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def measure(study: str, cells: Sequence[Cell], jobs: int, out: Path) -> None:
-    """Run the cells of a study that are not finished, and write its CSV."""
-    done = 0
+def measure(study: str, cells: Sequence[Cell], jobs: int, out: Path, results: Path) -> str:
+    """Run the cells of a study that have no row yet; each row is written as soon as its run is finished.
 
-    def on_cell(cell: Cell, summary: dict[str, object]) -> None:
-        nonlocal done
-        done += 1
-        print(f"{study} {done}/{len(cells)}  {cell.name}", flush=True)
+    Args:
+        study: its name.
+        cells: all runs of the study.
+        jobs: processes.
+        out: where the run folders lie.
+        results: where the CSV files lie.
 
-    summaries = sweep(cells, out / study, jobs, on_cell)
-    folders = {cell.name: out / study / CELLS / cell.name for cell in cells}
-    write_csv(
-        RESULTS / f"{study}.csv", [row_of(study, cell, summaries[cell.name], folders[cell.name]) for cell in cells]
-    )
-    if study in SCATTERED:
-        write_scatter(RESULTS / f"scatter_{study}.csv", [cell for cell in cells if SCATTERED[study](cell)], folders)
+    Returns:
+        one line on the runs that failed, or "".
+    """
+    ledger = Ledger(study, results, cells)
+    left = ledger.missing(cells)
+    print(f"{study}: {len(left)} of {len(cells)} runs to do", flush=True)
+
+    def on_event(event: Event) -> None:
+        if event.summary is None:
+            return
+        folder = out / study / CELLS / event.cell.name
+        ledger.add(event.cell, event.summary, folder)
+        if study in SCATTERED and SCATTERED[study](event.cell):
+            path, plane = results / f"scatter_{study}.csv", scatter_rows(event.cell, folder)
+            others = [row for row in read_csv(path) if float(row["scale"]) != event.cell.experiment.scale]
+            write_csv(path, SCATTER_COLUMNS, sorted([*others, *plane], key=lambda row: float(row["scale"])))
+        print(f"{study} {len(ledger.rows)}/{len(cells)}  {event.cell.name}", flush=True)
+
+    try:
+        sweep(left, out / study, jobs, on_event)
+    except CellsFailed as failure:
+        return str(failure)
+    return ""
 
 
 def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__)
-    names = [*STUDIES, *SCENARIOS]
+    names = [*STUDIES, *SCENARIOS, *WHERE]
     parser.add_argument("studies", nargs="*", default=names, help=f"some of {', '.join(names)}; default all")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the experiments on MNIST")
     parser.add_argument("--scale", choices=SCALES, default="small", help="size of the experiments beyond MNIST")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="where the run folders lie")
-    parser.add_argument("--page", action="store_true", help="run nothing; rewrite the page from the committed CSV")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where the CSV files, figures and page lie")
+    parser.add_argument("--page", action="store_true", help="run nothing; rewrite the page from the CSV files")
     options = parser.parse_args()
     unknown = [study for study in options.studies if study not in names]
     if unknown:
         parser.error(f"unknown study '{unknown[0]}'; known: {', '.join(names)}")
-    RESULTS.mkdir(exist_ok=True)
-    studies = {**STUDIES, **scenarios(SCALES[options.scale])}
+    options.results.mkdir(exist_ok=True)
+    studies = {**STUDIES, **scenarios(SCALES[options.scale]), **WHERE}
+    failures = []
     if not options.page:
         for study in options.studies:
-            measure(study, studies[study](options.seeds), options.jobs, options.out)
-    missing = [study for study in names if not (RESULTS / f"{study}.csv").exists()]
-    if missing:
-        print(f"no page yet: {', '.join(missing)} still to be measured")
-        return
-    (RESULTS / "README.md").write_text(page(RESULTS, options.seeds, options.scale), encoding="utf-8")
-    print(f"wrote {RESULTS / 'README.md'}")
+            cells = studies[study](options.seeds)
+            failures += [said for said in [measure(study, cells, options.jobs, options.out, options.results)] if said]
+    from benchmarks.paper.page import page  # pictures of every data set: seconds that a sweep need not wait for
+
+    (options.results / "README.md").write_text(page(options.results, options.seeds, options.scale), encoding="utf-8")
+    print(f"wrote {options.results / 'README.md'}")
+    if failures:
+        raise SystemExit("; ".join(failures))
 
 
 if __name__ == "__main__":

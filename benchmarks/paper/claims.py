@@ -4,15 +4,28 @@ Rates and accuracies are percent. A claim is read against the mean over seeds:
 "defends" = attack success at most 5; "fails" = at least 90; a number = within 10 points of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 DEFENDS, FAILS, NEAR = 5.0, 90.0, 10.0
 FOOLSGOLD = ("foolsgold", "foolsgold, no memory", "foolsgold, fixed roles")
 RFLBAT = ("rflbat", "rflbat, 2 clusters")
 
-Measured = dict[tuple[str, float, str, str], tuple[float, float]]
-"""(partition, malicious share or alpha, defense label, metric) -> mean and standard deviation over seeds, percent."""
+
+class Stat(NamedTuple):
+    """Mean and sample standard deviation over seeds (NaN for one), percent, and the number of seeds."""
+
+    mean: float
+    spread: float
+    seeds: int
+
+
+Measured = dict[tuple[str, float, str, str], Stat]
+"""(partition, malicious share or alpha, defense label, metric) -> value over seeds."""
+
+Comparison = tuple[str, str, Callable[[], tuple[str, bool]]]
+"""Figure, claim, and a function that reads our numbers and whether they agree; KeyError where a run is missing."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +100,8 @@ def figure_11(alphas: tuple[float, ...]) -> list[Claim]:
     return [defends(11, "dirichlet", alpha, name) for name in RFLBAT for alpha in alphas]
 
 
-def comparisons(attackers: Measured, non_iid: Measured, spread: dict[float, float]) -> list[tuple[str, str, str, bool]]:
-    """Judge the claims that compare numbers of ours.
+def comparisons(attackers: Measured, non_iid: Measured, spread: dict[float, float]) -> Sequence[Comparison]:
+    """List the claims that compare numbers of ours.
 
     Args:
         attackers: measured values of figures 6 and 7.
@@ -96,44 +109,43 @@ def comparisons(attackers: Measured, non_iid: Measured, spread: dict[float, floa
         spread: alpha -> standard deviation of the number of samples of a client, mean over seeds.
 
     Returns:
-        (figure, claim, here, holds).
+        the claims, unread.
     """
     others = ("multikrum", "geomed", "rfa", "foolsgold")
-    rows = []
-    for figure, partition in (("6", "iid"), ("7", "dirichlet")):
-        worst = min(
-            attackers[partition, share, name, "accuracy"][0]
-            for share in (0.1, 0.5, 0.9)
-            for name in (*others, "rflbat")
-        )
-        rows.append(
-            (figure, "all five reach a fine accuracy (read as: at least 80)", f"lowest {worst:.1f}", worst >= 80)
-        )
-    ours = attackers["dirichlet", 0.9, "rflbat", "accuracy"][0]
-    theirs = [attackers["dirichlet", 0.9, name, "accuracy"][0] for name in others]
-    rows.append(
-        (
-            "7",
-            "90 %: RFLBAT's accuracy is slightly below the other four's (read as: below each, by at most 5 points)",
-            f"{ours:.1f} against {min(theirs):.1f} to {max(theirs):.1f}",
-            ours < min(theirs) and min(theirs) - ours <= 5,
-        )
-    )
-    accuracy = {key[1]: value[0] for key, value in non_iid.items() if key[2:] == ("rflbat", "accuracy")}
-    lowest = min(accuracy, key=lambda alpha: accuracy[alpha])
-    rows.append(
-        ("11", "accuracy is worst at alpha 0.1", f"worst at alpha {lowest:g}: {accuracy[lowest]:.1f}", lowest == 0.1)
-    )
-    rest = [value for alpha, value in accuracy.items() if alpha > 0.1]
-    band = f"{min(rest):.1f} to {max(rest):.1f}"
-    similar = max(rest) - min(rest) <= 5
-    rows.append(("11", "accuracy is similar for every alpha above 0.1 (read as: within 5 points)", band, similar))
-    rows.append(
-        (
-            "12",
-            "client sizes are more diverse at alpha 0.1 than at 2",
-            f"standard deviation {spread[0.1]:.0f} against {spread[2.0]:.0f} samples",
-            spread[0.1] > spread[2.0],
-        )
-    )
-    return rows
+
+    def lowest(partition: str) -> tuple[str, bool]:
+        names = (*others, "rflbat")
+        worst = min(attackers[partition, share, name, "accuracy"].mean for share in (0.1, 0.5, 0.9) for name in names)
+        return f"lowest {worst:.1f}", worst >= 80
+
+    def price() -> tuple[str, bool]:
+        ours = attackers["dirichlet", 0.9, "rflbat", "accuracy"].mean
+        theirs = [attackers["dirichlet", 0.9, name, "accuracy"].mean for name in others]
+        agrees = ours < min(theirs) and min(theirs) - ours <= 5
+        return f"{ours:.1f} against {min(theirs):.1f} to {max(theirs):.1f}", agrees
+
+    def over_alpha() -> dict[float, float]:
+        return {key[1]: value.mean for key, value in non_iid.items() if key[2:] == ("rflbat", "accuracy")}
+
+    def worst_alpha() -> tuple[str, bool]:
+        accuracy = over_alpha()
+        alpha = min(accuracy, key=lambda each: accuracy[each])
+        return f"worst at alpha {alpha:g}: {accuracy[alpha]:.1f}", alpha == 0.1
+
+    def similar() -> tuple[str, bool]:
+        rest = [value for alpha, value in over_alpha().items() if alpha > 0.1]
+        return f"{min(rest):.1f} to {max(rest):.1f}", max(rest) - min(rest) <= 5
+
+    def sizes() -> tuple[str, bool]:
+        return f"standard deviation {spread[0.1]:.0f} against {spread[2.0]:.0f} samples", spread[0.1] > spread[2.0]
+
+    fine = "all five reach a fine accuracy (read as: at least 80)"
+    slightly = "90 %: RFLBAT's accuracy is slightly below the other four's (read as: below each, by at most 5 points)"
+    return [
+        ("6", fine, lambda: lowest("iid")),
+        ("7", fine, lambda: lowest("dirichlet")),
+        ("7", slightly, price),
+        ("11", "accuracy is worst at alpha 0.1", worst_alpha),
+        ("11", "accuracy is similar for every alpha above 0.1 (read as: within 5 points)", similar),
+        ("12", "client sizes are more diverse at alpha 0.1 than at 2", sizes),
+    ]

@@ -1,15 +1,15 @@
 """From the cells' summaries to what the page says: one CSV row per run, means over seeds, verdicts."""
 
-import csv
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.claims import Claim, Measured
+from benchmarks.paper.claims import Measured, Stat
 from benchmarks.paper.studies import defense_label
+from rflbat.data.registry import DATASETS
 from rflbat.defenses.rflbat import rflbat
 from rflbat.results.folder import RunFolder
 from rflbat.results.tables import Table
@@ -25,10 +25,11 @@ METRICS = (
     "malicious_weight",
 )
 FIELDS = (
-    *("dataset", "partition", "alpha", "malicious", "attack_start", "scale", "local_steps", "batch_size"),
-    *("clients", "participants", "seed", "rounds"),
+    *("dataset", "partition", "alpha", "malicious", "attack", "attack_start", "scale", "local_steps", "batch_size"),
+    *("lr", "optimizer", "momentum", "clip_norm"),
+    *("clients", "participants", "seed", "rounds", "drop_last"),
 )
-SETTINGS = ("study", *FIELDS, "defense", "clusters_by")
+SETTINGS = ("settings", "study", *FIELDS, "defense", "clusters_by", "min_samples", "seconds")
 LOCAL = tuple(f"local_attack_success_rate_{group}" for group in range(4))
 FIRST = ("similarity_malicious", "similarity_honest")
 COLUMNS = (*SETTINGS, *METRICS, *LOCAL, *FIRST)
@@ -42,13 +43,22 @@ def row_of(study: str, cell: Cell, summary: Mapping[str, Any], folder: Path) -> 
         "study": study,
         **{key: config[key] for key in FIELDS},
         "defense": defense_label(config),
-        "clusters_by": config["defense_args"].get("clusters", CLUSTERS) if config["defense"] == "rflbat" else "",
+        "clusters_by": clusters_by(config["defense_args"]) if config["defense"] == "rflbat" else "",
+        "min_samples": config["dataset_args"].get("min_samples", ""),
+        "seconds": f"{summary['seconds']:.0f}",
     }
+    settings["attack"] = settings["attack"] or DATASETS[config["dataset"]].attack
     local = dict(zip(LOCAL, summary.get("local_attack_success_rates") or [], strict=False))
     values = {**{key: summary[key] for key in METRICS}, **local}
     if config["attack"] == "dba" and config["defense"] == "rflbat":
         values |= first_similarities(folder, config["attack_start"])
     return {**settings, **{key: "" if value is None else f"{value:.6f}" for key, value in values.items()}}
+
+
+def clusters_by(arguments: Mapping[str, Any]) -> str:
+    """Name RFLBAT's rule for the number of clusters, with the smallest share of a cluster where one is set."""
+    rule = str(arguments.get("clusters", CLUSTERS))
+    return f"{rule}, at least {arguments['smallest']:.0%}" if arguments.get("smallest") else rule
 
 
 def first_similarities(folder: Path, attack_start: int) -> dict[str, float]:
@@ -73,34 +83,19 @@ def _figure_14(cell: Cell) -> bool:
 
 SCATTERED: dict[str, Callable[[Cell], bool]] = {"attackers": _figure_3, "distributed": _figure_14}
 """Study -> which of its cells have their PCA plane drawn (figures 3 and 14)."""
+SCATTER_COLUMNS = ("scale", "round", "client", "malicious", "stage", "x", "y")
 
 
-def write_scatter(path: Path, cells: Sequence[Cell], folders: Mapping[str, Path]) -> None:
-    """Write the PCA plane of round 10 of each cell: one line for each client."""
-    columns = ("scale", "round", "client", "malicious", "stage", "x", "y")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for cell in cells:
-            for row in RunFolder(folders[cell.name]).clients():
-                if row["round"] == 10:
-                    x, y = row["coordinates"]
-                    truth = (row["client"], int(row["malicious"]), row["stage"])
-                    writer.writerow((cell.experiment.scale, row["round"], *truth, f"{x:.6g}", f"{y:.6g}"))
-
-
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one row per run, in a stable order."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read what ``write_csv`` wrote."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def scatter_rows(cell: Cell, folder: Path) -> list[dict[str, Any]]:
+    """List the PCA plane of round 10 of a run: one row for each client."""
+    rows = []
+    for row in RunFolder(folder).clients():
+        if row["round"] == 10:
+            x, y = row["coordinates"]
+            truth = {"client": row["client"], "malicious": int(row["malicious"]), "stage": row["stage"]}
+            place = {"x": f"{x:.6g}", "y": f"{y:.6g}"}
+            rows.append({"scale": cell.experiment.scale, "round": row["round"], **truth, **place})
+    return rows
 
 
 def over_seeds(rows: Sequence[Mapping[str, str]], setting: str) -> Measured:
@@ -108,48 +103,22 @@ def over_seeds(rows: Sequence[Mapping[str, str]], setting: str) -> Measured:
 
     Args:
         rows: rows of one study.
-        setting: "malicious" or "alpha".
+        setting: "malicious", "alpha" or "clients".
 
     Returns:
-        (partition, setting, defense, metric) -> mean, sample standard deviation (NaN for one seed).
+        (partition, setting, defense, metric) -> value over seeds.
     """
     values: dict[tuple[str, float, str, str], list[float]] = {}
     for row in rows:
         for metric in ("accuracy", "attack_success_rate"):
             key = (row["partition"], float(row[setting]), row["defense"], metric)
             values.setdefault(key, []).append(100 * float(row[metric]))
-    return {
-        key: (statistics.fmean(each), statistics.stdev(each) if len(each) > 1 else math.nan)
-        for key, each in values.items()
-    }
+    return {key: stat(each) for key, each in values.items()}
 
 
-def claims_table(claims: Sequence[Claim], measured: Measured, setting: str, learned: float = 0.0) -> Table:
-    """Set the paper's claims beside our means: paper, here, difference, verdict.
-
-    A claim that the attack fails is not judged on a model of less than ``learned`` percent accuracy: a model that has
-    learned nothing has not learned the backdoor either.
-    """
-    body = []
-    for claim in claims:
-        mean, spread = measured[claim.partition, claim.setting, claim.defense, claim.metric]
-        accuracy, accuracy_spread = measured[claim.partition, claim.setting, claim.defense, "accuracy"]
-        verdict = "holds" if claim.holds(mean) else "**does not hold**"
-        if accuracy < learned and claim.holds(0.0):
-            verdict = "not judged: accuracy too low"
-        body.append(
-            (
-                claim.defense,
-                f"{100 * claim.setting:.0f} %" if setting == "malicious" else f"{claim.setting:g}",
-                claim.paper,
-                with_spread(mean, spread),
-                "" if claim.number is None else f"{mean - claim.number:+.1f}",
-                verdict,
-                with_spread(accuracy, accuracy_spread),
-            )
-        )
-    columns = ("defense", setting, "paper: attack success, %", "here, %", "difference", "claim", "accuracy here, %")
-    return Table("", columns, body)
+def stat(values: Sequence[float]) -> Stat:
+    """Summarise one value per seed."""
+    return Stat(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
 
 
 def noise_table(rows: Sequence[Mapping[str, str]]) -> Table:
@@ -163,21 +132,32 @@ def noise_table(rows: Sequence[Mapping[str, str]]) -> Table:
     return Table("", ("defense", "partition", *(f"batch of {size}" for size in sizes)), body)
 
 
-def with_spread(mean: float, spread: float) -> str:
-    """Give mean ± standard deviation as text, the mean alone where there is one seed."""
-    return f"{mean:.1f}" if math.isnan(spread) else f"{mean:.1f} ± {spread:.1f}"
+def with_spread(value: Stat) -> str:
+    """Write mean ± standard deviation, the mean alone where there is one seed."""
+    return f"{value.mean:.1f}" if math.isnan(value.spread) else f"{value.mean:.1f} ± {value.spread:.1f}"
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Give mean ± sample standard deviation as text."""
-    return with_spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+    """Write mean ± sample standard deviation."""
+    return with_spread(stat(values))
+
+
+def rates_table(rows: Sequence[Mapping[str, str]], settings: tuple[str, ...]) -> Table:
+    """Accuracy and attack success of runs, mean and standard deviation over seeds, by some of their settings."""
+    cases: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for row in rows:
+        case = tuple(f"{float(row[key]):.0%}" if key == "malicious" else row[key] for key in settings)
+        rates = (100 * float(row["attack_success_rate"]), 100 * float(row["accuracy"]))
+        cases.setdefault(case, []).append(rates)
+    body = [(*case, *map(mean_and_spread, zip(*rates, strict=True)), str(len(rates))) for case, rates in cases.items()]
+    return Table("", (*settings, "attack success, %", "accuracy, %", "seeds"), body)
 
 
 def clusters_table(rows: Sequence[Mapping[str, str]]) -> Table:
     """Accuracy / attack success of each rule for the number of clusters, mean over seeds, worst seed in brackets."""
     cells: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
-        partition = "IID" if row["partition"] == "iid" else f"alpha {row['alpha']}"
+        partition = {"iid": "IID", "natural": "natural"}.get(row["partition"], f"alpha {row['alpha']}")
         case = (row["dataset"], partition, f"{100 * float(row['malicious']):.0f} %")
         pair = (100 * float(row["accuracy"]), 100 * float(row["attack_success_rate"]))
         cells.setdefault(case, {}).setdefault(row["clusters_by"], []).append(pair)
@@ -186,13 +166,16 @@ def clusters_table(rows: Sequence[Mapping[str, str]]) -> Table:
     for case, by_rule in cells.items():
         texts = []
         for rule in rules:
+            if rule not in by_rule:
+                texts.append("")
+                continue
             accuracy, attack = zip(*by_rule[rule], strict=True)
             text = f"{statistics.fmean(accuracy):.1f} / {statistics.fmean(attack):.1f} ({max(attack):.1f})"
             texts.append(f"**{text}**" if max(attack) > 5 else text)
         body.append((*case, *texts))
     totals = []
     for rule in rules:
-        every = [pair for by_rule in cells.values() for pair in by_rule[rule]]
+        every = [pair for by_rule in cells.values() for pair in by_rule.get(rule, ())]
         broken = sum(attack > 5 for _, attack in every)
         totals.append(f"{broken} of {len(every)} runs broken, accuracy {statistics.fmean(a for a, _ in every):.1f}")
     return Table("", ("data", "partition", "malicious", *rules), [*body, ("all", "", "", *totals)])

@@ -40,7 +40,9 @@ def over_alpha(measured: Measured, path: Path) -> None:
             ("accuracy", "Accuracy", ACCURACY, "o"),
             ("attack_success_rate", "Attack success rate", ATTACK, "s"),
         ):
-            points = sorted((key[1], *value) for key, value in measured.items() if key[2:] == ("rflbat", metric))
+            points = sorted(
+                (key[1], value.mean, value.spread) for key, value in measured.items() if key[2:] == ("rflbat", metric)
+            )
             alpha, mean, spread = zip(*points, strict=True)
             axes.errorbar(alpha, mean, spread, label=label, color=colour, marker=marker, capsize=2)
         percent_axis(axes, "Percent of test samples")

@@ -102,6 +102,8 @@ def defense_label(config: dict[str, object]) -> str:
     assert isinstance(arguments, dict)
     if name == "rflbat" and "clusters" in arguments:
         return f"rflbat, {arguments['clusters']} clusters"
+    if name == "rflbat" and arguments.get("smallest"):
+        return f"rflbat, smallest {arguments['smallest']:.0%}"
     if name == "foolsgold" and arguments.get("memory") in (False, "false"):
         return "foolsgold, no memory"
     return "foolsgold, fixed roles" if name == "foolsgold" and config["roles"] == "fixed" else name

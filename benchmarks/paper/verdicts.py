@@ -1,0 +1,177 @@
+"""Verdicts: each claim of the paper beside our runs, whether it holds, and the evidence where it does not.
+
+A claim is judged on a model that has learned: at least ``LEARNED`` of the accuracy that FedAvg reaches without an
+attack, unless the attack itself is why it has not. Everything else says that it was not judged, or not run.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from benchmarks.paper.claims import FAILS, Claim, Comparison
+from benchmarks.paper.measured import over_seeds, with_spread
+from benchmarks.paper.studies import FIGURE_7_ALPHA
+from rflbat.results.tables import Table
+
+LEARNED = 0.8
+HOLDS, DIFFERS, NOT_JUDGED, NOT_RUN = "holds", "**does not hold**", "not judged", "not run"
+VERDICT = "verdict"
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def judge(agrees: bool, accuracy: float, attack: float, clean: float) -> tuple[str, str]:
+    """Judge a claim by the model that it was measured on.
+
+    Args:
+        agrees: whether the measured rates are the paper's.
+        accuracy: of the model, percent.
+        attack: attack success rate, percent.
+        clean: accuracy without an attack, percent; NaN where it was not run.
+
+    Returns:
+        verdict and reason.
+
+    Example:
+        >>> judge(True, 10.0, 0.0, 80.0)
+        ('not judged', 'accuracy 10.0 is below 0.8 of the 80.0 without an attack')
+        >>> judge(True, 10.0, 100.0, 80.0)
+        ('holds', 'the attack itself costs the accuracy')
+    """
+    if math.isnan(clean):
+        return NOT_JUDGED, "no run without an attack yet"
+    if accuracy < LEARNED * clean and attack < FAILS:
+        return NOT_JUDGED, f"accuracy {accuracy:.1f} is below {LEARNED:g} of the {clean:.1f} without an attack"
+    cost = "the attack itself costs the accuracy" if accuracy < LEARNED * clean else ""
+    return (HOLDS if agrees else DIFFERS), cost
+
+
+def evidence(rows: Rows, rounds: Rows) -> str:
+    """Say how often malicious clients were kept, from the records of the runs.
+
+    Args:
+        rows: the runs of one case, one for each seed.
+        rounds: the rounds of the study; none where a study has no such file.
+
+    Returns:
+        one clause, or "" without an attack.
+    """
+    weights = [float(row["malicious_weight"]) for row in rows if row["malicious_weight"]]
+    if not weights:
+        return ""
+    held = f"malicious clients hold {100 * statistics.fmean(weights):.0f} % of the weight on average"
+    own = {row["settings"] for row in rows}
+    attacked = [row for row in rounds if row["settings"] in own and int(row["malicious"])]
+    if not attacked:
+        return held
+    kept = [row for row in attacked if int(row["malicious_kept"])]
+    last = f", last in round {max(int(row['round']) for row in kept)}" if kept else ""
+    return f"{held}; kept in {len(kept)} of {len(attacked)} rounds{last}"
+
+
+def claims_table(
+    claims: Sequence[Claim], rows: Rows, setting: str, clean: Callable[[Claim], float], rounds: Rows = ()
+) -> Table:
+    """Set the paper's claims beside our runs: paper, here, verdict and reason.
+
+    Args:
+        claims: statements of one figure.
+        rows: runs of its study.
+        setting: column of the claims' setting: "malicious", "alpha" or "clients".
+        clean: accuracy of FedAvg without an attack in the setting of a claim, percent; NaN where it was not run.
+        rounds: rounds of the study.
+
+    Returns:
+        the table, one row for each claim.
+    """
+    measured, body = over_seeds(rows, setting), []
+    for claim in claims:
+        at = f"{claim.setting:.0%}" if setting == "malicious" else f"{claim.setting:g}"
+        key = (claim.partition, claim.setting, claim.defense)
+        if (*key, claim.metric) not in measured:
+            body.append((claim.defense, at, claim.paper, "", "", "", NOT_RUN, ""))
+            continue
+        here, accuracy = measured[*key, claim.metric], measured[*key, "accuracy"]
+        attack = measured[*key, "attack_success_rate"].mean
+        verdict, reason = judge(claim.holds(here.mean), accuracy.mean, attack, clean(claim))
+        if verdict == DIFFERS:
+            mine = [row for row in rows if (row["partition"], float(row[setting]), row["defense"]) == key]
+            reason = "; ".join(text for text in (reason, evidence(mine, rounds)) if text)
+        numbers = (with_spread(here), with_spread(accuracy), str(here.seeds))
+        body.append((claim.defense, at, claim.paper, *numbers, verdict, reason))
+    columns = (
+        "defense",
+        setting,
+        "paper: attack success, %",
+        "here, %",
+        "accuracy here, %",
+        "seeds",
+        VERDICT,
+        "reason",
+    )
+    return Table("", columns, body)
+
+
+def comparisons_table(claims: Sequence[Comparison]) -> Table:
+    """Judge the claims that compare numbers of ours; one whose runs are missing says so."""
+    body = []
+    for figure, claim, read in claims:
+        try:
+            here, agrees = read()
+        except KeyError:
+            body.append((figure, claim, "", NOT_RUN))
+            continue
+        body.append((figure, claim, here, HOLDS if agrees else DIFFERS))
+    return Table("", ("figure", "claim", "here", VERDICT), body)
+
+
+def clean_of(rows: Rows, dataset: str) -> Callable[[Claim], float]:
+    """Find the accuracy of FedAvg without an attack for a claim.
+
+    Args:
+        rows: runs of the study ``clean``.
+        dataset: data set of the claim.
+
+    Returns:
+        function of a claim: mean accuracy in percent on its partition, NaN where there is no run. A Dirichlet claim of
+        figure 11 is compared at its own alpha, FEMNIST at its natural partition.
+    """
+
+    def accuracy(claim: Claim) -> float:
+        alpha = claim.setting if claim.figure == 11 else FIGURE_7_ALPHA
+        partition = "natural" if dataset == "femnist" else claim.partition
+        own = [
+            100 * float(row["accuracy"])
+            for row in rows
+            if (row["dataset"], row["partition"]) == (dataset, partition)
+            and (partition != "dirichlet" or float(row["alpha"]) == alpha)
+        ]
+        return statistics.fmean(own) if own else math.nan
+
+    return accuracy
+
+
+def count(tables: Iterable[Table]) -> str:
+    """Count the verdicts of all tables, in one sentence.
+
+    Args:
+        tables: those without a column of verdicts are passed over, and rows without a verdict.
+
+    Returns:
+        the sentence.
+
+    Example:
+        >>> count([Table("", ("claim", "verdict"), [("a", HOLDS), ("b", NOT_RUN)])])
+        'Of 2 claims 1 holds, 0 do not hold, 0 could not be judged and 1 is not run yet.'
+    """
+    judged = [(table.columns.index(VERDICT), table.rows) for table in tables if VERDICT in table.columns]
+    verdicts = [row[column] for column, rows in judged for row in rows if row[column]]
+    numbers = [verdicts.count(each) for each in (HOLDS, DIFFERS, NOT_JUDGED, NOT_RUN)]
+    words = (
+        ("holds", "hold"),
+        ("does not hold", "do not hold"),
+        ("could not be judged", "could not be judged"),
+        ("is not run yet", "are not run yet"),
+    )
+    parts = [f"{number} {pair[number != 1]}" for number, pair in zip(numbers, words, strict=True)]
+    return f"Of {len(verdicts)} claims {', '.join(parts[:3])} and {parts[3]}."
