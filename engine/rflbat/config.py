@@ -12,10 +12,10 @@ from rflbat.clients.optimizer import OPTIMIZERS, Optimizer
 from rflbat.data.partition import KINDS
 from rflbat.data.registry import DATASETS
 from rflbat.data.text import TOKENIZERS
-from rflbat.defenses.registry import DEFENSES
+from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
-from rflbat.registry import check_arguments, lookup
+from rflbat.registry import Call, calls, check_arguments, lookup
 from rflbat_kernels import dispatch
 
 ROLES = ("redrawn", "fixed")
@@ -64,7 +64,9 @@ class Experiment:
     defense_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the defense, name=value; repeatable"}
     )
-    shadow: str | None = _option(None, "further defenses that look on, NAME,NAME,...; they change nothing")
+    shadow: str | None = _option(
+        None, "further defenses that look on, NAME,NAME(parameter=value),...; they change nothing"
+    )
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     batch_size: int = _option(60, "mini-batch size")
@@ -104,10 +106,10 @@ class Experiment:
         owner = f"data set '{self.dataset}'"
         check_arguments(owner, dataset.load, self.load_args)
         self._store({"dataset_args": check_arguments(owner, dataset.load, self.dataset_args)})
-        for name in self.shadows:
-            if lookup("defense", DEFENSES, name).make().pretrain is not None:
+        for label, name, given in self.shadows:
+            if make_defense(name, given).pretrain is not None:
                 raise UserError(
-                    f"shadow={name!r} learns from samples that the clients would lose, and a shadow must change "
+                    f"shadow={label!r} learns from samples that the clients would lose, and a shadow must change "
                     f"nothing; run it on its own: defense={name!r}"
                 )
 
@@ -117,9 +119,9 @@ class Experiment:
         return self.dataset_args if self.tokenizer is None else {**self.dataset_args, "tokenizer": self.tokenizer}
 
     @property
-    def shadows(self) -> tuple[str, ...]:
-        """Names of the defenses that look on."""
-        return tuple(dict.fromkeys(name.strip() for name in (self.shadow or "").split(",") if name.strip()))
+    def shadows(self) -> tuple[Call, ...]:
+        """Defenses that look on, with their parameters."""
+        return calls(self.shadow or "", "shadow")
 
     @property
     def client_optimizer(self) -> Optimizer:

@@ -2,10 +2,11 @@
 
 import contextlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rflbat.errors import UserError, nearest
 from rflbat.plugins import Registry
@@ -95,3 +96,45 @@ def check_arguments(owner: str, make: Callable[..., Any], given: Mapping[str, ob
             wanted = getattr(annotation, "__name__", str(annotation))
             raise UserError(f"{owner}: {key}={value!r} is not of type {wanted}") from None
     return checked
+
+
+class Call(NamedTuple):
+    """A member with parameters, as it is written on the command line.
+
+    Args:
+        label: the text without spaces; tells two calls of one member apart.
+        name: of the member.
+        arguments: name -> value, as text.
+    """
+
+    label: str
+    name: str
+    arguments: dict[str, str]
+
+
+def calls(text: str, what: str) -> tuple[Call, ...]:
+    """Read ``NAME,NAME(parameter=value,...),...``; the same text twice counts once.
+
+    Args:
+        text: as the user wrote it.
+        what: the setting, for messages.
+
+    Returns:
+        the calls, in the order of the text.
+
+    Raises:
+        UserError: parentheses or an argument of another form.
+
+    Example:
+        >>> [(call.label, call.arguments) for call in calls("krum, krum(f=10, m=3)", "shadow")]
+        [('krum', {}), ('krum(f=10,m=3)', {'f': '10', 'm': '3'})]
+    """
+    found: dict[str, Call] = {}
+    for each in re.findall(r"(?:[^,()]|\([^()]*\)|[()])+", re.sub(r"\s", "", text)):
+        parts = re.fullmatch(r"([^()]+)(?:\((.*)\))?", each)
+        given = [] if parts is None or not parts[2] else parts[2].split(",")
+        pairs = [argument.partition("=") for argument in given]
+        if parts is None or not all(key and equals and value for key, equals, value in pairs):
+            raise UserError(f"{what}={each!r} is not of the form NAME or NAME(parameter=value,...)")
+        found[each] = Call(each, parts[1], {key: value for key, _, value in pairs})
+    return tuple(found.values())

@@ -100,15 +100,23 @@ def divide(experiment: Experiment, dataset: Dataset, held_out: Sequence[int] | n
 
 
 def make_shadows(experiment: Experiment) -> tuple[Defense, ...]:
-    """Make the defenses that look on, with their default parameters.
+    """Make the defenses that look on, each under the text that asks for it.
 
     Args:
         experiment: configuration.
 
     Returns:
         the defenses.
+
+    Raises:
+        UserError: a round is too small for one of them.
     """
-    return tuple(make_defense(name, {}) for name in experiment.shadows)
+    clients, made = experiment.participants or experiment.clients, []
+    for label, name, arguments in experiment.shadows:
+        shadow = make_defense(name, arguments)
+        check_clients(shadow, arguments, clients)
+        made.append(replace(shadow, name=label))
+    return tuple(made)
 
 
 def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defense]:
@@ -213,7 +221,9 @@ def _check_ranks(world: World) -> None:
     if world.ranks.alone:
         return
     for defense, name in zip(
-        (world.defense, *world.shadows), (world.experiment.defense, *world.experiment.shadows), strict=True
+        (world.defense, *world.shadows),
+        (world.experiment.defense, *(shadow.name for shadow in world.experiment.shadows)),
+        strict=True,
     ):
         _check_divisible("defense", defense.name, world, defense.whole, name in DEFENSES)
     attack = str(world.experiment.attack)

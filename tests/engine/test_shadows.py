@@ -13,6 +13,7 @@ from rflbat.config import Experiment
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
 from rflbat.randomness import uniforms
+from rflbat.results.folder import RunFolder
 from rflbat.results.report import report_run
 from rflbat.results.shadow_report import draw_shadows, shadow_table
 from rflbat.round import run_round
@@ -153,5 +154,38 @@ def test_a_defense_that_takes_samples_from_the_clients_is_no_shadow(name):
 
 
 def test_names_may_repeat_and_have_spaces():
-    assert small(shadow=" krum, rflbat ,krum").shadows == ("krum", "rflbat")
+    assert [each.label for each in small(shadow=" krum, rflbat ,krum").shadows] == ["krum", "rflbat"]
     assert small().shadows == ()
+
+
+def test_a_shadow_takes_parameters_and_a_defense_may_stand_twice(tmp_path):
+    run(small(shadow="krum(f=2),krum(f=true), krum", defense="krum", defense_args={"f": 2}), tmp_path / "run")
+    folder = RunFolder.open(tmp_path / "run")
+    by_name = {name: [] for name in ("krum(f=2)", "krum(f=true)", "krum")}
+    for record in folder.shadows():
+        by_name[record["defense"]].append(record["kept"])
+    own = {}
+    for record in folder.clients():
+        own.setdefault(record["round"], []).extend([record["client"]] * record["kept"])
+    assert by_name["krum(f=2)"] == list(own.values())
+    assert all(len(kept) == len(own) for kept in by_name.values())
+
+
+@pytest.mark.parametrize(
+    ("shadow", "said"),
+    [
+        ("krum(f)", r"shadow='krum\(f\)' is not of the form NAME or NAME\(parameter=value,...\)"),
+        ("krum(f=1", r"shadow='krum\(f=1' is not of the form"),
+        ("krum(f=1)x", "is not of the form"),
+        ("krum(g=1)", r"defense 'krum' has no parameter 'g'; did you mean|it takes"),
+        ("krum(f=some)", "f='some'"),
+    ],
+)
+def test_a_shadow_that_cannot_be_made_is_refused(shadow, said):
+    with pytest.raises(UserError, match=said):
+        small(shadow=shadow)
+
+
+def test_a_round_that_is_too_small_for_a_shadow_is_refused():
+    with pytest.raises(UserError, match="krum f=40 needs a round of at least"):
+        build(small(shadow="krum(f=40)"))

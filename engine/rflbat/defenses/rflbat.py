@@ -124,8 +124,8 @@ def rflbat(
 
     Fails:
         From a cold start under the distributed backdoor: before the model has learned, honest updates agree more than
-        four groups of attackers do. With FEMNIST's writers at our scale, where one outlying writer takes a cluster
-        for itself. Against an attacker who spreads its updates.
+        four groups of attackers do. Where a few honest updates lie far from all others and take the plane, such as
+        those of clients with very few samples. Against an attacker who spreads its updates.
 
     Example:
         >>> import rflbat, torch
