@@ -63,7 +63,8 @@ def round_record(world: World, outcome: Outcome) -> dict[str, Any]:
     """Summarise a round: measures, how many fell at which stage, and how well the malicious were told apart.
 
     Precision is the share of the dropped who were malicious, recall the share of the malicious who were dropped,
-    the false-positive rate the share of the benign who were dropped; None where there is nothing to divide by.
+    the false-positive rate the share of the benign who were dropped; None where there is nothing to divide by, as is
+    ``malicious_weight`` under a defense whose update is no weighted mean.
     ``move_discarded``: the server left the model as it was, because the move would have made it non-finite.
 
     Args:
@@ -84,7 +85,7 @@ def round_record(world: World, outcome: Outcome) -> dict[str, Any]:
         "dropped": int((~kept_N).sum()),
         "malicious": int(malicious_N.sum()),
         "nonfinite": int(fallen[1]),
-        **_detection(decision, malicious_N),
+        **_detection(decision, malicious_N, world.defense.weighs),
         "stages": dict(zip(world.defense.stages[1:], fallen[1:].tolist(), strict=True)),
         "nobody_kept": not kept_N.any(),
         "move_discarded": bool(outcome.discarded),
@@ -99,13 +100,14 @@ def _rates(measures: Tensor | None, triggers: int) -> dict[str, Any]:
     return named if triggers == 1 else {**named, LOCAL: values and values[len(MEASURES) :]}
 
 
-def _detection(decision: Decision, malicious_N: np.ndarray) -> dict[str, float | None]:
-    kept_N = decision.kept.cpu().numpy()
+def _detection(decision: Decision, malicious_N: np.ndarray, weighs: bool) -> dict[str, float | None]:
+    """Rate a decision; malicious clients have no weight under a defense that weighs nobody."""
+    kept_N, weights_N = decision.kept.cpu().numpy(), decision.weights.cpu().numpy()
     return {
         "precision": _share(malicious_N, ~kept_N),
         "recall": _share(~kept_N, malicious_N),
         "false_positive_rate": _share(~kept_N, ~malicious_N),
-        "malicious_weight": float(decision.weights.cpu().numpy()[malicious_N].sum()),
+        "malicious_weight": float(weights_N[malicious_N].sum()) if weighs else None,
     }
 
 
@@ -125,10 +127,10 @@ def shadow_records(world: World, outcome: Outcome) -> list[dict[str, Any]]:
             "round": outcome.round_number,
             "defense": shadow.name,
             **_rates(shadow.measures, len(world.attack.local_triggers)),
-            **_detection(shadow.decision, outcome.malicious_N),
+            **_detection(shadow.decision, outcome.malicious_N, defense.weighs),
             "kept": outcome.clients_N[shadow.decision.kept.cpu().numpy()].tolist(),
         }
-        for shadow in outcome.shadows
+        for shadow, defense in zip(outcome.shadows, world.shadows, strict=True)
     ]
 
 

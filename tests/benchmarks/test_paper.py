@@ -198,19 +198,30 @@ def test_a_comparison_whose_runs_are_missing_says_so():
 
 
 def test_table_3_averages_over_seeds_and_keeps_the_starts_apart():
-    rates = {"accuracy": "0.89", "attack_success_rate": "0.01", **dict.fromkeys(LOCAL, "0.01")}
+    rates = {
+        "accuracy": "0.89",
+        "attack_success_rate": "0.01",
+        **dict.fromkeys(LOCAL, "0.01"),
+        "malicious_weight": "0.5",
+    }
     failing = {**rates, "attack_success_rate": "1.0"}
     rows = [
-        {"dataset": name, "scale": "1.0", "attack_start": start, **(rates if start == "5" else failing)}
+        {
+            "settings": "a",
+            "dataset": name,
+            "scale": "1.0",
+            "attack_start": start,
+            **(rates if start == "5" else failing),
+        }
         for name in ("mnist", "imdb")
         for start in ("0", "5")
     ]
-    body = table_3(rows, {"mnist": 90.0}).rows
+    body = table_3(rows, []).rows
     assert [each[:3] for each in body[:2]] == [("mnist", "1", "0"), ("mnist", "1", "5")]
     assert [each[-2] for each in body[:4]] == [DIFFERS, HOLDS, NOT_RUN, NOT_RUN]
     assert body[1][5] == ", ".join(["0.8 / 1.0"] * 4)
     assert [each[-2] for each in body if each[0] == "imdb"] == [""] * 4
-    assert table_3(rows, {}).rows[0][-2:] == (NOT_JUDGED, "no run without an attack yet")
+    assert body[0][-1] == "malicious clients hold 50 % of the weight on average"
     assert len(body) == 2 * (len(TABLE_3) + 2)
 
 

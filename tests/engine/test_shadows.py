@@ -189,3 +189,21 @@ def test_a_shadow_that_cannot_be_made_is_refused(shadow, said):
 def test_a_round_that_is_too_small_for_a_shadow_is_refused():
     with pytest.raises(UserError, match="krum f=40 needs a round of at least"):
         build(small(shadow="krum(f=40)"))
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean", "bulyan"])
+def test_a_defense_that_weighs_nobody_gives_the_malicious_no_weight(name, tmp_path):
+    """Their update is no weighted mean of rows: a share of weights would say what is not so."""
+    changes = {"defense_args": {"f": 1}} if name == "bulyan" else {}
+    result = run(small(defense=name, shadow=f"krum,{name}", **changes), tmp_path / "run")
+    assert result.summary["malicious_weight"] is None
+    assert all(record["malicious_weight"] is None for record in result.rounds)
+    told = {"krum": [], name: []}
+    for record in RunFolder.open(tmp_path / "run").shadows():
+        told[record["defense"]].append(record["malicious_weight"])
+    assert set(told[name]) == {None}
+    assert None not in told["krum"]
+    assert (report_run(tmp_path / "run")[0]).exists()
+    table = shadow_table(name, result.rounds, RunFolder.open(tmp_path / "run").shadows())
+    assert table is not None
+    assert not {row[0]: row for row in table.rows}[name][3].endswith("%")

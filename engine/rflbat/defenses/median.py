@@ -38,4 +38,4 @@ def median() -> Defense:
         update_D = column_median(updates.matrix_ND, updates.valid_N)
         return decide_for(updates, update_D, torch.ones_like(updates.sizes_N), torch.zeros_like(updates.sizes_N))
 
-    return Defense("median", ("kept", "nonfinite"), apply)
+    return Defense("median", ("kept", "nonfinite"), apply, weighs=False)

@@ -50,4 +50,6 @@ def trimmed_mean(*, f: int | str | None = None) -> Defense:
         update_D = column_trimmed_mean(updates.matrix_ND, trim, updates.valid_N)
         return decide_for(updates, update_D, torch.ones_like(updates.sizes_N), torch.zeros_like(updates.sizes_N))
 
-    return Defense("trimmed_mean", ("kept", "nonfinite"), apply, least_clients=2 * f + 1 if isinstance(f, int) else 1)
+    return Defense(
+        "trimmed_mean", ("kept", "nonfinite"), apply, least_clients=2 * f + 1 if isinstance(f, int) else 1, weighs=False
+    )
