@@ -32,6 +32,7 @@ from tests.kernels.device_waits import Crossings
 
 ONE_COPY = ["_to_copy copies between cpu and cuda"]
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
+STEPS = (Optimizer(2, 0.1, 0.9, 0.01), Optimizer(2, 0.1, clip_norm=1.0), Optimizer(2, 0.1, name="adam"))
 SHORT = {"geomed": {"passes": 5}}
 """Every pass is the same: a few show what all would."""
 
@@ -89,13 +90,13 @@ def test_every_model_and_attack_is_proved():
     assert set(attacks) == set(ATTACKS)
 
 
-def train(world, plan):
+def train(world, plan, optimizer=STEPS[0]):
     """Local training alone, as `play` does it: on a CPU the server may ask numpy, which fake tensors refuse."""
     params_D = blank_server(world).params_D
     work = Work(world.model, same_start(params_D), make_feed_of(world, plan))
     work = work if plan.table is None else on_rows(work, plan.table)
     updates_NQ = torch.empty(CLIENTS, work.model.layout.size)
-    world.backend.train(updates_NQ, work.start, work.model, work.feed, Optimizer(2, 0.1, 0.9, 0.01))
+    world.backend.train(updates_NQ, work.start, work.model, work.feed, optimizer)
     return updates_NQ
 
 
@@ -117,7 +118,9 @@ def planned(world, monkeypatch):
 )
 def test_local_training_asks_for_no_value(model, attack, backend, fake, monkeypatch):
     world = small_world(model, attack, backend=Backend(backend, 5, 1, ""))
-    assert isinstance(train(world, planned(world, monkeypatch)), FakeTensor)
+    plan = planned(world, monkeypatch)
+    for optimizer in STEPS:
+        assert isinstance(train(world, plan, optimizer), FakeTensor)
 
 
 TEXTS = [(model, attack) for model, attack in pairs() if words_of(model)]

@@ -92,7 +92,10 @@ class Optimizer:
         rows = layout.views(gradient_nD)
         adam = velocity_nD = None
         if self.name == "adam":
-            adam = torch.optim.Adam([params_nD], lr=self.lr, weight_decay=self.weight_decay, fused=True)
+            # Capturable: a round on CUDA may be captured as a graph.
+            adam = torch.optim.Adam(
+                [params_nD], self.lr, weight_decay=self.weight_decay, capturable=params_nD.is_cuda, fused=True
+            )
             params_nD.grad = gradient_nD
         elif self.momentum:
             velocity_nD = torch.zeros_like(params_nD)
