@@ -19,6 +19,7 @@ from rflbat.evaluation import BATCH
 from rflbat.models.registry import MODELS
 from rflbat.randomness import generator
 from rflbat.round import World
+from rflbat.world import make_shadows
 from tests.engine.attacks.formats import encode
 
 CLASSES, CLIENTS, TRAINING, TWO_BATCHES = 5, 13, 91, BATCH + 1
@@ -105,5 +106,5 @@ def small_world(
         defense=make_defense(defense, {}),
         backend=backend or Backend("vmap", 5, 1, ""),
         device=torch.device(device),
-        shadows=tuple(make_defense(name, {}) for name in experiment.shadows),
+        shadows=make_shadows(experiment),
     )
