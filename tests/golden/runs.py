@@ -1,6 +1,6 @@
-"""The golden runs: their settings, and how each is run. Together they use every member of every registry.
+"""The golden runs: their settings, and how each is run. Together they use every member that the registries had in 0.1.
 
-A new data set, attack, defense, model or back end needs a run here; `test_golden.py` fails until it has one.
+A new back end, optimizer or kind of partition needs a run here; `test_golden.py` fails until it has one.
 """
 
 from dataclasses import dataclass
