@@ -42,11 +42,11 @@ def measure(study: str, cells: Sequence[Cell], jobs: int, out: Path, results: Pa
         if event.summary is None:
             return
         folder = out / study / CELLS / event.cell.name
-        ledger.add(event.cell, event.summary, folder)
         if study in SCATTERED and SCATTERED[study](event.cell):
             path, plane = results / f"scatter_{study}.csv", scatter_rows(event.cell, folder)
             others = [row for row in read_csv(path) if float(row["scale"]) != event.cell.experiment.scale]
             write_csv(path, SCATTER_COLUMNS, sorted([*others, *plane], key=lambda row: float(row["scale"])))
+        ledger.add(event.cell, event.summary, folder)
         print(f"{study} {len(ledger.rows)}/{len(cells)}  {event.cell.name}", flush=True)
 
     try:
@@ -71,6 +71,8 @@ def main() -> None:
     unknown = [study for study in options.studies if study not in names]
     if unknown:
         parser.error(f"unknown study '{unknown[0]}'; known: {', '.join(names)}")
+    if options.scale != "small" and options.results == RESULTS:
+        parser.error(f"--scale {options.scale} needs --results DIR: the committed rows are of --scale small")
     options.results.mkdir(exist_ok=True)
     studies = {**STUDIES, **scenarios(SCALES[options.scale]), **WHERE}
     failures = []

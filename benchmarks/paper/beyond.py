@@ -146,6 +146,9 @@ def boundary_table(rows: Rows) -> Table:
     for (rule, steps), by_start in cases.items():
         texts = []
         for start in map(str, CLEAN_ROUNDS):
+            if start not in by_start:
+                texts.append("")
+                continue
             attack = [percent(row, "attack_success_rate") for row in by_start[start]]
             malicious, honest = (statistics.fmean(float(row[key]) for row in by_start[start]) for key in FIRST)
             texts.append(f"{mean_and_spread(attack)} ({malicious:.2f}, {honest:.2f})")

@@ -100,8 +100,9 @@ class Ledger:
         self.rows[name] = {"settings": name, **row_of(self.study, cell, summary, folder)}
         self.rounds[name] = list(_rounds(name, folder))
         known = sorted(self.rows, key=lambda key: self.order.get(key, len(self.order)))
-        write_csv(self.paths[0], COLUMNS, [self.rows[key] for key in known])
+        # The row of the run comes last: what has it is not run again.
         write_csv(self.paths[1], ROUND_COLUMNS, [row for key in known for row in self.rounds.get(key, ())])
+        write_csv(self.paths[0], COLUMNS, [self.rows[key] for key in known])
 
 
 def _rounds(name: str, folder: Path) -> Iterable[dict[str, Any]]:

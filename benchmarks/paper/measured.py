@@ -65,8 +65,8 @@ def first_similarities(folder: Path, attack_start: int) -> dict[str, float]:
     """Mean similarity v_j of malicious and of honest clients to their clusters in the first attacked round."""
     rows = [row for row in RunFolder(folder).clients() if row["round"] == attack_start and row["cluster"] != -1]
     by_truth = {truth: [row["score"] for row in rows if row["malicious"] == truth] for truth in (True, False)}
-    means = (statistics.fmean(by_truth[truth]) for truth in (True, False))
-    return dict(zip(FIRST, means, strict=True))
+    means = {name: by_truth[truth] for name, truth in zip(FIRST, (True, False), strict=True)}
+    return {name: statistics.fmean(scores) for name, scores in means.items() if scores}
 
 
 def _figure_3(cell: Cell) -> bool:

@@ -10,8 +10,8 @@ from torch import Tensor
 from benchmarks.paper.__main__ import RESULTS
 from benchmarks.paper.ledger import write_csv
 from benchmarks.paper.scenarios import TEXTS
-from rflbat.config import Experiment
 from rflbat.data.registry import load
+from rflbat.recipes import RECIPES
 from rflbat.world import resolve
 
 COLUMNS = ("dataset", "accuracy")
@@ -36,8 +36,8 @@ def main() -> None:
     """Fit and test on the same tokens as the LSTM reads, and write ``naive_bayes.csv``."""
     rows = []
     for name in TEXTS:
-        folder = resolve(Experiment(dataset=name)).data_dir
-        data = load(name, Path(folder) if folder else None)
+        experiment = resolve(RECIPES[name]())
+        data = load(name, Path(experiment.data_dir) if experiment.data_dir else None, experiment.load_args.items())
         assert data.words is not None
         fitted = MultinomialNB().fit(counts(data.train_x, len(data.words)), data.train_y.numpy())
         accuracy = fitted.score(counts(data.test_x, len(data.words)), data.test_y.numpy())

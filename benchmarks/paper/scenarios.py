@@ -62,7 +62,7 @@ SCALES = {
     "full": Scale(
         seeds=3,
         text_seeds=2,
-        femnist={"clients": 3500, "rounds": 200, "eval_every": 20},
+        femnist={"clients": 3500, "dataset_args": {"min_samples": 1}, "rounds": 200, "eval_every": 20},
         amazon={"rounds": 100, "eval_every": 10},
         federations=tuple((clients, "natural", 3) for clients in (50, 100, 200, 400, 600, 800, 1600)),
         says="nothing: LEAF's whole FEMNIST and Kaggle's whole Reviews.csv are needed",

@@ -1,7 +1,7 @@
 """Verdicts: each claim of the paper beside our runs, whether it holds, and the evidence where it does not.
 
 A claim is judged on a model that has learned: at least ``LEARNED`` of the accuracy that FedAvg reaches without an
-attack, unless the attack itself is why it has not. Everything else says that it was not judged, or not run.
+attack, or one on which the attack succeeds. Everything else says that it was not judged, or not run.
 """
 
 import math
@@ -36,13 +36,13 @@ def judge(agrees: bool, accuracy: float, attack: float, clean: float) -> tuple[s
         >>> judge(True, 10.0, 0.0, 80.0)
         ('not judged', 'accuracy 10.0 is below 0.8 of the 80.0 without an attack')
         >>> judge(True, 10.0, 100.0, 80.0)
-        ('holds', 'the attack itself costs the accuracy')
+        ('holds', 'on a model below 0.8 of the accuracy without an attack')
     """
     if math.isnan(clean):
         return NOT_JUDGED, "no run without an attack yet"
     if accuracy < LEARNED * clean and attack < FAILS:
         return NOT_JUDGED, f"accuracy {accuracy:.1f} is below {LEARNED:g} of the {clean:.1f} without an attack"
-    cost = "the attack itself costs the accuracy" if accuracy < LEARNED * clean else ""
+    cost = "on a model below 0.8 of the accuracy without an attack" if accuracy < LEARNED * clean else ""
     return (HOLDS if agrees else DIFFERS), cost
 
 

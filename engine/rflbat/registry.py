@@ -130,11 +130,15 @@ def calls(text: str, what: str) -> tuple[Call, ...]:
         [('krum', {}), ('krum(f=10,m=3)', {'f': '10', 'm': '3'})]
     """
     found: dict[str, Call] = {}
-    for each in re.findall(r"(?:[^,()]|\([^()]*\)|[()])+", re.sub(r"\s", "", text)):
+    for each in re.findall(r"(?:[^,()]|\([^()]*\)|[()])+", re.sub(r"\s*([,()=])\s*", r"\1", text.strip())):
         parts = re.fullmatch(r"([^()]+)(?:\((.*)\))?", each)
         given = [] if parts is None or not parts[2] else parts[2].split(",")
         pairs = [argument.partition("=") for argument in given]
         if parts is None or not all(key and equals and value for key, equals, value in pairs):
             raise UserError(f"{what}={each!r} is not of the form NAME or NAME(parameter=value,...)")
-        found[each] = Call(each, parts[1], {key: value for key, _, value in pairs})
+        arguments = {key: value for key, _, value in pairs}
+        if len(arguments) < len(pairs):
+            raise UserError(f"{what}={each!r} names a parameter twice")
+        label = each.removesuffix("()")
+        found[label] = Call(label, parts[1], arguments)
     return tuple(found.values())

@@ -142,7 +142,7 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
 def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[Callback]) -> Result:
     latest, finished = folder.latest, folder.summary()
     current().tell({"description": description, "begun": latest is not None, "finished": finished})
-    world = build(_recorded(description))
+    world = build(recorded(description))
     if finished is None and description.get("sizes") not in (None, [len(own) for own in world.samples]):
         data = world.experiment.dataset
         raise UserError(f"{folder.path}: data set '{data}' gives its clients other samples than when the run began")
@@ -161,10 +161,25 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
     return _loop(world, server, description, folder, callbacks, rounds, seconds)
 
 
-def _recorded(description: Mapping[str, Any]) -> Experiment:
-    """Read the settings of run.json; runs of 0.1, which know no optimizer, fed FEMNIST as LEAF's files hold it."""
+def recorded(description: Mapping[str, Any]) -> Experiment:
+    """Read the settings of run.json; a run of 0.1 knows no optimizer, and its data may have been others.
+
+    Args:
+        description: the contents of run.json.
+
+    Returns:
+        the settings; FEMNIST of 0.1 was fed as LEAF's files hold it.
+
+    Raises:
+        UserError: a setting is unknown or out of its range; or it is a run of 0.1 on amazon, whose test texts were
+            chosen otherwise.
+    """
     experiment = Experiment.from_dict(description["config"])
-    if experiment.dataset == "femnist" and "optimizer" not in description["config"]:
+    if "optimizer" in description["config"]:
+        return experiment
+    if experiment.dataset == "amazon":
+        raise UserError("a run on amazon of version 0.1 had other test texts and cannot go on; start it again")
+    if experiment.dataset == "femnist":
         return experiment.changed({"dataset_args": {"polarity": "leaf", **experiment.dataset_args}})
     return experiment
 
@@ -172,7 +187,7 @@ def _recorded(description: Mapping[str, Any]) -> Experiment:
 def _follow(ranks: Ranks, callbacks: Sequence[Callback]) -> Result:
     """Go on with a run beside rank 0, which reads the folder and tells what is there."""
     told = ranks.tell()
-    world = build(_recorded(told["description"]))
+    world = build(recorded(told["description"]))
     server, seconds = restore(world, None, None) if told["begun"] else (_first(world, None), 0.0)
     if told["finished"] is not None:
         return Result(told["finished"], [], server.params_D, None)

@@ -20,7 +20,7 @@ from rflbat.results.atomic import replacing
 from rflbat.results.folder import RUN, RunFolder
 from rflbat.results.lock import sole_writer
 from rflbat.results.report import CELLS
-from rflbat.simulation import Interrupted, resume, run
+from rflbat.simulation import Interrupted, recorded, resume, run
 from rflbat.world import check, resolve
 
 FAILURE = "failure.txt"
@@ -141,8 +141,7 @@ def check_cell(cell: Cell, out: Path) -> Experiment:
     check(cell.experiment)
     resolved, path = resolve(cell.experiment), out / CELLS / cell.name
     if (path / RUN).exists():
-        # A run of an earlier version knows fewer settings; those it does not know had their defaults.
-        found = {**Experiment().to_dict(), **RunFolder.open(path).run()["config"]}
+        found = recorded(RunFolder.open(path).run()).to_dict()
         wanted = resolved.to_dict()
         wanted |= {key: found.get(key) for key in ("model", "attack") if wanted[key] is None}
         if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):

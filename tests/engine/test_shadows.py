@@ -154,7 +154,7 @@ def test_a_defense_that_takes_samples_from_the_clients_is_no_shadow(name):
 
 
 def test_names_may_repeat_and_have_spaces():
-    assert [each.label for each in small(shadow=" krum, rflbat ,krum").shadows] == ["krum", "rflbat"]
+    assert [each.label for each in small(shadow=" krum, rflbat ,krum ()").shadows] == ["krum", "rflbat"]
     assert small().shadows == ()
 
 
@@ -179,6 +179,8 @@ def test_a_shadow_takes_parameters_and_a_defense_may_stand_twice(tmp_path):
         ("krum(f=1)x", "is not of the form"),
         ("krum(g=1)", r"defense 'krum' has no parameter 'g'; did you mean|it takes"),
         ("krum(f=some)", "f='some'"),
+        ("krum(f=1,f=2)", "names a parameter twice"),
+        ("med ian", "unknown defense 'med ian'"),
     ],
 )
 def test_a_shadow_that_cannot_be_made_is_refused(shadow, said):

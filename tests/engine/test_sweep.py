@@ -12,7 +12,8 @@ import torch
 import rflbat.sweep
 from rflbat import Experiment, Interrupted, UserError, run
 from rflbat.results.folder import RunFolder
-from rflbat.sweep import Event, make_cells, run_cell, sweep
+from rflbat.sweep import Cell, Event, check_cell, make_cells, run_cell, sweep
+from rflbat.world import resolve
 
 GRID = {"defense": ["fedavg", "rflbat"], "malicious": ["0.3", "0.5"]}
 
@@ -299,3 +300,19 @@ def test_a_cell_of_0_1_is_known_by_the_settings_that_it_has(tmp_path):
     before = marks(tmp_path)
     assert run_cell(cell, tmp_path)["rounds"] == 3
     assert marks(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"), [("femnist", "holds a run with another dataset_args"), ("amazon", "had other test texts")]
+)
+def test_a_cell_of_0_1_on_other_data_is_refused(tmp_path, dataset, said, monkeypatch):
+    """0.1 fed FEMNIST inverted and chose other test texts of amazon: one table would hold both."""
+    monkeypatch.setattr("rflbat.sweep.check", lambda experiment: None)
+    cell = Cell("old", Experiment(dataset=dataset))
+    config = resolve(cell.experiment).to_dict()
+    path = tmp_path / "cells" / "old"
+    path.mkdir(parents=True)
+    del config["optimizer"], config["clip_norm"], config["drop_last"]
+    (path / "run.json").write_text(json.dumps({"config": config}))
+    with pytest.raises(UserError, match=said):
+        check_cell(cell, tmp_path)

@@ -12,8 +12,8 @@ from rflbat.data.partition import KINDS
 from tests.golden import account
 from tests.golden.runs import EVERY, RANKS, RESUMED, RUNS, STRAIGHT
 
-NOISE = 1e-5
-"""Of the typical number of an update; float32 on two CPUs differs by a hundredth of that."""
+NOISE = 1e-4
+"""Of the typical number of an update. What all updates add up to differs by 1e-5 between instruction sets."""
 
 every_run = pytest.mark.parametrize("name", RUNS)
 

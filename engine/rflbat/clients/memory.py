@@ -1,5 +1,6 @@
 """The memory model of local training and of a round."""
 
+import logging
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rflbat.clients.step import batch_loss
 from rflbat.errors import UserError
 from rflbat.models.base import Model
+
+_log = logging.getLogger(__name__)
 
 
 def activation_bytes(model: Model, sample: torch.Tensor) -> int:
@@ -75,6 +78,8 @@ def refuse_random(model: Model, sample: torch.Tensor) -> None:
     try:
         with _Drawing():  # type: ignore[no-untyped-call]
             _loss(model, sample, 2)
+    except RuntimeError as error:  # a constant of the model lies on another device than meta
+        _log.warning("model '%s' could not be examined for random numbers: %s", model.name, error)
     except UserError as error:
         needed = "the same parameters and samples must give the same loss"
         raise UserError(f"model '{model.name}' cannot be trained: {error}; {needed}") from None
