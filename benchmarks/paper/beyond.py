@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.paper.claims_beyond import (
@@ -27,7 +28,7 @@ from benchmarks.paper.verdicts import (
     comparisons_table,
     evidence,
 )
-from benchmarks.paper.where import WHERE, picture
+from benchmarks.paper.where import WHERE, clean_by_division, picture
 from benchmarks.paper.where import table as where_table
 from rflbat.data.base import Dataset
 from rflbat.models.registry import MODELS
@@ -189,7 +190,13 @@ def learning_table(rounds: Rows, rows: Rows, central: Rows, bayes: Rows) -> Tabl
         counted = [percent(row, "accuracy") for row in bayes if row["dataset"] == dataset]
         others = (mean_and_spread(values) if values else "" for values in (alone, counted))
         body.append((dataset, partition, *curve, last, success, *others))
-    heads = (*(f"round {number}" for number in at), "at the end", "attack success of it", "one model", "naive Bayes")
+    heads = (
+        *(f"after {number} rounds" for number in at),
+        "at the end",
+        "attack success of it",
+        "one model",
+        "naive Bayes",
+    )
     return Table("", ("data", "partition", *heads), body)
 
 
@@ -252,7 +259,7 @@ def sections(results: Path, datasets: Sequence[Dataset], scale: str) -> dict[str
         ),
         "optimizers": optimizers_table(rows["optimizers"], rounds["optimizers"]),
         "comparisons_beyond": comparisons_table(compared),
-        **{name: where_table(rows[name]) for name in WHERE},
+        **{name: where_table(rows[name], clean_by_division(rows["clean"])) for name in WHERE},
     }
 
 
@@ -265,7 +272,7 @@ def _pictures(results: Path, rows: Mapping[str, Rows]) -> None:
         "imdb": (bars, [row for row in rows["imdb"] if row["partition"] == "iid"]),
         "figure13": (clients_curve, rows["federations"]),
         "boundary": (boundary_curves, rows["boundary"]),
-        **{name: (picture, rows[name]) for name in WHERE},
+        **{name: (partial(picture, clean=clean_by_division(rows["clean"])), rows[name]) for name in WHERE},
         "figure3": (scatter, read_csv(results / "scatter_attackers.csv")),
         "figure14": (scatter, read_csv(results / "scatter_distributed.csv")),
     }

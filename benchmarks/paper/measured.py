@@ -37,7 +37,7 @@ CLUSTERS = signature(rflbat).parameters["clusters"].default
 
 
 def row_of(study: str, cell: Cell, summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Give the CSV row of one run; empty where a measure does not exist."""
+    """Make the CSV row of one run; empty where a measure does not exist."""
     config = cell.experiment.to_dict()
     settings = {
         "study": study,

@@ -216,7 +216,7 @@ SCENARIOS: dict[str, Callable[[Scale], list[Cell]]] = {
 
 
 def scenarios(scale: Scale) -> dict[str, Callable[[int], list[Cell]]]:
-    """Give the studies of a scale in the form of ``studies.STUDIES``; the number of seeds is the scale's.
+    """Make the studies of a scale in the form of ``studies.STUDIES``; the number of seeds is the scale's.
 
     Args:
         scale: how large.

@@ -47,7 +47,7 @@ def judge(agrees: bool, accuracy: float, attack: float, clean: float) -> tuple[s
 
 
 def evidence(rows: Rows, rounds: Rows) -> str:
-    """Say how often malicious clients were kept, from the records of the runs.
+    """Count how often malicious clients were kept, from the records of the runs.
 
     Args:
         rows: the runs of one case, one for each seed.

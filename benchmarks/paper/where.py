@@ -3,8 +3,9 @@
 Beyond the paper, which has one setting for each of these.
 """
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from matplotlib import rc_context
 
 from benchmarks.paper.claims import DEFENDS
 from benchmarks.paper.studies import MNIST
+from benchmarks.paper.verdicts import LEARNED
 from rflbat.config import Experiment
 from rflbat.recipes import RECIPES
 from rflbat.results.figure_style import STYLE, blank, save
@@ -28,6 +30,8 @@ AFTER = 20
 """Attacked rounds."""
 
 Rows = Sequence[Mapping[str, str]]
+Clean = Callable[[Mapping[str, str]], float]
+"""Accuracy in percent of FedAvg without an attack on the data and division of a run."""
 
 
 def where_mnist(seeds: int) -> list[Cell]:
@@ -66,30 +70,55 @@ def case_of(row: Mapping[str, str]) -> tuple[str, str, str]:
     return attack, start, f"alpha {row['alpha']}" if row["partition"] == "dirichlet" else row["partition"]
 
 
-def table(rows: Rows) -> Table:
-    """Count the runs in which RFLBAT holds attack success to at most 5 %, by attack, start and division."""
+def clean_by_division(rows: Rows) -> Clean:
+    """Find the accuracy without an attack for a run of these studies.
+
+    Args:
+        rows: runs of the study ``clean``.
+
+    Returns:
+        function of a run; NaN where there is no run without an attack.
+    """
+
+    def division(row: Mapping[str, str]) -> tuple[str, str, str]:
+        return row["dataset"], row["partition"], row["alpha"] if row["partition"] == "dirichlet" else ""
+
+    known: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        known.setdefault(division(row), []).append(100 * float(row["accuracy"]))
+    return lambda row: statistics.fmean(known.get(division(row), [math.nan]))
+
+
+def holds(row: Mapping[str, str], clean: Clean) -> bool:
+    """Whether attack success is at most 5 % on a model that has learned: 0.8 of the accuracy without an attack."""
+    success, accuracy = (100 * float(row[key]) for key in ("attack_success_rate", "accuracy"))
+    return success <= DEFENDS and accuracy >= LEARNED * clean(row)
+
+
+def table(rows: Rows, clean: Clean) -> Table:
+    """Count the runs in which RFLBAT holds, by attack, start and division."""
     cases: dict[tuple[str, str, str], list[Mapping[str, str]]] = {}
     for row in rows:
         cases.setdefault(case_of(row), []).append(row)
     body = []
     for case, mine in cases.items():
-        held = [row for row in mine if 100 * float(row["attack_success_rate"]) <= DEFENDS]
+        held = [row for row in mine if holds(row, clean)]
         accuracy = statistics.fmean(100 * float(row["accuracy"]) for row in mine)
-        body.append((*case, f"{len(held)} of {len(mine)}", f"{accuracy:.1f}", _broken(mine)))
+        body.append((*case, f"{len(held)} of {len(mine)}", f"{accuracy:.1f}", _broken(mine, clean)))
     heads = ("attack", "start", "division", "holds in", "mean accuracy, %", "does not hold at: share of clients")
     return Table("", heads, body)
 
 
-def _broken(rows: Rows) -> str:
+def _broken(rows: Rows, clean: Clean) -> str:
     """List the malicious shares, by the number of clients of a round, at which a case does not hold."""
     by_size: dict[str, list[str]] = {}
     for row in rows:
-        if 100 * float(row["attack_success_rate"]) > DEFENDS:
+        if not holds(row, clean):
             by_size.setdefault(row["participants"] or row["clients"], []).append(f"{float(row['malicious']):.0%}")
     return "; ".join(f"{', '.join(shares)} of {size}" for size, shares in by_size.items())
 
 
-def picture(rows: Rows, path: Path) -> None:
+def picture(rows: Rows, path: Path, clean: Clean) -> None:
     """Draw attack success over malicious share and clients, a panel for each attack, start and division."""
     cases = list(dict.fromkeys(map(case_of, rows)))
     divisions = list(dict.fromkeys(case[2] for case in cases))
@@ -100,7 +129,7 @@ def picture(rows: Rows, path: Path) -> None:
         for line, row_of_panels in zip(lines, panels, strict=True):
             for division, axes in zip(divisions, row_of_panels, strict=True):
                 mine = [row for row in rows if case_of(row) == (*line, division)]
-                image = _panel(axes, mine)
+                image = _panel(axes, mine, clean)
                 axes.set_title(division if line == lines[0] else "", fontsize=8)
             row_of_panels[0].set_ylabel(f"{line[0]}\n{line[1]}", fontsize=7)
         figure.supxlabel("Malicious share of the clients of a round", fontsize=9)
@@ -108,20 +137,21 @@ def picture(rows: Rows, path: Path) -> None:
         save(figure, path)
 
 
-def _panel(axes, rows: Rows):  # type: ignore[no-untyped-def]
+def _panel(axes, rows: Rows, clean: Clean):  # type: ignore[no-untyped-def]
     """Draw one panel; a thick line parts what holds from what does not."""
     sizes = sorted({int(row["participants"] or row["clients"]) for row in rows})
     shares = sorted({float(row["malicious"]) for row in rows})
     values = np.full((len(sizes), len(shares)), np.nan)
+    held = np.full(values.shape, np.nan)  # NaN beside anything draws no line
     for row in rows:
         at = sizes.index(int(row["participants"] or row["clients"])), shares.index(float(row["malicious"]))
         values[at] = 100 * float(row["attack_success_rate"])
+        held[at] = holds(row, clean)
     image = axes.imshow(values, vmin=0, vmax=100, cmap="magma_r", aspect="auto", origin="lower")
-    holds = values <= DEFENDS
     for y, x in np.ndindex(values.shape):
-        if x + 1 < len(shares) and holds[y, x] != holds[y, x + 1]:
+        if x + 1 < len(shares) and abs(held[y, x] - held[y, x + 1]) == 1:
             axes.plot([x + 0.5] * 2, [y - 0.5, y + 0.5], color="#1a7f37", lw=2)
-        if y + 1 < len(sizes) and holds[y, x] != holds[y + 1, x]:
+        if y + 1 < len(sizes) and abs(held[y, x] - held[y + 1, x]) == 1:
             axes.plot([x - 0.5, x + 0.5], [y + 0.5] * 2, color="#1a7f37", lw=2)
     axes.set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     axes.set_yticks(range(len(sizes)), [str(size) for size in sizes])

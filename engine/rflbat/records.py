@@ -101,7 +101,7 @@ def _rates(measures: Tensor | None, triggers: int) -> dict[str, Any]:
 
 
 def _detection(decision: Decision, malicious_N: np.ndarray, weighs: bool) -> dict[str, float | None]:
-    """Rate a decision; malicious clients have no weight under a defense that weighs nobody."""
+    """Rate a decision; ``malicious_weight`` is None for a defense whose update is no weighted mean."""
     kept_N, weights_N = decision.kept.cpu().numpy(), decision.weights.cpu().numpy()
     return {
         "precision": _share(malicious_N, ~kept_N),

@@ -25,7 +25,8 @@ from benchmarks.paper.verdicts import (
     evidence,
     judge,
 )
-from benchmarks.paper.where import WHERE
+from benchmarks.paper.where import WHERE, clean_by_division, holds
+from benchmarks.paper.where import table as where_table
 
 from rflbat.config import Experiment
 from rflbat.results.tables import Table
@@ -311,3 +312,16 @@ def test_the_readme_names_the_count_of_claims():
     counted = re.search(r"Of \d+ claims [^.]*\.", page)
     assert counted is not None
     assert counted[0] in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+
+def test_a_wrecked_model_is_no_model_on_which_rflbat_holds():
+    clean = clean_by_division([{"dataset": "mnist", "partition": "iid", "alpha": "1.0", "accuracy": "0.9"}])
+    case = {"dataset": "mnist", "alpha": "1.0", "attack": "dba", "scale": "10.0", "attack_start": "0", "clients": "20"}
+    runs = [
+        row(**case, participants="", accuracy=accuracy, attack_success_rate=success)
+        for accuracy, success in (("0.083", "0.0"), ("0.72", "0.05"), ("0.9", "0.06"))
+    ]
+    assert [holds(run, clean) for run in runs] == [False, True, False]
+    (line,) = where_table(runs, clean).rows
+    assert line == ("dba, lambda 10", "cold start", "iid", "1 of 3", "56.8", "50%, 50% of 20")
+    assert not holds({**runs[1], "partition": "natural"}, clean)

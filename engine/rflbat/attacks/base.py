@@ -65,9 +65,9 @@ class Attack:
         tamper: what malicious clients do to their update before they send it.
         whole: True: ``tamper`` needs all columns of the updates at once, so that these cannot lie in several processes;
             False: it works on some of them as on all; None: nobody has said so; for our own that is False.
-        row_wise: ``tamper`` does to each number of a row what it would do alone, such as a factor; then it also gets
-            updates of texts that are stored by the rows of the table that a client touched. Otherwise it gets all D
-            columns, and texts train the whole table.
+        row_wise: ``tamper`` changes each number of a row independently of the others, such as by a factor; it then also
+            gets updates of texts that are stored by the rows of the table that a client touched. Otherwise it gets all
+            D columns, and texts train the whole table.
     """
 
     name: str

@@ -86,7 +86,7 @@ def refuse_random(model: Model, sample: torch.Tensor) -> None:
 
 
 def bytes_per_client(model: Model, sample: torch.Tensor, batch: int, copies: int = 4) -> int:
-    """Say what one client of a chunk holds while it trains.
+    """Count what one client of a chunk holds while it trains.
 
     ``4 * copies * D + B * (F + 2 A)`` bytes: what the optimizer holds of D parameters; the batch of F bytes a sample,
     and the activations A of a sample with as much again for their gradients.

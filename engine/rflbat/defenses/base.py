@@ -172,8 +172,8 @@ class Defense:
         whole: True: it needs all columns of the updates at once, so that these cannot lie in several processes. False:
             it works on some of them as on all, since what it sums over columns goes by ``rflbat_kernels.columns``.
             None: nobody has said so; for our own that is False.
-        weighs: the update is the mean of the kept updates by the decision's weights. False: it is none, as the median
-            of each coordinate is not, and the weights only say which clients were kept.
+        weighs: the update is the mean of the kept updates by the decision's weights. False: the update is no weighted
+            mean, as the median of each coordinate, and the weights only show which clients were kept.
     """
 
     name: str
