@@ -23,19 +23,21 @@ from benchmarks.paper.verdicts import (
     HOLDS,
     NOT_RUN,
     VERDICT,
+    Clean,
+    Rows,
     claims_table,
+    clean_accuracy,
     clean_of,
     comparisons_table,
     evidence,
 )
-from benchmarks.paper.where import WHERE, clean_by_division, picture
+from benchmarks.paper.where import WHERE, picture
 from benchmarks.paper.where import table as where_table
 from rflbat.data.base import Dataset
 from rflbat.models.registry import MODELS
 from rflbat.recipes import GRIDS, RECIPES
 from rflbat.results.tables import Table
 
-Rows = Sequence[Mapping[str, str]]
 PAPER_DATA = {"mnist": (10, 60000, 784, "LR"), "femnist": (62, 801074, 784, "CNN"), "amazon": (5, 80000, 100, "LSTM")}
 SCENARIO_TABLE = (
     ("DNA", "10, 50, 90 % malicious clients", "all", ("dna", "dna-femnist", "dna-amazon")),
@@ -224,7 +226,8 @@ def sections(results: Path, datasets: Sequence[Dataset], scale: str) -> dict[str
     """
     rows = {name: read_csv(results / f"{name}.csv") for name in (*SCENARIOS, *WHERE, "naive_bayes")}
     rounds = {name: read_csv(results / "rounds" / f"{name}.csv") for name in SCENARIOS}
-    _pictures(results, rows)
+    clean_at = clean_accuracy(rows["clean"])
+    _pictures(results, rows, clean_at)
     clean = {
         dataset: statistics.fmean([percent(row, "accuracy") for row in rows["clean"] if row["dataset"] == dataset])
         for dataset in {row["dataset"] for row in rows["clean"] if row["partition"] != "dirichlet"}
@@ -232,8 +235,8 @@ def sections(results: Path, datasets: Sequence[Dataset], scale: str) -> dict[str
     by_share = {name: over_seeds(rows[name], "malicious") for name in ("femnist", "amazon")}
     federations = over_seeds(rows["federations"], "clients")
     compared = comparisons_beyond(by_share["femnist"], by_share["amazon"], federations, clean)
-    texts = clean_of(rows["clean"], "amazon")
-    writers = clean_of(rows["clean"], "femnist")
+    texts = clean_of(clean_at, "amazon")
+    writers = clean_of(clean_at, "femnist")
     line_up = ("partition", "malicious", "defense")
     size = SCALES[scale]
     return {
@@ -259,11 +262,11 @@ def sections(results: Path, datasets: Sequence[Dataset], scale: str) -> dict[str
         ),
         "optimizers": optimizers_table(rows["optimizers"], rounds["optimizers"]),
         "comparisons_beyond": comparisons_table(compared),
-        **{name: where_table(rows[name], clean_by_division(rows["clean"])) for name in WHERE},
+        **{name: where_table(rows[name], clean_at) for name in WHERE},
     }
 
 
-def _pictures(results: Path, rows: Mapping[str, Rows]) -> None:
+def _pictures(results: Path, rows: Mapping[str, Rows], clean: Clean) -> None:
     """Draw the figures whose runs are there; an earlier picture of other runs does not stay."""
     drawn = {
         "figure8": (bars, rows["femnist"]),
@@ -272,7 +275,7 @@ def _pictures(results: Path, rows: Mapping[str, Rows]) -> None:
         "imdb": (bars, [row for row in rows["imdb"] if row["partition"] == "iid"]),
         "figure13": (clients_curve, rows["federations"]),
         "boundary": (boundary_curves, rows["boundary"]),
-        **{name: (partial(picture, clean=clean_by_division(rows["clean"])), rows[name]) for name in WHERE},
+        **{name: (partial(picture, clean=clean), rows[name]) for name in WHERE},
         "figure3": (scatter, read_csv(results / "scatter_attackers.csv")),
         "figure14": (scatter, read_csv(results / "scatter_distributed.csv")),
     }

@@ -23,8 +23,6 @@ ROUND_COLUMNS = (
     *("kept", "malicious", "malicious_kept", "malicious_weight"),
 )
 
-Row = Mapping[str, str]
-
 
 def digest(experiment: Experiment) -> str:
     """Name the settings of a run: those that differ from the defaults, so that a new setting renames no old run.

@@ -18,6 +18,8 @@ HOLDS, DIFFERS, NOT_JUDGED, NOT_RUN = "holds", "**does not hold**", "not judged"
 VERDICT = "verdict"
 
 Rows = Sequence[Mapping[str, str]]
+Clean = Callable[[str, str, float], float]
+"""Accuracy in percent of FedAvg without an attack, by data set, partition and alpha."""
 
 
 def judge(agrees: bool, accuracy: float, attack: float, clean: float) -> tuple[str, str]:
@@ -125,28 +127,44 @@ def comparisons_table(claims: Sequence[Comparison]) -> Table:
     return Table("", ("figure", "claim", "here", VERDICT), body)
 
 
-def clean_of(rows: Rows, dataset: str) -> Callable[[Claim], float]:
-    """Find the accuracy of FedAvg without an attack for a claim.
+def clean_accuracy(rows: Rows) -> Clean:
+    """Average the accuracy of FedAvg without an attack by data set and division.
 
     Args:
         rows: runs of the study ``clean``.
+
+    Returns:
+        function of data set, partition and alpha, which counts for "dirichlet" alone: mean accuracy in percent, NaN
+        where there is no run.
+    """
+    known: dict[tuple[str, str, float], list[float]] = {}
+
+    def division(dataset: str, partition: str, alpha: float) -> tuple[str, str, float]:
+        return dataset, partition, alpha if partition == "dirichlet" else math.inf
+
+    for row in rows:
+        key = division(row["dataset"], row["partition"], float(row["alpha"]))
+        known.setdefault(key, []).append(100 * float(row["accuracy"]))
+    return lambda dataset, partition, alpha: statistics.fmean(
+        known.get(division(dataset, partition, alpha), [math.nan])
+    )
+
+
+def clean_of(clean: Clean, dataset: str) -> Callable[[Claim], float]:
+    """Find the accuracy without an attack for a claim.
+
+    Args:
+        clean: accuracy by data set and division.
         dataset: data set of the claim.
 
     Returns:
-        function of a claim: mean accuracy in percent on its partition, NaN where there is no run. A Dirichlet claim of
-        figure 11 is compared at its own alpha, FEMNIST at its natural partition.
+        function of a claim. A Dirichlet claim of figure 11 is compared at its own alpha, FEMNIST at its natural
+        partition.
     """
 
     def accuracy(claim: Claim) -> float:
         alpha = claim.setting if claim.figure == 11 else FIGURE_7_ALPHA
-        partition = "natural" if dataset == "femnist" else claim.partition
-        own = [
-            100 * float(row["accuracy"])
-            for row in rows
-            if (row["dataset"], row["partition"]) == (dataset, partition)
-            and (partition != "dirichlet" or float(row["alpha"]) == alpha)
-        ]
-        return statistics.fmean(own) if own else math.nan
+        return clean(dataset, "natural" if dataset == "femnist" else claim.partition, alpha)
 
     return accuracy
 

@@ -3,9 +3,8 @@
 Beyond the paper, which has one setting for each of these.
 """
 
-import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from matplotlib import rc_context
 
 from benchmarks.paper.claims import DEFENDS
 from benchmarks.paper.studies import MNIST
-from benchmarks.paper.verdicts import LEARNED
+from benchmarks.paper.verdicts import LEARNED, Clean, Rows
 from rflbat.config import Experiment
 from rflbat.recipes import RECIPES
 from rflbat.results.figure_style import STYLE, blank, save
@@ -28,10 +27,6 @@ ATTACKS = (("pixel", 1.0), ("pixel", 10.0), ("dba", 1.0))
 STARTS = (0, 10)
 AFTER = 20
 """Attacked rounds."""
-
-Rows = Sequence[Mapping[str, str]]
-Clean = Callable[[Mapping[str, str]], float]
-"""Accuracy in percent of FedAvg without an attack on the data and division of a run."""
 
 
 def where_mnist(seeds: int) -> list[Cell]:
@@ -70,29 +65,10 @@ def case_of(row: Mapping[str, str]) -> tuple[str, str, str]:
     return attack, start, f"alpha {row['alpha']}" if row["partition"] == "dirichlet" else row["partition"]
 
 
-def clean_by_division(rows: Rows) -> Clean:
-    """Find the accuracy without an attack for a run of these studies.
-
-    Args:
-        rows: runs of the study ``clean``.
-
-    Returns:
-        function of a run; NaN where there is no run without an attack.
-    """
-
-    def division(row: Mapping[str, str]) -> tuple[str, str, str]:
-        return row["dataset"], row["partition"], row["alpha"] if row["partition"] == "dirichlet" else ""
-
-    known: dict[tuple[str, str, str], list[float]] = {}
-    for row in rows:
-        known.setdefault(division(row), []).append(100 * float(row["accuracy"]))
-    return lambda row: statistics.fmean(known.get(division(row), [math.nan]))
-
-
 def holds(row: Mapping[str, str], clean: Clean) -> bool:
     """Whether attack success is at most 5 % on a model that has learned: 0.8 of the accuracy without an attack."""
     success, accuracy = (100 * float(row[key]) for key in ("attack_success_rate", "accuracy"))
-    return success <= DEFENDS and accuracy >= LEARNED * clean(row)
+    return success <= DEFENDS and accuracy >= LEARNED * clean(row["dataset"], row["partition"], float(row["alpha"]))
 
 
 def table(rows: Rows, clean: Clean) -> Table:

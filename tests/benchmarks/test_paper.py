@@ -19,13 +19,14 @@ from benchmarks.paper.verdicts import (
     NOT_JUDGED,
     NOT_RUN,
     claims_table,
+    clean_accuracy,
     clean_of,
     comparisons_table,
     count,
     evidence,
     judge,
 )
-from benchmarks.paper.where import WHERE, clean_by_division, holds
+from benchmarks.paper.where import WHERE, holds
 from benchmarks.paper.where import table as where_table
 
 from rflbat.config import Experiment
@@ -182,11 +183,11 @@ def test_the_clean_accuracy_is_that_of_the_claims_own_partition():
         ("femnist", "natural", "1.0", "0.70"),
     ]
     rows = [dict(zip(("dataset", "partition", "alpha", "accuracy"), run, strict=True)) for run in runs]
-    clean = clean_of(rows, "mnist")
+    clean = clean_of(clean_accuracy(rows), "mnist")
     told = [defends(6, "iid", 0.9, "krum"), defends(7, "dirichlet", 0.9, "krum"), defends(11, "dirichlet", 0.1, "krum")]
     assert [clean(claim) for claim in told] == pytest.approx([90.0, 80.0, 60.0])
     assert math.isnan(clean(defends(11, "dirichlet", 2.0, "krum")))
-    assert clean_of(rows, "femnist")(defends(13, "dirichlet", 400.0, "krum")) == pytest.approx(70.0)
+    assert clean_of(clean_accuracy(rows), "femnist")(defends(13, "dirichlet", 400.0, "krum")) == pytest.approx(70.0)
 
 
 def test_a_comparison_whose_runs_are_missing_says_so():
@@ -287,7 +288,7 @@ def test_the_committed_page_follows_from_the_committed_rows():
         assert re.search(rf"^## Table {table}: ", page, re.MULTILINE)
     rows = {name: read_csv(RESULTS / f"{name}.csv") for name in CELLS}
     rounds = {name: read_csv(RESULTS / "rounds" / f"{name}.csv") for name in CELLS}
-    digits, writers, texts = (clean_of(rows["clean"], name) for name in ("mnist", "femnist", "amazon"))
+    digits, writers, texts = (clean_of(clean_accuracy(rows["clean"]), name) for name in ("mnist", "femnist", "amazon"))
     for claims, study, setting, clean in (
         (figure_6() + figure_7(), "attackers", "malicious", digits),
         (figure_11(ALPHAS), "non_iid", "alpha", digits),
@@ -315,7 +316,7 @@ def test_the_readme_names_the_count_of_claims():
 
 
 def test_a_wrecked_model_is_no_model_on_which_rflbat_holds():
-    clean = clean_by_division([{"dataset": "mnist", "partition": "iid", "alpha": "1.0", "accuracy": "0.9"}])
+    clean = clean_accuracy([{"dataset": "mnist", "partition": "iid", "alpha": "1.0", "accuracy": "0.9"}])
     case = {"dataset": "mnist", "alpha": "1.0", "attack": "dba", "scale": "10.0", "attack_start": "0", "clients": "20"}
     runs = [
         row(**case, participants="", accuracy=accuracy, attack_success_rate=success)

@@ -59,7 +59,7 @@ class Optimizer:
         Its copy, gradient and velocity, and either a start of its own or a temporary of weight decay; where gradients
         are joined into flat rows, those too; for Adam a second moment.
         """
-        return 4 + (self._flat + (self.name == "adam"))
+        return 4 + self._flat + (self.name == "adam")
 
     @property
     def _flat(self) -> bool:
