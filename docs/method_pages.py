@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rflbat.attacks.registry import ATTACKS
-from rflbat.catalog import catalog
+from rflbat.cli.catalog import catalog
 from rflbat.defenses.registry import DEFENSES
 from rflbat.models.registry import MODELS
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from rflbat.attacks.registry import ATTACKS
-from rflbat.cli import COMMANDS
+from rflbat.cli.flags import RUN, SWEEP, base_of, flags_of, parse
+from rflbat.cli.main import COMMANDS
 from rflbat.defenses.registry import DEFENSES
-from rflbat.flags import RUN, SWEEP, base_of, flags_of, parse
 from rflbat.models.registry import MODELS
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ import rflbat
 import rflbat_kernels
 from rflbat.attacks.registry import ATTACKS
 from rflbat.defenses.registry import DEFENSES
+from rflbat.experiment.recipes import RECIPES
 from rflbat.models.registry import MODELS
-from rflbat.recipes import RECIPES
 from rflbat_kernels.dispatch import IMPLEMENTATIONS
 
 PACKAGES = (rflbat, rflbat_kernels)
@@ -69,7 +69,7 @@ def test_everything_public_is_documented(name: str) -> None:
 
 
 def test_what_is_public_is_found() -> None:
-    found = dict(public(importlib.import_module("rflbat.results.folder")))
+    found = dict(public(importlib.import_module("rflbat.storage.run_folder")))
     assert {"RunFolder", "RunFolder.create", "RunFolder.figures", "RunFolder.truncate", "read_json"} <= set(found)
     assert "replacing" not in found
 

@@ -11,8 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENGINE, KERNELS = ROOT / "engine/rflbat", ROOT / "kernels/rflbat_kernels"
-CLI = ENGINE / "cli.py"
-COMMAND = {CLI, ENGINE / "__main__.py"}
+COMMAND = {ENGINE / "cli/main.py", ENGINE / "__main__.py"}
 OBJECTS = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
 WAITS = {"item", "cpu", "numpy", "tolist", "nonzero"}
 NAMELESS = {"utils", "helpers", "common", "misc"}
@@ -135,21 +134,55 @@ def test_kernels_know_nothing_of_the_engine() -> None:
     assert offenders(lambda module: imports(module) & {"rflbat", "engine"}, python(KERNELS)) == {}
 
 
-def test_defenses_and_attacks_know_nothing_of_the_loop() -> None:
-    rooms = ("config", "round", "simulation", "world", "cli", "models", "clients", "results", "evaluation")
-    loop = {f"rflbat.{room}" for room in rooms}
+def own_imports(module: ast.Module) -> set[tuple[str, ...]]:
+    """Modules of the engine that are imported, as parts of their names below ``rflbat``."""
+    named = {node.module or "" for node in ast.walk(module) if isinstance(node, ast.ImportFrom)}
+    named |= {alias.name for node in ast.walk(module) if isinstance(node, ast.Import) for alias in node.names}
+    return {tuple(name.split(".")[1:]) for name in named if name.startswith("rflbat.")}
 
-    def rule(module: ast.Module) -> set[str]:
-        named = {node.module or "" for node in ast.walk(module) if isinstance(node, ast.ImportFrom)}
-        named |= {alias.name for node in ast.walk(module) if isinstance(node, ast.Import) for alias in node.names}
-        return {name for name in named if any(name == part or name.startswith(f"{part}.") for part in loop)}
 
-    assert offenders(rule, python(ENGINE / "defenses", ENGINE / "attacks")) == {}
+GROUND = {"errors", "randomness", "parameters", "transfer", "registry", "arguments", "ranks"}
+KINDS = {"data", "models", "attacks", "defenses", "clients"}
+MAY_IMPORT = {
+    "storage": {"errors"},
+    "data": {"storage"} | GROUND,
+    "models": {"errors", "parameters", "registry", "arguments"},
+    "attacks": {"errors", "randomness", "registry", "arguments"},
+    "defenses": {"errors", "randomness", "registry", "arguments"},
+    "clients": {"models", "attacks"} | GROUND,
+    "experiment": KINDS | GROUND,
+    "round": {"experiment", "storage"} | KINDS | GROUND,
+    "simulation": {"round", "storage", "experiment"} | KINDS | GROUND,
+    "sweep": {"simulation", "round", "storage", "experiment", "clients"} | GROUND,
+    "report": {"storage", "errors"},
+    "trackers": {"simulation"} | GROUND,
+    "aggregation": {"defenses"} | GROUND,
+    "interop": {"aggregation", "defenses"} | GROUND,
+    "testing": {"aggregation", "defenses", "storage"} | GROUND,
+    "cli": {"sweep", "simulation", "round", "storage", "report", "trackers", "experiment"} | KINDS | GROUND,
+}
+"""Packages that a package of the engine may import beside itself. The ground imports the ground alone."""
+
+
+def test_imports_point_one_way() -> None:
+    against = {}
+    for path in python(ENGINE):
+        room = path.relative_to(ENGINE).with_suffix("").parts[0]
+        if room in {"__init__", "__main__"}:
+            continue
+        allowed = GROUND if room in GROUND else MAY_IMPORT[room]
+        if found := {".".join(name) for name in own_imports(tree(path)) if name[0] not in allowed | {room}}:
+            against[str(path.relative_to(ENGINE))] = found
+    assert against == {}
+
+
+def test_few_modules_lie_at_the_root() -> None:
+    assert len([path for path in ENGINE.glob("*.py") if not path.name.startswith("__")]) <= 8
 
 
 def test_only_the_flags_know_tyro() -> None:
     knowing = offenders(lambda module: imports(module) & {"tyro"}, python(ENGINE, KERNELS, ROOT / "benchmarks"))
-    assert knowing == {"engine/rflbat/flags.py": {"tyro"}}
+    assert knowing == {"engine/rflbat/cli/flags.py": {"tyro"}}
 
 
 def test_defenses_attacks_and_kernels_wait_for_nothing() -> None:

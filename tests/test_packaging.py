@@ -86,14 +86,14 @@ def test_wheel_holds_all_sources_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     operations = {str(Path(name).parent) for name in sources() if name.endswith("/reference.py")}
     assert len(operations) >= 5
     pages = {f"{operation}/README.md" for operation in operations}
-    web = {path.relative_to(ROOT / "engine").as_posix() for path in (ROOT / "engine/rflbat/results/web").iterdir()}
+    web = {path.relative_to(ROOT / "engine").as_posix() for path in (ROOT / "engine/rflbat/report/web").iterdir()}
     assert len(web) >= 5
     assert held == {*sources(), "rflbat/py.typed", "rflbat_kernels/py.typed", *pages, *web}
 
 
 def test_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     told = {Path(name).name: name for name in wheel.namelist() if ".dist-info/" in name}
-    assert "rflbat = rflbat.cli:main" in wheel.read(told["entry_points.txt"]).decode()
+    assert "rflbat = rflbat.cli.main:main" in wheel.read(told["entry_points.txt"]).decode()
     assert "LICENSE" in told
     metadata, _, description = wheel.read(told["METADATA"]).decode().partition("\n\n")
     assert "\nRequires-Python: >=3.11\n" in metadata

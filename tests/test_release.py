@@ -69,7 +69,7 @@ def test_the_sdist_is_the_checkout(unpacked: Path) -> None:
 
 def test_the_wheel_of_the_sdist_has_everything(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
-    web = {path.relative_to(ROOT / "engine").as_posix() for path in (ROOT / "engine/rflbat/results/web").iterdir()}
+    web = {path.relative_to(ROOT / "engine").as_posix() for path in (ROOT / "engine/rflbat/report/web").iterdir()}
     assert {*sources(), *web, "rflbat/py.typed", "rflbat_kernels/py.typed"} <= held
     assert {name.partition("/")[0].partition("-")[0] for name in held} == {"rflbat", "rflbat_kernels"}
     told = {name.partition(".dist-info/")[2] for name in held if ".dist-info/" in name}

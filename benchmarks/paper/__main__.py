@@ -15,8 +15,8 @@ from benchmarks.paper.measured import SCATTER_COLUMNS, SCATTERED, scatter_rows
 from benchmarks.paper.scenarios import SCALES, SCENARIOS, scenarios
 from benchmarks.paper.studies import STUDIES
 from benchmarks.paper.where import WHERE
-from rflbat.results.report import CELLS
-from rflbat.sweep import Cell, CellsFailed, Event, sweep
+from rflbat.report.build import CELLS
+from rflbat.sweep.cells import Cell, CellsFailed, Event, sweep
 
 RESULTS = Path(__file__).parent / "results"
 

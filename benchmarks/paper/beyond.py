@@ -34,9 +34,9 @@ from benchmarks.paper.verdicts import (
 from benchmarks.paper.where import WHERE, picture
 from benchmarks.paper.where import table as where_table
 from rflbat.data.base import Dataset
+from rflbat.experiment.recipes import GRIDS, RECIPES
 from rflbat.models.registry import MODELS
-from rflbat.recipes import GRIDS, RECIPES
-from rflbat.results.tables import Table
+from rflbat.report.tables import Table
 
 PAPER_DATA = {"mnist": (10, 60000, 784, "LR"), "femnist": (62, 801074, 784, "CNN"), "amazon": (5, 80000, 100, "LSTM")}
 SCENARIO_TABLE = (

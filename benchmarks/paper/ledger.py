@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.measured import COLUMNS, row_of
-from rflbat.config import Experiment
-from rflbat.results.folder import RunFolder
-from rflbat.sweep import Cell
+from rflbat.experiment.config import Experiment
+from rflbat.storage.run_folder import RunFolder
+from rflbat.sweep.cells import Cell
 
 NOT_RESULTS = ("data_dir", "device", "backend", "chunk", "kernels", "checkpoint_every")
 """Settings that change no result beyond rounding."""

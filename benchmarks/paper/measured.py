@@ -11,9 +11,9 @@ from benchmarks.paper.claims import Measured, Stat
 from benchmarks.paper.studies import defense_label
 from rflbat.data.registry import DATASETS
 from rflbat.defenses.rflbat import rflbat
-from rflbat.results.folder import RunFolder
-from rflbat.results.tables import Table
-from rflbat.sweep import Cell
+from rflbat.report.tables import Table
+from rflbat.storage.run_folder import RunFolder
+from rflbat.sweep.cells import Cell
 
 METRICS = (
     "accuracy",

@@ -11,8 +11,8 @@ from benchmarks.paper.__main__ import RESULTS
 from benchmarks.paper.ledger import write_csv
 from benchmarks.paper.scenarios import TEXTS
 from rflbat.data.registry import load
-from rflbat.recipes import RECIPES
-from rflbat.world import resolve
+from rflbat.experiment.recipes import RECIPES
+from rflbat.round.setup import resolve
 
 COLUMNS = ("dataset", "accuracy")
 

@@ -14,8 +14,8 @@ from benchmarks.paper.pictures_beyond import stamped_images, stamped_text
 from benchmarks.paper.studies import ALPHAS, FIGURE_7_ALPHA, MNIST
 from benchmarks.paper.verdicts import claims_table, clean_accuracy, clean_of, comparisons_table, count
 from rflbat.data.registry import load
-from rflbat.results.tables import Table, to_markdown
-from rflbat.world import DATA_DIR
+from rflbat.report.tables import Table, to_markdown
+from rflbat.round.setup import DATA_DIR
 
 NOTES = Path(__file__).parent / "notes.md"
 

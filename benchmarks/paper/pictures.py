@@ -10,10 +10,10 @@ from matplotlib import rc_context
 from benchmarks.paper.claims import Measured
 from benchmarks.paper.studies import ALPHAS, MNIST
 from rflbat.data.registry import load
-from rflbat.results.figure_style import ACCURACY, ATTACK, STYLE, blank, percent_axis, save
-from rflbat.results.figures import draw_sweep_bars
-from rflbat.results.tables import aggregate
-from rflbat.world import divide, resolve
+from rflbat.report.figure_style import ACCURACY, ATTACK, STYLE, blank, percent_axis, save
+from rflbat.report.figures import draw_sweep_bars
+from rflbat.report.tables import aggregate
+from rflbat.round.setup import divide, resolve
 
 
 def bars(rows: Sequence[Mapping[str, str]], path: Path) -> None:

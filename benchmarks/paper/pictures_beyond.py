@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from matplotlib import rc_context
 
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.data.base import Dataset, as_inputs
-from rflbat.results.figure_style import (
+from rflbat.report.figure_style import (
     ACCURACY,
     ATTACK,
     BENIGN,
@@ -105,7 +105,7 @@ def stamped_images(datasets: Sequence[Dataset], path: Path) -> None:
         figure = blank(7.2, 1.2 * len(datasets) + 0.3)
         grid = figure.subplots(len(datasets), 7)
         for row, dataset in zip(grid, datasets, strict=True):
-            samples = Samples(dataset.shape, dataset.high)
+            samples = SampleFormat(dataset.shape, dataset.high)
             pixel, dba = (make_attack(name, samples, 1.0, {}) for name in ("pixel", "dba"))
             triggers = (None, pixel.full_trigger, dba.full_trigger, *dba.local_triggers)
             names = ("clean", "pixel", "dba", *(f"dba, part {group}" for group in range(4)))
@@ -122,7 +122,7 @@ def stamped_text(dataset: Dataset) -> list[tuple[str, str]]:
     """Figure 5b: the shortest test review with each trigger: (trigger, text)."""
     assert dataset.words is not None
     shortest = dataset.test_x[(dataset.test_x != 0).sum(1).argmin()][None].long()
-    samples = Samples(dataset.shape, dataset.high, dataset.encode)
+    samples = SampleFormat(dataset.shape, dataset.high, dataset.encode)
     dba = make_attack("dba", samples, 1.0, {})
     named = {"clean": None, "sentence": dba.full_trigger}
     named |= {f"dba, part {group}": trigger for group, trigger in enumerate(dba.local_triggers)}

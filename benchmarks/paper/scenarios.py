@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks.paper.studies import ALPHAS, FIGURE_7_ALPHA, FRACTIONS, MNIST, RULES
-from rflbat.config import Experiment
-from rflbat.recipes import RECIPES
-from rflbat.sweep import Cell, make_cells
+from rflbat.experiment.config import Experiment
+from rflbat.experiment.recipes import RECIPES
+from rflbat.sweep.cells import Cell, make_cells
 
 LAMBDAS = (1.0, 100.0)
 CLEAN_ROUNDS = (0, 1, 2, 3, 5, 10)

@@ -8,8 +8,8 @@ figure 11, the number of clusters. Ours are the same for every defense.
 from collections.abc import Callable
 from dataclasses import replace
 
-from rflbat.config import Experiment
-from rflbat.sweep import Cell, make_cells
+from rflbat.experiment.config import Experiment
+from rflbat.sweep.cells import Cell, make_cells
 
 FRACTIONS = (0.1, 0.5, 0.9)
 ALPHAS = (0.1, 0.3, 0.5, 1.0, 1.5, 2.0)

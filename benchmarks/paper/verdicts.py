@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from benchmarks.paper.claims import FAILS, Claim, Comparison
 from benchmarks.paper.measured import over_seeds, with_spread
 from benchmarks.paper.studies import FIGURE_7_ALPHA
-from rflbat.results.tables import Table
+from rflbat.report.tables import Table
 
 LEARNED = 0.8
 HOLDS, DIFFERS, NOT_JUDGED, NOT_RUN = "holds", "**does not hold**", "not judged", "not run"

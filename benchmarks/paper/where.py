@@ -14,11 +14,11 @@ from matplotlib import rc_context
 from benchmarks.paper.claims import DEFENDS
 from benchmarks.paper.studies import MNIST
 from benchmarks.paper.verdicts import LEARNED, Clean, Rows
-from rflbat.config import Experiment
-from rflbat.recipes import RECIPES
-from rflbat.results.figure_style import STYLE, blank, save
-from rflbat.results.tables import Table
-from rflbat.sweep import Cell, make_cells
+from rflbat.experiment.config import Experiment
+from rflbat.experiment.recipes import RECIPES
+from rflbat.report.figure_style import STYLE, blank, save
+from rflbat.report.tables import Table
+from rflbat.sweep.cells import Cell, make_cells
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 CLIENTS = (20, 50, 100, 200)

@@ -16,9 +16,10 @@ from benchmarks.speed.defenses import operations as defense_operations
 from benchmarks.speed.measure import Wrong, agreement
 from benchmarks.speed.training import TOLERANCE, keep_updates, updates_of
 from benchmarks.speed.workloads import WORKLOADS
-from rflbat.config import Experiment
-from rflbat.round import Outcome, World, run_round
-from rflbat.world import blank_server, build
+from rflbat.experiment.config import Experiment
+from rflbat.round.round import run_round
+from rflbat.round.setup import build, empty_state
+from rflbat.round.state import Federation, RoundOutcome
 
 OURS = "rflbat"
 DEFENSES = ("fedavg", "rflbat", "multikrum", "geomed", "median")
@@ -35,7 +36,7 @@ AT_TIES, FARTHEST = 0.05, 0.05
 roundings goes the other way: of 400 updates eight, beside float64 three of them the plain loop's and five ours."""
 
 
-def world_of(dataset: str, clients: int, defense: str) -> World:
+def world_of(dataset: str, clients: int, defense: str) -> Federation:
     """Build what ``rflbat run DATASET --partition dirichlet --clients N --defense D`` builds, one client a share."""
     experiment = Experiment(
         **{"dataset": dataset, "partition": "dirichlet", "clients": clients, "participants": clients, "rounds": 10**9},
@@ -88,16 +89,16 @@ def nearly_all(found_ND: np.ndarray, expected_ND: np.ndarray) -> str:
     return f"{len(error_N):,} updates as the plain loop's, {how}"
 
 
-def verify(world: World, moved_D: torch.Tensor, outcome: Outcome, folder: Path) -> str:
+def verify(federation: Federation, moved_D: torch.Tensor, outcome: RoundOutcome, folder: Path) -> str:
     """Compare the updates with the plain loop's, and the step with what the decision makes of those."""
     expected_ND = np.load(folder / "updates.npy", mmap_mode="r")
-    server, clients = blank_server(world), len(world.samples)
+    server, clients = empty_state(federation), len(federation.client_indices)
     stride = stride_of(clients, len(moved_D))
-    found_ND = updates_of(world, server)[::stride]
+    found_ND = updates_of(federation, server)[::stride]
     if stride > 1:
         return nearly_all(found_ND.numpy(), expected_ND)
     how = agreement(found_ND, expected_ND, TOLERANCE, f"{len(expected_ND):,} updates as the plain loop's")
-    if world.defense.name == "median":
+    if federation.defense.name == "median":
         step_D = np.median(expected_ND, axis=0)
     else:
         step_D = outcome.decision.weights.numpy() @ expected_ND.astype(np.float64)
@@ -106,21 +107,21 @@ def verify(world: World, moved_D: torch.Tensor, outcome: Outcome, folder: Path) 
 
 def prepare(dataset: str, clients: int, defense: str, _contender: str) -> Prepared:
     """Make rounds ready."""
-    world = world_of(dataset, clients, defense)
-    server, first = blank_server(world), []
+    federation = world_of(dataset, clients, defense)
+    server, first = empty_state(federation), []
 
     def play() -> None:
-        after, outcome = run_round(world, server)
+        after, outcome = run_round(federation, server)
         if not first:
             first.append((after.params_D, outcome))
 
     def check(folder: Path) -> str:
         kept_N, malicious_N = first[0][1].decision.kept.numpy(), first[0][1].malicious_N
         who = f"kept {kept_N[~malicious_N].mean():.0%} of the honest, {kept_N[malicious_N].mean():.0%} of the malicious"
-        return f"{verify(world, *first[0], folder)}; {who}"
+        return f"{verify(federation, *first[0], folder)}; {who}"
 
-    chosen = world.backend
-    version = f"{world.defense.name}, {chosen.name}, {chosen.chunk} at a time, torch {torch.__version__}"
+    chosen = federation.backend
+    version = f"{federation.defense.name}, {chosen.name}, {chosen.chunk} at a time, torch {torch.__version__}"
     return Prepared(play, check, version, chosen.workers)
 
 

@@ -1,4 +1,4 @@
-"""A workload as a federation of rflbat: the data that the peers train on, as a world of the engine."""
+"""A workload as a federation of rflbat: the data that the peers train on, as a federation of the engine."""
 
 from dataclasses import replace
 
@@ -6,24 +6,24 @@ import numpy as np
 import torch
 
 from benchmarks.speed.workloads import Workload, make_data
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.clients.backend import choose_backend
-from rflbat.config import Experiment
 from rflbat.data.registry import DATASETS
 from rflbat.defenses.registry import make_defense
+from rflbat.experiment.config import Experiment
 from rflbat.models.registry import MODELS
-from rflbat.round import World
+from rflbat.round.state import Federation
 
 MODEL = {"W1": ("mnist", "logistic"), "W2": ("femnist", "cnn"), "W3": ("amazon", "lstm")}
 """The paper's data set, which names the attack, and its model."""
 NEVER = 10**9
 
 
-def federation(
+def make_federation(
     workload: Workload, *, backend: str = "auto", defense: str = "fedavg", malicious: float = 0.0, tests: int = 0
-) -> World:
-    """Make the world of a workload; nothing but its data differs from one that ``rflbat run`` builds.
+) -> Federation:
+    """Make the federation of a workload; nothing but its data differs from one that ``rflbat run`` builds.
 
     Args:
         workload: what is trained.
@@ -33,15 +33,15 @@ def federation(
         tests: test samples; with some every round is evaluated, without any none is.
 
     Returns:
-        the world, on the CPU.
+        the federation, on the CPU.
 
     Raises:
         UserError: the model has no such back end.
 
     Example:
         >>> from benchmarks.speed.workloads import WORKLOADS
-        >>> world = federation(replace(WORKLOADS["W1"], clients=2))
-        >>> len(world.samples), tuple(world.train_x.shape), world.model.layout.size
+        >>> federation = make_federation(replace(WORKLOADS["W1"], clients=2))
+        >>> len(federation.client_indices), tuple(federation.train_x.shape), federation.model.layout.size
         (2, (1200, 1, 28, 28), 7850)
     """
     dataset, name = MODEL[workload.name]
@@ -59,15 +59,17 @@ def federation(
         test_x, test_y = train_x[:0], train_y[:0]
     model = MODELS[name](shape, workload.classes, workload.words)
     device = torch.device("cpu")
-    return World(
+    return Federation(
         **{"experiment": experiment, "train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y},
-        samples=np.split(np.arange(workload.clients * workload.samples), workload.clients),
+        client_indices=np.split(np.arange(workload.clients * workload.samples), workload.clients),
         model=model,
-        attack=make_attack(str(experiment.attack), Samples(shape, 1.0, _encode if workload.words else None), 1.0, {}),
+        attack=make_attack(
+            str(experiment.attack), SampleFormat(shape, 1.0, _encode if workload.words else None), 1.0, {}
+        ),
         defense=make_defense(defense, {}),
         backend=choose_backend(backend, None, model, train_x[0].to("meta"), workload.batch, workload.clients, device),
         device=device,
-        texts=(train_x, train_y) if workload.words else None,
+        host_texts=(train_x, train_y) if workload.words else None,
     )
 
 

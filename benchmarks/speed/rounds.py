@@ -15,13 +15,14 @@ from torch.nn.utils import vector_to_parameters
 from benchmarks.speed.baselines import flat, sklearn_rflbat, train_client
 from benchmarks.speed.cases import Case, Prepared
 from benchmarks.speed.defenses import operations as defense_operations
-from benchmarks.speed.federation import MODEL, federation
+from benchmarks.speed.federation import MODEL, make_federation
 from benchmarks.speed.measure import agreement
 from benchmarks.speed.training import TOLERANCE, batches_of, first_plan, start_module
 from benchmarks.speed.workloads import WORKLOADS, Workload, forward_operations, least_bytes, operations
-from rflbat.evaluation import BATCH
-from rflbat.round import World, run_round
-from rflbat.world import blank_server
+from rflbat.round.evaluation import BATCH
+from rflbat.round.round import run_round
+from rflbat.round.setup import empty_state
+from rflbat.round.state import Federation
 
 OURS, PLAIN = "rflbat", "plain loop"
 TESTS = {"W1": 10_000, "W2": 4_700, "W3": 2_000}
@@ -29,41 +30,41 @@ TESTS = {"W1": 10_000, "W2": 4_700, "W3": 2_000}
 MALICIOUS = 0.5
 
 
-def world_of(workload: Workload, tests: int) -> World:
-    """Make the world of a case."""
-    return federation(workload, defense="rflbat", malicious=MALICIOUS, tests=tests)
+def world_of(workload: Workload, tests: int) -> Federation:
+    """Make the federation of a case."""
+    return make_federation(workload, defense="rflbat", malicious=MALICIOUS, tests=tests)
 
 
 class PlainRound:
     """The same round as a script would do it: modules in a loop, scikit-learn, and the test set in batches."""
 
-    def __init__(self, world: World, workload: Workload) -> None:
-        self.world, self.shape = world, workload.shape
-        self.start_D = blank_server(world).params_D
+    def __init__(self, federation: Federation, workload: Workload) -> None:
+        self.federation, self.shape = federation, workload.shape
+        self.start_D = empty_state(federation).params_D
         self.module = start_module(workload, self.start_D)
-        self.plan = first_plan(world)
+        self.draws = first_plan(federation)
 
     @torch.no_grad()
     def measure(self) -> Tensor:
         """Count accuracy and both attack success rates."""
-        world, right = self.world, torch.zeros(3, dtype=torch.float64)
-        for x_B, labels_B in zip(world.test_x.split(BATCH), world.test_y.split(BATCH), strict=True):
+        federation, right = self.federation, torch.zeros(3, dtype=torch.float64)
+        for x_B, labels_B in zip(federation.test_x.split(BATCH), federation.test_y.split(BATCH), strict=True):
             everyone_B = torch.ones(len(x_B), dtype=torch.bool)
-            stamped_B = world.attack.full_trigger(x_B.clone(), everyone_B)
+            stamped_B = federation.attack.full_trigger(x_B.clone(), everyone_B)
             correct_B = self.module(x_B.view(-1, *self.shape)).argmax(1) == labels_B
-            hit_B = self.module(stamped_B.view(-1, *self.shape)).argmax(1) == world.experiment.target
-            other_B = labels_B != world.experiment.target
+            hit_B = self.module(stamped_B.view(-1, *self.shape)).argmax(1) == federation.experiment.target
+            other_B = labels_B != federation.experiment.target
             right += torch.stack([correct_B.sum(), (hit_B & other_B).sum(), hit_B.sum()])
-        everybody, others = len(world.test_y), int((world.test_y != world.experiment.target).sum())
+        everybody, others = len(federation.test_y), int((federation.test_y != federation.experiment.target).sum())
         return right / torch.tensor([everybody, others, everybody])
 
     def play(self) -> tuple[Tensor, Tensor]:
         """Train, tamper with nothing, defend, move, evaluate: the new parameters and the measures."""
         vector_to_parameters(self.start_D, self.module.parameters())
-        updates_ND = np.empty((len(self.plan.malicious), len(self.start_D)), np.float32)
+        updates_ND = np.empty((len(self.draws.malicious), len(self.start_D)), np.float32)
         for client in range(len(updates_ND)):
-            batches = batches_of(self.world, self.plan, client, self.shape)
-            local = train_client(self.module, batches, self.world.experiment.lr)
+            batches = batches_of(self.federation, self.draws, client, self.shape)
+            local = train_client(self.module, batches, self.federation.experiment.lr)
             updates_ND[client] = flat(local) - self.start_D
         vector_to_parameters(self.start_D + torch.from_numpy(sklearn_rflbat(updates_ND)), self.module.parameters())
         return flat(self.module), self.measure()
@@ -86,13 +87,13 @@ def verify(start_D: Tensor, params_D: Tensor, measures: Tensor, folder: Path) ->
 
 def prepare(workload: Workload, tests: int, contender: str) -> Prepared:
     """Make rflbat or the plain round ready; each repetition is round 0 from the same start."""
-    world, first = world_of(workload, tests), []
-    server = blank_server(world)
-    plain = PlainRound(world, workload) if contender == PLAIN else None
+    federation, first = world_of(workload, tests), []
+    server = empty_state(federation)
+    plain = PlainRound(federation, workload) if contender == PLAIN else None
 
     def play() -> None:
         if plain is None:
-            after, outcome = run_round(world, server)
+            after, outcome = run_round(federation, server)
             result = after.params_D, outcome.measures
         else:
             result = plain.play()
@@ -103,8 +104,8 @@ def prepare(workload: Workload, tests: int, contender: str) -> Prepared:
         how = verify(server.params_D, *first[0], folder)
         return "the reference" if plain else how
 
-    version = f"torch {torch.__version__}" if plain else f"{world.backend.name}, torch {torch.__version__}"
-    workers = 1 if plain else world.backend.workers
+    version = f"torch {torch.__version__}" if plain else f"{federation.backend.name}, torch {torch.__version__}"
+    workers = 1 if plain else federation.backend.workers
     return Prepared(play, check, version, workers)
 
 

@@ -16,7 +16,7 @@ BUDGET = 90.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class RoundDraws:
     """What a run measures.
 
     Attributes:
@@ -34,12 +34,12 @@ class Plan:
         return self.peers is None or contender.partition(" ")[0] in self.peers
 
 
-def run(cases: Sequence[Case], plan: Plan, said: Callable[[str], None]) -> Iterator[tuple[Rates, list[Row]]]:
+def run(cases: Sequence[Case], draws: RoundDraws, said: Callable[[str], None]) -> Iterator[tuple[Rates, list[Row]]]:
     """Measure cases, group after group.
 
     Args:
         cases: of the registry, in its order.
-        plan: how.
+        draws: how.
         said: takes a line of progress.
 
     Yields:
@@ -50,15 +50,15 @@ def run(cases: Sequence[Case], plan: Plan, said: Callable[[str], None]) -> Itera
     """
     for group in dict.fromkeys(case.group for case in cases):
         own = [case for case in cases if case.group == group]
-        asked = sorted({threads for case in own for threads in plan.threads or case.threads})
+        asked = sorted({threads for case in own for threads in draws.threads or case.threads})
         rates = {threads: fresh.rates(group, threads) for threads in asked}
         for case in own:
             with TemporaryDirectory(prefix="rflbat-speed-") as name:
                 folder = Path(name)
                 trouble = expected(case, folder)
-                for threads in plan.threads or case.threads:
+                for threads in draws.threads or case.threads:
                     said(f"{case.name}, {threads} thread(s)")
-                    yield rates[threads], measure(case, threads, plan, rates[threads], folder, trouble)
+                    yield rates[threads], measure(case, threads, draws, rates[threads], folder, trouble)
 
 
 def expected(case: Case, folder: Path) -> str:
@@ -70,19 +70,19 @@ def expected(case: Case, folder: Path) -> str:
     return ""
 
 
-def measure(case: Case, threads: int, plan: Plan, rates: Rates, folder: Path, trouble: str = "") -> list[Row]:
+def measure(case: Case, threads: int, draws: RoundDraws, rates: Rates, folder: Path, trouble: str = "") -> list[Row]:
     """Measure one case.
 
     Args:
         case: of the registry.
         threads: in all, of each contender.
-        plan: of the run.
+        draws: of the run.
         rates: of the machine with so many threads.
         folder: in which ``case.expect`` wrote what is right.
         trouble: why there is nothing in it; then nobody is measured.
     """
-    peers = [peer for peer in case.peers if plan.takes(peer)]
-    repeats = plan.repeats or case.repeats
+    peers = [peer for peer in case.peers if draws.takes(peer)]
+    repeats = draws.repeats or case.repeats
     blocks = min(case.blocks, repeats)
     share, cold = -(-repeats // blocks), repeats == case.repeats == 1
     seen: dict[str, list[Timing]] = {name: [] for name in (*case.contenders, *peers)}

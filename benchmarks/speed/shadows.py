@@ -16,7 +16,7 @@ from benchmarks.speed.formulas import FORMULAS, Array, Matrix
 from benchmarks.speed.workloads import make_updates
 from rflbat.defenses.base import Updates
 from rflbat.defenses.registry import make_defense
-from rflbat.randomness import uniforms
+from rflbat.randomness import draw_source
 from rflbat_kernels import finite_rows
 
 FIVE = ("rflbat", "krum", "multikrum", "geomed", "rfa")
@@ -41,13 +41,13 @@ def prepare(clients: int, parameters: int, contender: str) -> Prepared:
 
     def play() -> None:
         updates = Updates(
-            sent=matrix_ND,
+            values=matrix_ND,
             sizes_N=torch.ones(clients, dtype=torch.float64),
             client_ids_N=torch.arange(clients),
             valid_N=finite_rows(matrix_ND),
         )
         pairs = zip(defenses, states, strict=True)
-        found = [each.apply(updates, state, uniforms(0, "defense", 0, "cpu")).update for each, state in pairs]
+        found = [each.apply(updates, state, draw_source(0, "defense", 0, "cpu")).update for each, state in pairs]
         if not first:
             first.extend(update_D.numpy() for update_D in found)
 
@@ -67,11 +67,11 @@ def shadow_case(clients: int, parameters: int) -> Case:
     """
     shape = (clients, parameters)
     # One Gram matrix, a weighted sum for each: the matrix is read once for the one and once for all the others.
-    work = operations("rflbat", *shape) + (len(FIVE) - 1) * operations("fedavg", *shape)
+    task = operations("rflbat", *shape) + (len(FIVE) - 1) * operations("fedavg", *shape)
     return Case(
         f"W4-shadows-{clients}x{parameters}",
         f"{', '.join(FIVE)} on the same {clients:,} x {parameters:,}, beside {FIVE[0]} alone",
-        *(*shape, work, least_bytes("rflbat", *shape), (OURS, ONE), ONE),
+        *(*shape, task, least_bytes("rflbat", *shape), (OURS, ONE), ONE),
         *(partial(expect, *shape), partial(prepare, *shape)),
         repeats=4 if clients * parameters > LARGE else 8,
         blocks=2,

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.speed.measure import Rates, Row, read_csv
 from benchmarks.speed.registry import cases
 from benchmarks.speed.targets import targets_table
-from rflbat.results.tables import Table, to_markdown
+from rflbat.report.tables import Table, to_markdown
 
 MACHINE, PARTS = "machine.csv", "parts.csv"
 INTRODUCTION = """# Speed

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.speed.measure import Row
-from rflbat.results.tables import Table
+from rflbat.report.tables import Table
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.nn.utils import vector_to_parameters
 
 from benchmarks.speed.baselines import Batch, flat, plain_round, shuffled, train_client
 from benchmarks.speed.cases import Case, Prepared, Question
-from benchmarks.speed.federation import federation
+from benchmarks.speed.federation import make_federation
 from benchmarks.speed.measure import Timing, Wrong, agreement
 from benchmarks.speed.peers import contract
 from benchmarks.speed.peers.environments import PEERS
@@ -23,10 +23,11 @@ from benchmarks.speed.peers.torch_models import mean_loss, torch_data, torch_mod
 from benchmarks.speed.workloads import WORKLOADS, Workload, least_bytes, operations
 from rflbat.clients.backend import BACKENDS
 from rflbat.clients.executor import same_start
-from rflbat.clients.step import make_feed
-from rflbat.plan import Plan, draw_plan
-from rflbat.round import Server, World, run_round
-from rflbat.world import blank_server
+from rflbat.clients.step import make_batch_source
+from rflbat.round.draws import RoundDraws, draw_round
+from rflbat.round.round import run_round
+from rflbat.round.setup import empty_state
+from rflbat.round.state import Federation, ServerState
 
 OURS, PLAIN = "rflbat", "plain loop"
 TOLERANCE = 1e-3
@@ -41,9 +42,11 @@ WORKERS = frozenset({"pfl", "blazefl", "flower"})
 """Peers that use a second core by a second worker; the others by a second thread."""
 
 
-def first_plan(world: World) -> Plan:
+def first_plan(federation: Federation) -> RoundDraws:
     """Draw round 0 as ``run_round`` does."""
-    return draw_plan(world.experiment, 0, world.samples, world.attack.poisoned_share, uniforms=0)
+    return draw_round(
+        federation.experiment, 0, federation.client_indices, federation.attack.poison_fraction, uniforms=0
+    )
 
 
 def start_module(workload: Workload, start_D: Tensor) -> nn.Module:
@@ -53,60 +56,62 @@ def start_module(workload: Workload, start_D: Tensor) -> nn.Module:
     return module
 
 
-def batches_of(world: World, plan: Plan, client: int, shape: tuple[int, ...]) -> Iterator[Batch]:
+def batches_of(federation: Federation, draws: RoundDraws, client: int, shape: tuple[int, ...]) -> Iterator[Batch]:
     """Give a client's batches without their padding, stamped and relabelled where it attacks."""
-    batches = plan.batches
+    batches = draws.batches
     for index_B, weight_B, poisoned_B in zip(
         batches.index_NSB[client], batches.weight_NSB[client], batches.poisoned_NSB[client], strict=True
     ):
         present_B = weight_B > 0
-        x_B, labels_B = world.train_x[index_B[present_B]], world.train_y[index_B[present_B]]
-        if plan.malicious[client]:
-            x_B = world.attack.full_trigger(x_B, poisoned_B[present_B])
-            labels_B = labels_B.masked_fill(poisoned_B[present_B], world.experiment.target)
+        x_B, labels_B = federation.train_x[index_B[present_B]], federation.train_y[index_B[present_B]]
+        if draws.malicious[client]:
+            x_B = federation.attack.full_trigger(x_B, poisoned_B[present_B])
+            labels_B = labels_B.masked_fill(poisoned_B[present_B], federation.experiment.target)
         yield x_B.view(-1, *shape), labels_B
 
 
-def keep_updates(world: World, workload: Workload, folder: Path, stride: int = 1) -> None:
+def keep_updates(federation: Federation, workload: Workload, folder: Path, stride: int = 1) -> None:
     """Train clients of round 0 by the plain loop, and keep their updates.
 
     Args:
-        world: of the case.
+        federation: of the case.
         workload: whose model is trained.
         folder: takes ``updates.npy``.
         stride: every so many clients.
     """
-    start_D, plan = blank_server(world).params_D, first_plan(world)
+    start_D, draws = empty_state(federation).params_D, first_plan(federation)
     module = start_module(workload, start_D)
-    chosen = range(0, len(world.samples), stride)
+    chosen = range(0, len(federation.client_indices), stride)
     shape = (len(chosen), len(start_D))
     updates_ND = np.lib.format.open_memmap(folder / "updates.npy", mode="w+", dtype=np.float32, shape=shape)
     for row, client in enumerate(chosen):
-        local = train_client(module, batches_of(world, plan, client, workload.shape), world.experiment.lr)
+        local = train_client(module, batches_of(federation, draws, client, workload.shape), federation.experiment.lr)
         updates_ND[row] = flat(local) - start_D
     updates_ND.flush()
 
 
 def expect(workload: Workload, folder: Path) -> None:
     """Keep the update of every client."""
-    keep_updates(federation(workload), workload, folder)
+    keep_updates(make_federation(workload), workload, folder)
 
 
-def updates_of(world: World, server: Server) -> Tensor:
-    """Train round 0 by the world's back end and give the updates ``(N, D)``."""
-    group_N = torch.zeros(len(world.samples), dtype=torch.int64)
-    batches, target = first_plan(world).batches, world.experiment.target
-    feed = make_feed(world.train_x, world.train_y, batches, world.attack.local_triggers, group_N, target)
-    updates_ND = torch.empty(len(world.samples), len(server.params_D))
-    optimizer = world.experiment.client_optimizer
-    world.backend.train(updates_ND, same_start(server.params_D), world.model, feed, optimizer)
+def updates_of(federation: Federation, server: ServerState) -> Tensor:
+    """Train round 0 by the federation's back end and give the updates ``(N, D)``."""
+    group_N = torch.zeros(len(federation.client_indices), dtype=torch.int64)
+    batches, target = first_plan(federation).batches, federation.experiment.target
+    batch_source = make_batch_source(
+        federation.train_x, federation.train_y, batches, federation.attack.local_triggers, group_N, target
+    )
+    updates_ND = torch.empty(len(federation.client_indices), len(server.params_D))
+    optimizer = federation.experiment.client_optimizer
+    federation.backend.train(updates_ND, same_start(server.params_D), federation.model, batch_source, optimizer)
     return updates_ND
 
 
-def verify_rounds(world: World, server: Server, after_D: Tensor, folder: Path) -> str:
+def verify_rounds(federation: Federation, server: ServerState, after_D: Tensor, folder: Path) -> str:
     """Compare every client's update, and what the round made of them, with the plain loop's."""
     expected_ND = np.load(folder / "updates.npy", mmap_mode="r")
-    how = agreement(updates_of(world, server), expected_ND, TOLERANCE, "every update as the plain loop's")
+    how = agreement(updates_of(federation, server), expected_ND, TOLERANCE, "every update as the plain loop's")
     mean_D = sum((row.astype(np.float64) for row in expected_ND), np.zeros(len(after_D))) / len(expected_ND)
     agreement([after_D - server.params_D], [mean_D], TOLERANCE, "the round's step as the plain loop's")
     return how
@@ -114,17 +119,17 @@ def verify_rounds(world: World, server: Server, after_D: Tensor, folder: Path) -
 
 def prepare_ours(workload: Workload, backend: str) -> Prepared:
     """Make rounds of rflbat ready."""
-    world = federation(workload, backend=backend)
-    server, first = blank_server(world), []
+    federation = make_federation(workload, backend=backend)
+    server, first = empty_state(federation), []
 
     def play() -> None:
-        after, _ = run_round(world, server)
+        after, _ = run_round(federation, server)
         if not first:
             first.append(after.params_D)
 
-    chosen = world.backend
+    chosen = federation.backend
     version = f"{chosen.name}, {chosen.chunk} at a time, torch {torch.__version__}"
-    return Prepared(play, lambda folder: verify_rounds(world, server, first[0], folder), version, chosen.workers)
+    return Prepared(play, lambda folder: verify_rounds(federation, server, first[0], folder), version, chosen.workers)
 
 
 def prepare_plain(workload: Workload) -> Prepared:
@@ -180,9 +185,9 @@ def training_case(name: str, title: str, workload: Workload, contenders: tuple[s
         contenders: of this environment.
         repeats: of each contender.
     """
-    work = (workload.clients, workload.parameters, operations(workload), least_bytes(workload))
+    task = (workload.clients, workload.parameters, operations(workload), least_bytes(workload))
     run = (contenders, PLAIN, partial(expect, workload), partial(prepare, workload))
-    return Case(name, title, *work, *run, repeats=repeats)
+    return Case(name, title, *task, *run, repeats=repeats)
 
 
 def training_cases() -> Iterator[Case]:

@@ -2,7 +2,7 @@
 
 import sys
 
-from rflbat.cli import main
+from rflbat.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -35,7 +35,7 @@ def generator(seed: int, purpose: str, round_number: int = 0) -> np.random.Gener
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
-def uniforms(seed: int, purpose: str, round_number: int, device: torch.device | str) -> Draw:
+def draw_source(seed: int, purpose: str, round_number: int, device: torch.device | str) -> Draw:
     """Give a source of uniforms to code that must stay on the device (defenses).
 
     Args:
@@ -48,7 +48,7 @@ def uniforms(seed: int, purpose: str, round_number: int, device: torch.device | 
         function of a shape.
 
     Example:
-        >>> uniforms(0, "defense", 0, "cpu")(2, 3).shape
+        >>> draw_source(0, "defense", 0, "cpu")(2, 3).shape
         torch.Size([2, 3])
     """
     stream = generator(seed, purpose, round_number)
@@ -59,8 +59,8 @@ def uniforms(seed: int, purpose: str, round_number: int, device: torch.device | 
     return draw
 
 
-def dealer(numbers_U: Tensor) -> Draw:
-    """Give uniforms that were drawn and copied before: the same numbers as ``uniforms``, without a copy per call.
+def replayed(numbers_U: Tensor) -> Draw:
+    """Give uniforms that were drawn and copied before: the same numbers as ``draw_source``, without a copy per call.
 
     Args:
         numbers_U: float64, on the device of the round.
@@ -72,17 +72,17 @@ def dealer(numbers_U: Tensor) -> Draw:
         ValueError: from that function, when more numbers are asked for than are left.
 
     Example:
-        >>> draw = dealer(torch.tensor([0.25, 0.5, 0.75]))
+        >>> draw = replayed(torch.tensor([0.25, 0.5, 0.75]))
         >>> draw(1, 2).tolist(), draw(1).tolist()
         ([[0.25, 0.5]], [0.75])
     """
-    dealt = 0
+    drawn = 0
 
     def draw(*shape: int) -> Tensor:
-        nonlocal dealt
-        first, dealt = dealt, dealt + math.prod(shape)
-        if dealt > len(numbers_U):
-            raise ValueError(f"{dealt} uniforms are drawn, but the defense's `uniforms` says {len(numbers_U)}")
-        return numbers_U[first:dealt].view(shape)
+        nonlocal drawn
+        first, drawn = drawn, drawn + math.prod(shape)
+        if drawn > len(numbers_U):
+            raise ValueError(f"{drawn} uniforms are drawn, but the defense's `num_uniforms` says {len(numbers_U)}")
+        return numbers_U[first:drawn].view(shape)
 
     return draw

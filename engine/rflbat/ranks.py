@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rflbat.errors import UserError
-from rflbat_kernels.columns import Columns, shared_columns
+from rflbat_kernels.sharding import Shard, sharded
 
 PATIENCE = timedelta(seconds=300)
 """How long a rank waits for another that is silent. One that ends is noticed at once: its connections close."""
@@ -38,7 +38,7 @@ class Ranks:
         count: how many there are.
 
     Example:
-        >>> Ranks().first, Ranks(1, 4).columns(10), Ranks(3, 4).columns(10), Ranks(1, 2).rows(7)
+        >>> Ranks().is_main, Ranks(1, 4).columns(10), Ranks(3, 4).columns(10), Ranks(1, 2).rows(7)
         (True, slice(3, 6, None), slice(9, 10, None), slice(3, 7, None))
     """
 
@@ -46,12 +46,12 @@ class Ranks:
     count: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, which keeps the books."""
         return self.rank == 0
 
     @property
-    def alone(self) -> bool:
+    def is_single(self) -> bool:
         """Whether there is no other."""
         return self.count == 1
 
@@ -94,7 +94,7 @@ class Ranks:
         own = self.columns(total)
         return int(own.stop - own.start)
 
-    def sharing(self, total: int) -> AbstractContextManager[None]:
+    def sharded_columns(self, total: int) -> AbstractContextManager[None]:
         """Let defenses and kernels work on this rank's columns of the updates inside a ``with`` block.
 
         Args:
@@ -103,11 +103,11 @@ class Ranks:
         Returns:
             the block; one that changes nothing for a single process.
         """
-        if self.alone:
+        if self.is_single:
             return nullcontext()
-        return shared_columns(Columns(self.columns(total).start, self.width(total), total, self.reduce))
+        return sharded(Shard(self.columns(total).start, self.width(total), total, self.all_reduce))
 
-    def reduce(self, part: Tensor, how: str = "sum") -> Tensor:
+    def all_reduce(self, part: Tensor, how: str = "sum") -> Tensor:
         """Bring together the tensors of all ranks, element by element, where they lie.
 
         Args:
@@ -117,7 +117,7 @@ class Ranks:
         Returns:
             the same on every rank, to the last bit.
         """
-        if self.alone:
+        if self.is_single:
             return part
         whole = part.clone(memory_format=torch.contiguous_format)
         with _answering():
@@ -134,7 +134,7 @@ class Ranks:
         Returns:
             ``(D,)``, the same on every rank.
         """
-        if self.alone:
+        if self.is_single:
             return own
         width = -(-total // self.count)
         padded = torch.nn.functional.pad(own, (0, width - len(own)))
@@ -143,7 +143,7 @@ class Ranks:
             dist.all_gather(list(whole.unbind()), padded)
         return whole.view(-1)[:total]
 
-    def exchange(self, rows_nD: Tensor, into_MW: Tensor, rows: Sequence[int]) -> None:
+    def all_to_all(self, rows_nD: Tensor, into_MW: Tensor, rows: Sequence[int]) -> None:
         """Send every rank its columns of the rows that this one has, and receive this one's columns of all rows.
 
         Args:
@@ -158,7 +158,7 @@ class Ranks:
         with _answering():
             dist.all_to_all_single(into_MW.view(-1), packed, received, [part.numel() for part in parts])
 
-    def collect(self, own_nW: Tensor, total: int) -> Tensor:
+    def gather_rows(self, own_nW: Tensor, total: int) -> Tensor:
         """Bring rows that lie by the columns of the ranks to rank 0.
 
         Args:
@@ -169,7 +169,7 @@ class Ranks:
             ``(n, D)`` on rank 0, ``(n, 0)`` elsewhere.
         """
         rows, own = own_nW.shape
-        widths = [width if self.first else 0 for width in self._widths(total)]
+        widths = [width if self.is_main else 0 for width in self._widths(total)]
         whole = own_nW.new_empty(rows * sum(widths))
         with _answering():
             sent = [rows * own, *[0] * (self.count - 1)]
@@ -177,7 +177,7 @@ class Ranks:
         parts = torch.split(whole, [rows * width for width in widths])
         return torch.cat([part.view(rows, width) for part, width in zip(parts, widths, strict=True)], 1)
 
-    def deal(self, whole_nD: Tensor, rows: int, total: int) -> Tensor:
+    def scatter_rows(self, whole_nD: Tensor, rows: int, total: int) -> Tensor:
         """Give every rank its columns of rows that rank 0 has.
 
         Args:
@@ -189,9 +189,9 @@ class Ranks:
             ``(n, W)``, this rank's columns.
         """
         own = self.width(total)
-        parts = [whole_nD[:, self.columns(total, rank)] for rank in range(self.count)] if self.first else []
+        parts = [whole_nD[:, self.columns(total, rank)] for rank in range(self.count)] if self.is_main else []
         packed = torch.cat([part.reshape(-1) for part in parts]) if parts else whole_nD.new_empty(0)
-        sent = [rows * width if self.first else 0 for width in self._widths(total)]
+        sent = [rows * width if self.is_main else 0 for width in self._widths(total)]
         received = whole_nD.new_empty(rows * own)
         with _answering():
             dist.all_to_all_single(received, packed, [rows * own, *[0] * (self.count - 1)], sent)
@@ -201,7 +201,7 @@ class Ranks:
         shares = [self.columns(total, rank) for rank in range(self.count)]
         return [share.stop - share.start for share in shares]
 
-    def most(self, *numbers: float) -> list[float]:
+    def all_max(self, *numbers: float) -> list[float]:
         """Agree on the largest of each number over the ranks. They lie on the host; no device is waited for.
 
         Args:
@@ -210,11 +210,11 @@ class Ranks:
         Returns:
             the same on every rank.
         """
-        if self.alone:
+        if self.is_single:
             return list(numbers)
-        return [float(number) for number in self.reduce(torch.tensor(numbers, dtype=torch.float64), "max")]
+        return [float(number) for number in self.all_reduce(torch.tensor(numbers, dtype=torch.float64), "max")]
 
-    def tell(self, value: Any = None) -> Any:
+    def broadcast_object(self, value: Any = None) -> Any:
         """Let rank 0 tell the others something.
 
         Args:
@@ -223,17 +223,17 @@ class Ranks:
         Returns:
             rank 0's value.
         """
-        if self.alone:
+        if self.is_single:
             return value
         text = torch.frombuffer(bytearray(json.dumps(value), "utf-8"), dtype=torch.uint8)
-        length = torch.tensor(len(text) if self.first else 0)
+        length = torch.tensor(len(text) if self.is_main else 0)
         with _answering():
             dist.broadcast(length, 0)
-            text = text if self.first else torch.empty(int(length), dtype=torch.uint8)
+            text = text if self.is_main else torch.empty(int(length), dtype=torch.uint8)
             dist.broadcast(text, 0)
         return json.loads(bytes(text.tolist()))
 
-    def spread(self, tensor: Tensor) -> Tensor:
+    def broadcast(self, tensor: Tensor) -> Tensor:
         """Give every rank what rank 0 has, in place.
 
         Args:
@@ -242,31 +242,31 @@ class Ranks:
         Returns:
             the same tensor.
         """
-        if not self.alone:
+        if not self.is_single:
             with _answering():
                 dist.broadcast(tensor, 0)
         return tensor
 
 
-ALONE = Ranks()
+SINGLE = Ranks()
 
 
-def current() -> Ranks:
+def get_ranks() -> Ranks:
     """Give this process' place among the ranks: that of the process group, if there is one.
 
     Returns:
         its number, and how many there are.
 
     Example:
-        >>> current()
+        >>> get_ranks()
         Ranks(rank=0, count=1)
     """
     if dist.is_available() and dist.is_initialized():
         return Ranks(dist.get_rank(), dist.get_world_size())
-    return ALONE
+    return SINGLE
 
 
-def launched() -> Ranks:
+def from_environment() -> Ranks:
     """Give the place that the launcher of several processes, as ``torchrun``, says in the environment.
 
     Returns:
@@ -287,7 +287,7 @@ def launched() -> Ranks:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def process_group() -> Iterator[Ranks]:
     """Join the processes that a launcher such as ``torchrun`` has started; a process alone stays alone.
 
     On a host with GPUs the process takes the one of its LOCAL_RANK.
@@ -300,13 +300,13 @@ def joined() -> Iterator[Ranks]:
         RankLost: the others do not come.
 
     Example:
-        >>> with joined() as ranks:
-        ...     ranks.alone
+        >>> with process_group() as ranks:
+        ...     ranks.is_single
         True
     """
-    ranks = launched()
-    if ranks.alone or (dist.is_available() and dist.is_initialized()):
-        yield current()
+    ranks = from_environment()
+    if ranks.is_single or (dist.is_available() and dist.is_initialized()):
+        yield get_ranks()
         return
     with _answering():
         # Host numbers go by gloo in any case, so that agreeing on one waits for no device.

@@ -1,144 +1,93 @@
-"""Looking names up in a registry, and checking the parameters that a user gives to a member of one."""
+"""Defenses, attacks, models and data sets of other packages: by an entry point, or as ``module:function``."""
 
-import contextlib
-import inspect
-import re
-import types
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
 
 from rflbat.errors import UserError, nearest
-from rflbat.plugins import Registry
 
 Member = TypeVar("Member")
 
 
-def lookup(kind: str, table: Mapping[str, Member], name: str) -> Member:
-    """Find a member by name, or say which names there are.
+class Registry(dict[str, Member], Generic[Member]):
+    """Our members by name; any other name is looked for among those of installed packages, then as a module's.
+
+    A package names its members in the entry point group of the kind (``rflbat.defenses``, ``rflbat.attacks``,
+    ``rflbat.models``, ``rflbat.datasets``). ``module:function`` needs none: the module is imported from Python's path.
+    Whatever is found must be a function that says by its annotation what it returns: so a name in a stored
+    configuration cannot call anything else. Our own names come first.
 
     Args:
-        kind: what the table holds, for the message ("defense").
-        table: the registry.
-        name: the wanted name.
-
-    Returns:
-        the member.
-
-    Raises:
-        UserError: no member has this name; the message gives the nearest one. A ``Registry`` also looks among those
-            of other packages.
+        kind: what it holds, for messages ("defense").
+        group: entry point group.
+        gives: what a function of another package must be annotated to return.
+        adopt: makes a row of such a function.
+        rows: our members.
 
     Example:
-        >>> lookup("fruit", {"apple": 1}, "apple")
-        1
+        >>> numbers = Registry("number", "rflbat.numbers", int, lambda make: make(), {"one": 1})
+        >>> numbers["one"], list(numbers.names())
+        (1, ['one'])
+        >>> numbers["os:getcwd"]
+        Traceback (most recent call last):
+            ...
+        rflbat.errors.UserError: number 'os:getcwd': the function must be annotated to return int; it ...
     """
-    if isinstance(name, str):
-        with contextlib.suppress(KeyError):
-            return table[name]
-    known = list(table.names() if isinstance(table, Registry) else table)
-    raise UserError(f"unknown {kind} {name!r}{nearest(str(name), known)}; known: {', '.join(known)}")
 
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        gives: type,
+        adopt: Callable[[Callable[..., Any]], Member],
+        rows: Mapping[str, Member],
+    ) -> None:
+        super().__init__(rows)
+        self.kind, self.group, self.gives, self.adopt = kind, group, gives, adopt
 
-def _convert(value: object, annotation: object) -> object:
-    """Read ``value`` (often text from the command line) as one of the types of ``annotation``."""
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if not isinstance(value, str):
-        accepted = tuple(typing.get_origin(kind) or kind for kind in kinds)
-        if isinstance(value, accepted) and (bool in accepted or not isinstance(value, bool)):
-            return value
-        if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        raise ValueError
-    if type(None) in kinds and value.lower() == "none":
-        return None
-    if bool in kinds and value.lower() in {"true", "false"}:
-        return value.lower() == "true"
-    for kind in (int, float):
-        if kind in kinds:
-            with contextlib.suppress(ValueError):
-                return _convert(kind(value), annotation)
-    if str in kinds:
-        return value
-    raise ValueError
+    def __missing__(self, name: str) -> Member:
+        """Find the member of another package.
 
+        Raises:
+            KeyError: nothing bears this name.
+            UserError: it cannot be imported, or is no such function.
+        """
+        make = self._load(name)
+        returned = _returned(make)
+        if not (isinstance(returned, type) and issubclass(returned, self.gives)):
+            said = f"it returns {'nothing that it says' if returned is None else returned}"
+            wanted = f"the function must be annotated to return {self.gives.__name__}"
+            raise UserError(f"{self.kind} {name!r}: {wanted}; {said}")
+        return self.adopt(make)
 
-def check_arguments(owner: str, make: Callable[..., Any], given: Mapping[str, object]) -> dict[str, Any]:
-    """Check the parameters given to a registry member against its keyword-only signature, and convert text.
+    def names(self) -> Iterable[str]:
+        """Our names, then those of installed packages."""
+        return dict.fromkeys((*self, *(point.name for point in entry_points(group=self.group))))
 
-    Args:
-        owner: what it is, for the message ("defense 'krum'").
-        make: its factory; the keyword-only parameters are what a user may set.
-        given: name -> value, text allowed for every type.
-
-    Returns:
-        name -> value of the annotated type.
-
-    Raises:
-        UserError: an unknown parameter, or a value of the wrong type.
-
-    Example:
-        >>> def krum(*, f: int | str | None = None): ...
-        >>> check_arguments("defense 'krum'", krum, {"f": "3"})
-        {'f': 3}
-    """
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    allowed = {key: p for key, p in inspect.signature(make).parameters.items() if p.kind is keyword}
-    checked = {}
-    for key, value in given.items():
-        if key not in allowed:
-            known = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            raise UserError(f"{owner} has no parameter {key!r}{nearest(key, allowed)}; {known}")
-        annotation = allowed[key].annotation
+    def _load(self, name: str) -> Any:
+        for point in entry_points(group=self.group, name=name):
+            try:
+                return point.load()
+            except (ImportError, AttributeError) as error:
+                raise UserError(f"{self.kind} {name!r} of an installed package cannot be loaded: {error}") from error
+        module_name, colon, function = name.partition(":")
+        if not (colon and module_name and function):
+            raise KeyError(name)
         try:
-            checked[key] = _convert(value, annotation)
-        except (ValueError, OverflowError):
-            wanted = getattr(annotation, "__name__", str(annotation))
-            raise UserError(f"{owner}: {key}={value!r} is not of type {wanted}") from None
-    return checked
+            module = import_module(module_name)
+        except ImportError as error:
+            raise UserError(f"{self.kind} {name!r}: module {module_name!r} cannot be imported: {error}") from error
+        if not hasattr(module, function):
+            close = nearest(function, [each for each in vars(module) if not each.startswith("_")])
+            raise UserError(f"{self.kind} {name!r}: module {module_name!r} has no {function!r}{close}")
+        return getattr(module, function)
 
 
-class Call(NamedTuple):
-    """A member with parameters, as it is written on the command line.
-
-    Args:
-        label: the text without spaces; tells two calls of one member apart.
-        name: of the member.
-        arguments: name -> value, as text.
-    """
-
-    label: str
-    name: str
-    arguments: dict[str, str]
-
-
-def calls(text: str, what: str) -> tuple[Call, ...]:
-    """Read ``NAME,NAME(parameter=value,...),...``; the same text twice counts once.
-
-    Args:
-        text: as the user wrote it.
-        what: the setting, for messages.
-
-    Returns:
-        the calls, in the order of the text.
-
-    Raises:
-        UserError: parentheses or an argument of another form.
-
-    Example:
-        >>> [(call.label, call.arguments) for call in calls("krum, krum(f=10, m=3)", "shadow")]
-        [('krum', {}), ('krum(f=10,m=3)', {'f': '10', 'm': '3'})]
-    """
-    found: dict[str, Call] = {}
-    for each in re.findall(r"(?:[^,()]|\([^()]*\)|[()])+", re.sub(r"\s*([,()=])\s*", r"\1", text.strip())):
-        parts = re.fullmatch(r"([^()]+)(?:\((.*)\))?", each)
-        given = [] if parts is None or not parts[2] else parts[2].split(",")
-        pairs = [argument.partition("=") for argument in given]
-        if parts is None or not all(key and equals and value for key, equals, value in pairs):
-            raise UserError(f"{what}={each!r} is not of the form NAME or NAME(parameter=value,...)")
-        arguments = {key: value for key, _, value in pairs}
-        if len(arguments) < len(pairs):
-            raise UserError(f"{what}={each!r} names a parameter twice")
-        label = each.removesuffix("()")
-        found[label] = Call(label, parts[1], arguments)
-    return tuple(found.values())
+def _returned(make: Any) -> Any:
+    """Read what a function is annotated to return; None where it does not say."""
+    try:
+        return typing.get_type_hints(make).get("return")
+    except (TypeError, NameError):
+        return None

@@ -25,7 +25,7 @@ from rflbat_kernels.pairwise import cosines, distances
 from rflbat_kernels.row_sparse import (
     RowSparse,
     SharedRows,
-    TableRows,
+    TouchedRows,
     row_sparse_gram,
     row_sparse_weighted_sum,
 )
@@ -37,7 +37,7 @@ __all__ = [
     "RowSparse",
     "SharedRows",
     "Split",
-    "TableRows",
+    "TouchedRows",
     "choose",
     "column_central_mean",
     "column_median",

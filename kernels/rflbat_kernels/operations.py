@@ -1,11 +1,10 @@
 """The operations as callers see them: each call runs the implementation that `using` chose, else the reference.
 
-What sums over columns is finished across processes where `shared_columns` says that the columns lie in several.
+What sums over columns is finished all_reduce processes where `sharded` says that the columns lie in several.
 """
 
 import torch
 
-from rflbat_kernels.columns import across, finished
 from rflbat_kernels.dispatch import dispatched
 from rflbat_kernels.gram import reference as _gram
 from rflbat_kernels.kmeans import reference as _kmeans
@@ -15,19 +14,20 @@ from rflbat_kernels.order import reference as _order
 from rflbat_kernels.order import two_means as _two_means
 from rflbat_kernels.pairwise import reference as _pairwise
 from rflbat_kernels.pca import reference as _pca
+from rflbat_kernels.sharding import all_reduce, reduced_over_shards
 
 partial_gram = dispatched("gram", _gram.gram)
-"""Of the columns of this process alone, for sums of several such that are finished by `across` at once."""
+"""Of the columns of this process alone, for sums of several such that are finished by `all_reduce` at once."""
 
 
 def _all_of(part: _gram.Gram) -> _gram.Gram:
-    return _gram.Gram(*across(torch.stack(part)))
+    return _gram.Gram(*all_reduce(torch.stack(part)))
 
 
-gram = finished(partial_gram, _all_of)
-finite_rows = finished(_gram.finite_rows, lambda part_N: across(part_N, "min"))
-distances_to_sum = finished(_gram.distances_to_sum, lambda part_N: across(part_N.square()).sqrt())
-minority_counts = finished(_two_means.minority_counts, across)
+gram = reduced_over_shards(partial_gram, _all_of)
+finite_rows = reduced_over_shards(_gram.finite_rows, lambda part_N: all_reduce(part_N, "min"))
+distances_to_sum = reduced_over_shards(_gram.distances_to_sum, lambda part_N: all_reduce(part_N.square()).sqrt())
+minority_counts = reduced_over_shards(_two_means.minority_counts, all_reduce)
 weighted_sum = dispatched("weighted_sum", _gram.weighted_sum)
 squared_distances = dispatched("pairwise", _pairwise.squared_distances)
 distance_sums = dispatched("distance_sums", _pairwise.distance_sums)

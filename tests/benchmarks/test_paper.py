@@ -29,9 +29,9 @@ from benchmarks.paper.verdicts import (
 from benchmarks.paper.where import WHERE, holds
 from benchmarks.paper.where import table as where_table
 
-from rflbat.config import Experiment
-from rflbat.results.tables import Table
-from rflbat.sweep import make_cells
+from rflbat.experiment.config import Experiment
+from rflbat.report.tables import Table
+from rflbat.sweep.cells import make_cells
 
 PAPER = Path(__file__).parents[2] / "benchmarks" / "paper"
 RESULTS = PAPER / "results"

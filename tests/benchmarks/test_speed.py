@@ -17,7 +17,7 @@ from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, agreement,
 from benchmarks.speed.peers import contract
 from benchmarks.speed.peers.environments import PEERS
 from benchmarks.speed.registry import cases, chosen
-from benchmarks.speed.runner import Plan
+from benchmarks.speed.runner import RoundDraws
 from benchmarks.speed.workloads import WORKLOADS, make_updates
 
 from rflbat.clients.backend import Backend
@@ -69,8 +69,8 @@ def test_a_back_end_that_trains_wrongly_gets_no_time(in_process, tmp_path, monke
 def test_a_round_that_averages_wrongly_gets_no_time(in_process, tmp_path, monkeypatch):
     right = training.run_round
 
-    def farther(world, server):
-        after, outcome = right(world, server)
+    def farther(federation, server):
+        after, outcome = right(federation, server)
         return replace(after, params_D=after.params_D * 1.05), outcome
 
     [case] = in_process(tiny_training("W1"))
@@ -113,8 +113,8 @@ def test_a_whole_round_equals_the_plain_one(name, in_process, tmp_path):
 def test_a_whole_round_that_measures_wrongly_gets_no_time(in_process, tmp_path, monkeypatch):
     right = rounds.run_round
 
-    def luckier(world, server):
-        after, outcome = right(world, server)
+    def luckier(federation, server):
+        after, outcome = right(federation, server)
         return after, replace(outcome, measures=outcome.measures + 0.05)
 
     [case] = in_process(rounds.round_case(TINY["W1"], 40))
@@ -129,7 +129,7 @@ def test_an_absent_peer_is_named_and_a_present_one_is_asked(in_process, tmp_path
     case = replace(tiny_training("W1"), peers=("pfl", "fedjax", "flower"), ask=ask)
     in_process(case)
     monkeypatch.setattr(runner, "python_of", lambda peer: None if peer == "fedjax" else "python")
-    rows = rows_by_contender(case, tmp_path, Plan(threads=(1,), repeats=2, peers=["pfl", "fedjax"]))
+    rows = rows_by_contender(case, tmp_path, RoundDraws(threads=(1,), repeats=2, peers=["pfl", "fedjax"]))
     assert set(rows) == {"rflbat", "plain loop", "pfl", "fedjax"}
     assert (rows["fedjax"].checked, rows["fedjax"].version) == ("not installed", PEERS["fedjax"].version)
     assert (rows["pfl"].median, rows["pfl"].peak_bytes, rows["pfl"].share_of_best_peer) == (0.5, 7, 1.0)

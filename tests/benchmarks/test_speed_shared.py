@@ -14,7 +14,7 @@ from benchmarks.speed.runner import measure
 from benchmarks.speed.table import PARTS, page
 from benchmarks.speed.targets import TARGETS, judged
 
-from rflbat.world import DATA_DIR
+from rflbat.round.setup import DATA_DIR
 from tests.benchmarks.speed_here import RATES, TWICE, rows_by_contender
 
 

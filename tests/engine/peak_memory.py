@@ -11,25 +11,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.clients.backend import choose_backend
-from rflbat.config import Experiment
 from rflbat.defenses.registry import make_defense
-from rflbat.footprint import footprint
+from rflbat.experiment.config import Experiment
 from rflbat.models.registry import MODELS
-from rflbat.round import World, run_round
-from rflbat.world import blank_server
+from rflbat.round.memory import footprint
+from rflbat.round.round import run_round
+from rflbat.round.setup import empty_state
+from rflbat.round.state import Federation
 from tests.engine.attacks.formats import encode
 
-FORMATS = {"logistic": Samples((3, 64, 64), 1.0), "cnn": Samples((1, 28, 28), 1.0), "lstm": Samples((60,), 0.0, encode)}
+FORMATS = {
+    "logistic": SampleFormat((3, 64, 64), 1.0),
+    "cnn": SampleFormat((1, 28, 28), 1.0),
+    "lstm": SampleFormat((60,), 0.0, encode),
+}
 WORDS = {"logistic": 0, "cnn": 0, "lstm": 4000}
 ATTACKS = {"logistic": "pixel", "cnn": "pixel", "lstm": "sentence"}
 CLASSES = 10
 DEVICE = torch.device("cpu")
 
 
-def world_of(name: str, backend: str, clients: int, tested: int) -> World:
+def world_of(name: str, backend: str, clients: int, tested: int) -> Federation:
     """Random samples: 40 a client, and so many to test on."""
     shape, words = FORMATS[name].shape, WORDS[name]
     model = MODELS[name](shape, CLASSES, words)
@@ -37,13 +42,13 @@ def world_of(name: str, backend: str, clients: int, tested: int) -> World:
     drawn = stream.integers(0, words, (samples, *shape)) if words else stream.random((samples, *shape), np.float32)
     labels_n = torch.from_numpy(stream.integers(0, CLASSES, samples))
     experiment = Experiment(clients=clients, rounds=1, local_steps=2, batch_size=20, target=1, momentum=0.9)
-    return World(
+    return Federation(
         experiment=experiment,
         train_x=torch.from_numpy(drawn),
         train_y=labels_n,
         test_x=torch.from_numpy(drawn[:tested]),
         test_y=labels_n[:tested],
-        samples=np.array_split(np.arange(samples), clients),
+        client_indices=np.array_split(np.arange(samples), clients),
         model=model,
         attack=make_attack(ATTACKS[name], FORMATS[name], 1.0, {}),
         defense=make_defense("rflbat", {}),
@@ -58,12 +63,12 @@ def status(key: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
-def measured(world: World) -> int:
+def measured(federation: Federation) -> int:
     """Most bytes that the process held during a round, above what it held before."""
-    server = blank_server(world)
+    server = empty_state(federation)
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # sets the peak back to what is held now
     before = status("VmRSS")
-    run_round(world, server)
+    run_round(federation, server)
     return status("VmHWM") - before
 
 
@@ -71,10 +76,10 @@ def main() -> None:
     """Write stated and measured bytes; first a small round loads what libraries load when they are first used."""
     name, backend, tested = sys.argv[1:]
     torch.set_num_threads(2)
-    run_round(small := world_of(name, backend, 5, 20), blank_server(small))
-    world = world_of(name, backend, 50, int(tested))
-    parts = footprint(world)
-    sys.stdout.write(f"{parts.peak - parts.resident['data set']} {measured(world)}\n")
+    run_round(small := world_of(name, backend, 5, 20), empty_state(small))
+    federation = world_of(name, backend, 50, int(tested))
+    parts = footprint(federation)
+    sys.stdout.write(f"{parts.peak - parts.resident['data set']} {measured(federation)}\n")
     sys.stderr.write(f"{parts}\n")
 
 

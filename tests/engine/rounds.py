@@ -1,4 +1,4 @@
-"""Small worlds to play rounds in, and two ways to look or reach into a round.
+"""Small federations to play rounds in, and two ways to look or reach into a round.
 
 Legend of the suffixes: N clients of the round, D parameters.
 """
@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 
 from rflbat.clients.backend import Backend
-from rflbat.config import Experiment
-from rflbat.round import run_round
-from rflbat.world import first_server
+from rflbat.experiment.config import Experiment
+from rflbat.round.round import run_round
+from rflbat.round.setup import initial_state
 
 
 def small(**settings):
@@ -20,10 +20,10 @@ def small(**settings):
     )
 
 
-def play(world, rounds=1, start=None):
-    server, outcomes = first_server(world) if start is None else start, []
+def play(federation, rounds=1, start=None):
+    server, outcomes = initial_state(federation) if start is None else start, []
     for _ in range(rounds):
-        server, outcome = run_round(world, server)
+        server, outcome = run_round(federation, server)
         outcomes.append(outcome)
     return server, outcomes
 
@@ -48,21 +48,21 @@ class Patched:
         return chunk
 
 
-def patched(world, change):
-    return dataclasses.replace(world, backend=Patched(world.backend, change))
+def patched(federation, change):
+    return dataclasses.replace(federation, backend=Patched(federation.backend, change))
 
 
-def spying(world, seen):
+def spying(federation, seen):
     """The same defense, which also notes what it is given."""
 
     def apply(updates, state, draw):
-        seen.append(dataclasses.replace(updates, sent=updates.matrix_ND.clone()))
-        return world.defense.apply(updates, state, draw)
+        seen.append(dataclasses.replace(updates, values=updates.matrix_ND.clone()))
+        return federation.defense.apply(updates, state, draw)
 
-    return dataclasses.replace(world, defense=dataclasses.replace(world.defense, apply=apply))
+    return dataclasses.replace(federation, defense=dataclasses.replace(federation.defense, apply=apply))
 
 
-def updates_of(world, rounds=1):
+def updates_of(federation, rounds=1):
     seen = []
-    play(spying(world, seen), rounds)
+    play(spying(federation, seen), rounds)
     return seen

@@ -13,11 +13,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from rflbat.clients.backend import Backend
 from rflbat.defenses.registry import DEFENSES, make_defense
-from rflbat.plan import draw_plan
-from rflbat.records import download
-from rflbat.round import play, run_round
-from rflbat.world import first_server
-from tests.engine.worlds import CLIENTS, back_ends, pairs, small_world, words_of
+from rflbat.round.draws import draw_round
+from rflbat.round.records import download
+from rflbat.round.round import run_drawn_round, run_round
+from rflbat.round.setup import initial_state
+from tests.engine.federations import CLIENTS, back_ends, pairs, small_federation, words_of
 
 DEFENDED = [name for name in DEFENSES if make_defense(name, {}).pretrain is None]
 """The one that learns beforehand has its own test without a device."""
@@ -37,19 +37,25 @@ def waits_raise(device: str) -> Iterator[None]:
 
 def world_on(device, model, attack, backend, defense="rflbat", shadow=""):
     settings = {"defense": defense, "shadow": shadow, "device": device, "tested": 101}
-    world = small_world(model, attack, backend=Backend(backend, 5, 1, ""), **settings)
-    return replace(world, texts=(world.train_x.cpu(), world.train_y.cpu())) if words_of(model) else world
+    federation = small_federation(model, attack, backend=Backend(backend, 5, 1, ""), **settings)
+    return (
+        replace(federation, host_texts=(federation.train_x.cpu(), federation.train_y.cpu()))
+        if words_of(model)
+        else federation
+    )
 
 
-def last_round(world):
+def last_round(federation):
     """The last round is evaluated."""
-    return replace(first_server(world), round_number=world.experiment.rounds - 1)
+    return replace(initial_state(federation), round_number=federation.experiment.rounds - 1)
 
 
-def drawn(world, server):
-    uniforms = world.defense.uniforms(CLIENTS, len(server.params_D))
-    share = world.attack.poisoned_share
-    return draw_plan(world.experiment, server.round_number, world.samples, share, uniforms).to(world.device)
+def drawn(federation, server):
+    uniforms = federation.defense.num_uniforms(CLIENTS, len(server.params_D))
+    share = federation.attack.poison_fraction
+    return draw_round(federation.experiment, server.round_number, federation.client_indices, share, uniforms).to(
+        federation.device
+    )
 
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -69,11 +75,11 @@ def test_a_round_under_every_defense_does_not_wait(defense, device):
     check_without_a_wait(world_on(device, "logistic", "pixel", "analytic", defense))
 
 
-def check_without_a_wait(world):
-    server = last_round(world)
-    run_round(world, server)  # handles and workspaces are made on first use
-    with waits_raise(world.device.type):
-        after, outcome = run_round(world, server)
+def check_without_a_wait(federation):
+    server = last_round(federation)
+    run_round(federation, server)  # handles and workspaces are made on first use
+    with waits_raise(federation.device.type):
+        after, outcome = run_round(federation, server)
     assert download(outcome).measures.isfinite().all()
     assert after.params_D.isfinite().all()
 
@@ -81,12 +87,12 @@ def check_without_a_wait(world):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("defense", ["fedavg", "rflbat", "foolsgold", "krum", "median"])
 def test_a_round_takes_one_copy_up_and_one_down(defense, device):
-    world = world_on(device, "logistic", "pixel", "analytic", defense, "rfa")
-    server = last_round(world)
-    download(run_round(world, server)[1])
+    federation = world_on(device, "logistic", "pixel", "analytic", defense, "rfa")
+    server = last_round(federation)
+    download(run_round(federation, server)[1])
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as seen:
-        download(run_round(world, server)[1])
+        download(run_round(federation, server)[1])
     names = [event.name for event in seen.events()]
     copies = 1 if device == "cuda" else 0
     assert sum("Memcpy HtoD" in name for name in names) == copies
@@ -107,11 +113,11 @@ def captured(device: str, graph: object) -> Iterator[None]:
 @pytest.mark.parametrize(("model", "backend"), [("logistic", "analytic"), ("logistic", "vmap"), ("cnn", "vmap")])
 def test_a_round_is_captured_as_a_graph(model, backend, defense, device):
     """Batch, poison, train, tamper, defend, apply, measure: replayed from another start they give what play gives."""
-    world = world_on(device, model, "pixel", backend, defense)
-    server = last_round(world)
-    plan = drawn(world, server)
+    federation = world_on(device, model, "pixel", backend, defense)
+    server = last_round(federation)
+    draws = drawn(federation, server)
     other_D = server.params_D + 0.25
-    wanted, seen = play(world, replace(server, params_D=other_D), plan)
+    wanted, seen = run_drawn_round(federation, replace(server, params_D=other_D), draws)
     wanted_D, kept = wanted.params_D.clone(), seen.decision.kept.clone()
 
     graph = torch.cuda.CUDAGraph() if device == "cuda" else None
@@ -120,13 +126,13 @@ def test_a_round_is_captured_as_a_graph(model, backend, defense, device):
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
-                play(world, server, plan)
+                run_drawn_round(federation, server, draws)
         torch.cuda.current_stream().wait_stream(stream)
     with captured(device, graph):
-        after, outcome = play(world, server, plan)
+        after, outcome = run_drawn_round(federation, server, draws)
     server.params_D.copy_(other_D)
     if graph is None:
-        after, outcome = play(world, server, plan)
+        after, outcome = run_drawn_round(federation, server, draws)
     else:
         graph.replay()
     torch.testing.assert_close(after.params_D, wanted_D, rtol=1e-4, atol=1e-5)

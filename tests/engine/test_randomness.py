@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.randomness import generator, uniforms
+from rflbat.randomness import draw_source, generator
 
 SEEDS = (0, 1, 11, -1, 2**70)
 PURPOSES = ("batches", "roles", "defense")
@@ -49,7 +49,7 @@ def test_streams_are_independent(other):
 
 
 def test_uniforms_are_float64_in_0_to_1_of_the_wanted_shape():
-    drawn = uniforms(0, "defense", 0, "cpu")(3, 101, 7)
+    drawn = draw_source(0, "defense", 0, "cpu")(3, 101, 7)
     assert drawn.shape == (3, 101, 7)
     assert drawn.dtype == torch.float64
     assert drawn.min() >= 0
@@ -58,18 +58,18 @@ def test_uniforms_are_float64_in_0_to_1_of_the_wanted_shape():
 
 
 def test_each_call_of_uniforms_goes_on_with_the_stream():
-    whole = uniforms(2, "defense", 9, "cpu")(7, 3)
-    draw = uniforms(2, "defense", 9, "cpu")
+    whole = draw_source(2, "defense", 9, "cpu")(7, 3)
+    draw = draw_source(2, "defense", 9, "cpu")
     assert torch.equal(whole, torch.cat([draw(2, 3), draw(5, 3)]))
     np.testing.assert_array_equal(whole.numpy(), generator(2, "defense", 9).random((7, 3)))
 
 
 def test_uniforms_arrive_on_the_device():
-    assert uniforms(0, "defense", 0, "meta")(3).device.type == "meta"
+    assert draw_source(0, "defense", 0, "meta")(3).device.type == "meta"
 
 
 def test_global_generators_are_left_alone():
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 (that is the point)
-    uniforms(0, "defense", 0, "cpu")(101)
+    draw_source(0, "defense", 0, "cpu")(101)
     assert torch.equal(torch.get_rng_state(), torch_before)
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002

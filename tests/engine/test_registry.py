@@ -1,129 +1,181 @@
-from typing import Any
+"""Defenses, attacks, models and data sets of other packages: found by name, checked, run, put through the battery.
+
+The defense is the one of the tutorial, so that what the tutorial says is true.
+"""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from rflbat.cli.catalog import show
+from rflbat.cli.main import main
+from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
-from rflbat.registry import check_arguments, lookup
 
-FRUIT = {"apple": 1, "quince": 2}
-
-
-def make(
-    positional: int,
-    *,
-    count: int = 1,
-    ratio: float = 0.5,
-    name: str = "x",
-    flag: bool = False,
-    f: int | str | None = None,
-    limit: float | None = None,
-    extra: dict[str, Any] | None = None,
-) -> None:
-    """Stand in for a factory of a registry."""
+OTHERS = '''
+import torch
+from rflbat.attacks.base import Attack, SampleFormat
+from rflbat.attacks.scaling import scaling
+from rflbat.data.base import Dataset
+from rflbat.data.digits import load
+from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
+from rflbat.models.base import Model
+from rflbat.models.logistic import logistic
+from rflbat.randomness import Draw
 
 
-def nothing() -> None:
-    """Stand in for a factory without parameters."""
+def first_only() -> Defense:
+    """Keep the first client, whoever it is: the battery must find that."""
+
+    def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
+        first_N = torch.arange(len(updates.valid_N)) == 0
+        return decide(updates, first_N.double(), first_N.double(), stage_N=torch.where(first_N, 0, 2))
+
+    return Defense("first_only", ("kept", "nonfinite", "later"), apply)
 
 
-def test_lookup_finds_a_member():
-    assert lookup("fruit", FRUIT, "quince") == 2
+def stripe(samples: SampleFormat, scale: float, *, share: float = 0.5) -> Attack:
+    """The top row is lit."""
+
+    def trigger(x, on_B):
+        x[:, :, 0] = torch.where(on_B[:, None, None], samples.high, x[:, :, 0])
+        return x
+
+    return Attack("stripe", (trigger,), trigger, share, scaling(scale))
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("aple", "unknown fruit 'aple'; did you mean 'apple'?; known: apple, quince"),
-        ("xyz", "unknown fruit 'xyz'; known: apple, quince"),
-        ("", "unknown fruit ''; known: apple, quince"),
-    ],
-)
-def test_lookup_says_what_there_is(name, message):
-    with pytest.raises(UserError) as caught:
-        lookup("fruit", FRUIT, name)
-    assert str(caught.value) == message
+def linear(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
+    """Logistic regression by another name."""
+    return logistic(shape, classes, words)
 
 
-@pytest.mark.parametrize(
-    ("key", "given", "value"),
-    [
-        ("count", "7", 7),
-        ("count", "-3", -3),
-        ("count", 7, 7),
-        ("ratio", "0.25", 0.25),
-        ("ratio", "1e-3", 1e-3),
-        ("ratio", "2", 2.0),
-        ("ratio", 2, 2.0),
-        ("ratio", 0.25, 0.25),
-        ("name", "true", "true"),
-        ("name", "3", "3"),
-        ("name", "", ""),
-        ("flag", "true", True),
-        ("flag", "False", False),
-        ("flag", True, True),
-        ("f", "3", 3),
-        ("f", "true", "true"),
-        ("f", "none", None),
-        ("f", "None", None),
-        ("f", None, None),
-        ("f", 3, 3),
-        ("limit", "2", 2.0),
-        ("limit", "none", None),
-        ("extra", {"a": 1}, {"a": 1}),
-        ("extra", {}, {}),
-    ],
-)
-def test_values_are_read_as_the_annotated_type(key, given, value):
-    checked = check_arguments("thing", make, {key: given})
-    assert checked == {key: value}
-    assert type(checked[key]) is type(value)
+def few(data_dir) -> Dataset:
+    """The digits once more."""
+    return load()
 
 
-@pytest.mark.parametrize(
-    ("key", "given", "wanted"),
-    [
-        ("count", "2.5", "int"),
-        ("count", "many", "int"),
-        ("count", "", "int"),
-        ("count", "none", "int"),
-        ("count", 2.0, "int"),
-        ("count", True, "int"),
-        ("count", None, "int"),
-        ("ratio", "half", "float"),
-        ("ratio", True, "float"),
-        ("ratio", None, "float"),
-        ("ratio", [0.5], "float"),
-        ("name", 3, "str"),
-        ("name", None, "str"),
-        ("flag", "1", "bool"),
-        ("flag", 1, "bool"),
-        ("f", 2.5, "int | str | None"),
-        ("f", True, "int | str | None"),
-        ("limit", "low", "float | None"),
-        ("extra", "a=1", "dict[str, typing.Any] | None"),
-    ],
-)
-def test_values_of_another_type_are_refused(key, given, wanted):
-    with pytest.raises(UserError) as caught:
-        check_arguments("thing", make, {key: given})
-    assert str(caught.value) == f"thing: {key}={given!r} is not of type {wanted}"
+def secretive():
+    return short()
 
 
-def test_several_parameters_at_once_and_none():
-    assert check_arguments("thing", make, {"count": "2", "flag": "true"}) == {"count": 2, "flag": True}
-    assert check_arguments("thing", make, {}) == {}
+number = 3
+'''
+ROOT = Path(__file__).parents[2]
+
+
+def code_of(tutorial: str) -> str:
+    """The first block of Python of a tutorial."""
+    text = (ROOT / "docs/tutorials" / tutorial).read_text(encoding="utf-8")
+    return text.partition("```python\n")[2].partition("```")[0]
+
+
+def commands_of(tutorial: str) -> list[list[str]]:
+    """What a tutorial says to type."""
+    text = (ROOT / "docs/tutorials" / tutorial).read_text(encoding="utf-8")
+    return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ ")]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "mine.py").write_text(code_of("own_defense.md") + OTHERS)
+    (tmp_path / "checkerboard.py").write_text(code_of("own_attack.md"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("mine", "checkerboard"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+SMALL = "--clients 7 --rounds 2 --local-steps 1 --batch-size 9 --device cpu --quiet"
+
+
+def test_a_whole_run_with_parts_of_another_package(here: Path) -> None:
+    theirs = "--dataset mine:few --model mine:linear --attack mine:stripe --defense mine:short --defense-arg factor=1.1"
+    assert main(f"run {SMALL} {theirs} --shadow krum,mine:first_only --out run".split()) == 0
+    assert main(["resume", "run", "--quiet"]) == 0
+    assert main(["report", "run", "--quiet"]) == 0
+    assert '"mine:short"' in (here / "run/run.json").read_text()
+    assert '"long"' in (here / "run/clients.jsonl").read_text()
+
+
+def test_an_installed_package_names_its_members_by_entry_points(here: Path) -> None:
+    about = here / "mine-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[rflbat.defenses]\nshortest = mine:short\nbroken = mine:nothing\n")
+    assert make_defense("shortest", {"factor": "0.3"}).name == "short"
+    assert {"krum", "shortest"} <= set(DEFENSES.names())
+    assert "shortest" not in DEFENSES  # the battery's rows are ours alone
+    with pytest.raises(UserError, match=r"'broken' of an installed package cannot be loaded: .*nothing"):
+        make_defense("broken", {})
+    with pytest.raises(UserError, match=r"did you mean 'shortest'"):
+        make_defense("shortst", {})
 
 
 @pytest.mark.parametrize(
-    ("factory", "key", "message"),
+    ("name", "said"),
     [
-        (make, "rato", "thing has no parameter 'rato'; did you mean 'ratio'?; it takes count, ratio, name, flag, f, "),
-        (make, "positional", "thing has no parameter 'positional'; it takes count, ratio, name, flag, f, "),
-        (nothing, "count", "thing has no parameter 'count'; it takes none"),
+        ("mine:shrt", r"module 'mine' has no 'shrt'; did you mean 'short'\?"),
+        ("nowhere:short", r"module 'nowhere' cannot be imported: No module named 'nowhere'"),
+        ("mine:secretive", r"must be annotated to return Defense; it returns nothing that it says"),
+        ("mine:stripe", r"must be annotated to return Defense; it returns <class 'rflbat.attacks.base.Attack'>"),
+        ("mine:number", r"must be annotated to return Defense"),
+        ("os:system", r"must be annotated to return Defense"),
+        ("shutil:rmtree", r"must be annotated to return Defense"),
+        ("mine:", r"unknown defense 'mine:'"),
+        (":short", r"unknown defense ':short'"),
     ],
 )
-def test_only_keyword_parameters_can_be_set(factory, key, message):
-    with pytest.raises(UserError) as caught:
-        check_arguments("thing", factory, {key: "1"})
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+def test_what_is_no_defense_is_refused_before_it_is_called(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make_defense(name, {})
+
+
+def test_parameters_are_checked_as_ours_are() -> None:
+    with pytest.raises(UserError, match="did you mean 'factor'"):
+        make_defense("mine:short", {"facto": "0.1"})
+
+
+def test_show_prints_their_page() -> None:
+    assert "Keep updates that are at most so many times as long as the median." in show("mine:short")
+    with pytest.raises(UserError, match="cannot be imported"):
+        show("nowhere:short")
+
+
+@pytest.mark.parametrize("tutorial", ["own_defense.md", "own_attack.md"])
+def test_what_the_tutorials_say_to_type_runs(tutorial: str, here: Path) -> None:
+    typed = [words for words in commands_of(tutorial) if words[0] == "rflbat"]
+    assert typed
+    for number, words in enumerate(typed):
+        few = "--clients 7 --rounds 1 --local-steps 1 --quiet --device cpu"
+        assert main([*words[1:], *few.split(), "--out", f"run{number}"]) == 0
+
+
+def battery(name: str, here: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "rflbat.testing.plugin"]
+    command = [*command[:1], "-P", *command[1:]]  # as `pytest` alone: the current folder is not on the path
+    environment = {"PYTHONPATH": f"{ROOT / 'engine'}:{ROOT / 'kernels'}", "PATH": ""}
+    return subprocess.run(
+        [*command, f"--rflbat-battery={name}"], cwd=here, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_battery_passes_a_sound_defense_and_finds_an_unsound_one(here: Path) -> None:
+    sound = battery("mine.short", here)
+    assert ["pytest", "--rflbat-battery", "mine.short"] in commands_of("own_defense.md")
+    assert sound.returncode == 0, sound.stdout
+    assert " passed" in sound.stdout
+    unsound = battery("mine:first_only", here)
+    assert unsound.returncode == 1
+    assert "FAILED" in unsound.stdout
+    assert "test_permuted_clients_permute_the_answer" in unsound.stdout
+
+
+def test_the_battery_says_in_one_line_what_it_does_not_find(here: Path) -> None:
+    done = battery("mine.shorts", here)
+    assert done.returncode == 4
+    [line] = done.stderr.strip().splitlines()
+    assert line.startswith("ERROR: --rflbat-battery mine.shorts: ")

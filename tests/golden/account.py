@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from rflbat import Experiment, Interrupted, resume, run
-from rflbat.evaluation import MEASURES
-from rflbat.progress import Silence
-from rflbat.records import LOCAL
-from rflbat.results import checkpoint
-from rflbat.results.folder import RunFolder
-from rflbat.world import blank_server, build
+from rflbat.round.setup import build, empty_state
+from rflbat.simulation.callbacks import CallbackBase
+from rflbat.storage.run_folder import RunFolder
+from rflbat.storage.schema import LOCAL, MEASURES
+from rflbat.storage.tensors import load_tensors
 from tests.engine.ranks.launch import drive
 from tests.golden.runs import EVERY, RANKS, RESUMED, Golden
 from tests.golden.samples import WRITE
@@ -30,7 +29,7 @@ EXACT = 1e-12
 Account = dict[str, Any]
 
 
-class StopAfter(Silence):
+class StopAfter(CallbackBase):
     """Ctrl-C right after a round."""
 
     def __init__(self, last: int) -> None:
@@ -75,8 +74,8 @@ def account(experiment: Experiment, folder: RunFolder) -> Account:
         far they moved from the start, and the weight of the malicious, a mean over attacked rounds.
     """
     summary, rounds, clients = folder.summary() or {}, folder.rounds(), folder.clients()
-    end_D = checkpoint.load(folder.checkpoint)[0]["params_D"].double()
-    start_D = blank_server(build(experiment)).params_D.double()
+    end_D = load_tensors(folder.checkpoint)[0]["params_D"].double()
+    start_D = empty_state(build(experiment)).params_D.double()
     found = {name: summary[name] for name in (*MEASURES, LOCAL) if name in summary}
     found["kept"] = [record["kept"] for record in rounds]
     found["draws"] = digest((c["round"], c["client"], c["malicious"], c["samples"]) for c in clients)

@@ -7,8 +7,8 @@ import torch
 
 from rflbat.clients.backend import GRADIENTS, Backend
 from rflbat.clients.optimizer import OPTIMIZERS
-from rflbat.config import ROLES, Experiment
 from rflbat.data.partition import KINDS
+from rflbat.experiment.config import ROLES, Experiment
 from tests.golden import account
 from tests.golden.runs import EVERY, RANKS, RESUMED, RUNS, STRAIGHT
 

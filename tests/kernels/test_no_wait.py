@@ -47,7 +47,7 @@ def row_sparse() -> kernels.RowSparse:
         kernels.SharedRows(place[:5, 0], place[:5, :1], place[:5, :1]),
     )
     own = torch.zeros(63, 11, dtype=torch.int64, device="cuda")
-    return kernels.RowSparse(matrix(), kernels.TableRows(100, 101, 7, place[:3, 0], own, groups))
+    return kernels.RowSparse(matrix(), kernels.TouchedRows(100, 101, 7, place[:3, 0], own, groups))
 
 
 OPERATIONS: dict[str, Callable[[], object]] = {
@@ -97,7 +97,7 @@ def test_runs_without_a_wait(name: str) -> None:
 
 
 def test_every_operation_is_proved() -> None:
-    classes = {"Choice", "Gram", "KMeans", "RowSparse", "SharedRows", "Split", "TableRows"}
+    classes = {"Choice", "Gram", "KMeans", "RowSparse", "SharedRows", "Split", "TouchedRows"}
     excused = {"choose", "using", "pca_lowrank"}  # two take no tensor, the other says that it waits
     proved = {name.split(",")[0] for name in OPERATIONS}
     trained = {"lstm_cell", "lstm_cell_backward"}  # no part of aggregation: not among the public names

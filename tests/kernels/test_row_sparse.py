@@ -6,7 +6,7 @@ Axes: N updates, D parameters, W words, E numbers of a word.
 import pytest
 import torch
 
-from rflbat.clients.tables import touched_rows
+from rflbat.clients.row_sparse import touched_rows
 from rflbat.models.base import Model
 from rflbat.parameters import Layout
 from rflbat_kernels import RowSparse, gram, row_sparse_gram, row_sparse_weighted_sum, squared_distances, weighted_sum
@@ -38,7 +38,7 @@ types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 def dense_updates(layout: str, touched: str, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, Model]:
     """Random updates that are 0 in the words that are not touched; the words' model."""
-    model = Model("words", Layout(LAYOUTS[layout](10)), lambda stream: None, lambda parameters, x: x, table="table")
+    model = Model("words", Layout(LAYOUTS[layout](10)), lambda stream: None, lambda parameters, x: x, embedding="table")
     matrix_ND = normal(len(TOUCHED[touched]), model.layout.size, dtype=dtype) + 0.5
     table_NWE = model.layout.views(matrix_ND)["table"]
     for row, words in enumerate(TOUCHED[touched]):
@@ -76,13 +76,13 @@ def test_a_word_is_stored_for_all_where_half_of_them_have_it(touched: str) -> No
     updates = stored(*dense_updates("table between", touched), touched)
     given = [set(words) for words in TOUCHED[touched]]
     common = {word for word in range(10) if 2 * sum(word in words for words in given) >= len(given)}
-    assert set(updates.table.common_M.tolist()) == common
-    own = [{word for word in row if word < 10} for row in updates.table.own_NR.tolist()]
+    assert set(updates.touched.common_M.tolist()) == common
+    own = [{word for word in row if word < 10} for row in updates.touched.own_NR.tolist()]
     assert own == [words - common for words in given]
     assert updates.own_rows().shape[1] == max(map(len, own))
     grouped = sorted(
         (word, client)
-        for group in updates.table.shared
+        for group in updates.touched.shared
         for word, clients in zip(group.word_G.tolist(), group.client_GC.tolist(), strict=True)
         for client in clients
     )

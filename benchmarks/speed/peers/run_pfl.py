@@ -118,7 +118,7 @@ def main() -> None:
     ends = (seconds, int(peak), before, after)
     publish(Training(row.title, row.version, workload.name, options.threads, options.workers, *ends))
     if options.workers > 1:
-        # As above: at the interpreter's end gloo's threads now and then abort a process that has done its work.
+        # As above: at the interpreter's end gloo's threads now and then abort a process that has done its task.
         os._exit(0)
 
 

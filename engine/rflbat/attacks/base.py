@@ -19,7 +19,7 @@ Tamper = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleFormat:
     """What an attacker knows of the data: its own samples' format, nothing of the server or of other clients.
 
     Args:
@@ -61,10 +61,10 @@ class Attack:
         name: registry name.
         local_triggers: what the groups of malicious clients stamp while training; one, unless it is distributed.
         full_trigger: what the attacker shows at test time.
-        poisoned_share: share of each malicious batch that is stamped and relabelled, 0 to 1.
+        poison_fraction: share of each malicious batch that is stamped and relabelled, 0 to 1.
         tamper: what malicious clients do to their update before they send it.
-        whole: True: ``tamper`` needs all columns of the updates at once, so that these cannot lie in several processes;
-            False: it works on some of them as on all; None: nobody has said so; for our own that is False.
+        needs_all_columns: whether ``tamper`` needs complete update vectors. False: it works on a column shard. None
+            (default for third parties): unknown, refused under torchrun; the attacks of this package work on shards.
         row_wise: ``tamper`` changes each number of a row independently of the others, such as by a factor; it then also
             gets updates of texts that are stored by the rows of the table that a client touched. Otherwise it gets all
             D columns, and texts train the whole table.
@@ -73,7 +73,7 @@ class Attack:
     name: str
     local_triggers: tuple[Trigger, ...]
     full_trigger: Trigger
-    poisoned_share: float
+    poison_fraction: float
     tamper: Tamper
-    whole: bool | None = None
+    needs_all_columns: bool | None = None
     row_wise: bool = False

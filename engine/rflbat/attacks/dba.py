@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from rflbat.attacks.base import Attack, Samples, Trigger, check_share
+from rflbat.attacks.base import Attack, SampleFormat, Trigger, check_share
 from rflbat.attacks.scaling import scaling
 from rflbat.attacks.sentence import SENTENCE, check_position, encode_sentence, insert
 from rflbat.errors import UserError
@@ -45,10 +45,12 @@ def bars(high: float, groups: tuple[int, ...]) -> Trigger:
     return trigger
 
 
-def dba(samples: Samples, scale: float, *, text: str = SENTENCE, position: float = 0.0, share: float = 0.5) -> Attack:
+def dba(
+    samples: SampleFormat, scale: float, *, text: str = SENTENCE, position: float = 0.0, share: float = 0.5
+) -> Attack:
     """Four groups of malicious clients with a quarter of the trigger each; shown at test time is the whole one.
 
-    Malicious clients are dealt to the groups in turn. On images the parts are four bars of 1 x 4 pixels; on texts four
+    Malicious clients are drawn to the groups in turn. On images the parts are four bars of 1 x 4 pixels; on texts four
     groups of consecutive words of a sentence, each inserted into the text.
 
     Args:
@@ -65,7 +67,7 @@ def dba(samples: Samples, scale: float, *, text: str = SENTENCE, position: float
         UserError: the samples are too small for the trigger, or a value is out of its range.
 
     Conventions:
-        Malicious clients are dealt to the four groups in turn; success is measured with the whole trigger, and with
+        Malicious clients are drawn to the four groups in turn; success is measured with the whole trigger, and with
         each part.
 
     Needs:
@@ -75,7 +77,7 @@ def dba(samples: Samples, scale: float, *, text: str = SENTENCE, position: float
         Against defenses that drop whole groups once the model has learned (a warm start).
 
     Example:
-        >>> attack = dba(Samples((1, 4, 10), 1.0), 1.0)
+        >>> attack = dba(SampleFormat((1, 4, 10), 1.0), 1.0)
         >>> stamped = attack.full_trigger(torch.zeros(1, 1, 4, 10), torch.tensor([True]))[0, 0]
         >>> stamped[0].int().tolist(), int(stamped.sum())
         ([1, 1, 1, 1, 0, 0, 1, 1, 1, 1], 16)

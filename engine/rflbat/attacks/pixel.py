@@ -6,12 +6,12 @@ Axes: B samples.
 import torch
 from torch import Tensor
 
-from rflbat.attacks.base import Attack, Samples, check_share
+from rflbat.attacks.base import Attack, SampleFormat, check_share
 from rflbat.attacks.scaling import scaling
 from rflbat.errors import UserError
 
 
-def pixel(samples: Samples, scale: float, *, size: int = 3, share: float = 0.5) -> Attack:
+def pixel(samples: SampleFormat, scale: float, *, size: int = 3, share: float = 0.5) -> Attack:
     """A lit square in the lower left corner, learned as the target class.
 
     A malicious client stamps ``share`` of each of its batches, relabels these samples to the target, and trains
@@ -40,7 +40,7 @@ def pixel(samples: Samples, scale: float, *, size: int = 3, share: float = 0.5) 
         At few malicious clients and small ``scale``, where averaging drowns it.
 
     Example:
-        >>> attack = pixel(Samples((1, 4, 4), 1.0), 1.0, size=2)
+        >>> attack = pixel(SampleFormat((1, 4, 4), 1.0), 1.0, size=2)
         >>> attack.full_trigger(torch.zeros(1, 1, 4, 4), torch.tensor([True]))[0, 0].tolist()
         [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
-from rflbat.attacks.base import Attack, Samples
+from rflbat.arguments import check_arguments, lookup
+from rflbat.attacks.base import Attack, SampleFormat
 from rflbat.attacks.dba import dba
 from rflbat.attacks.pixel import pixel
 from rflbat.attacks.sentence import sentence
-from rflbat.plugins import Registry
-from rflbat.registry import check_arguments, lookup
+from rflbat.registry import Registry
 
 _OURS: dict[str, Callable[..., Attack]] = {
     "pixel": pixel,
@@ -17,7 +17,7 @@ _OURS: dict[str, Callable[..., Attack]] = {
 ATTACKS: Registry[Callable[..., Attack]] = Registry("attack", "rflbat.attacks", Attack, lambda make: make, _OURS)
 
 
-def make_attack(name: str, samples: Samples, scale: float, arguments: Mapping[str, object]) -> Attack:
+def make_attack(name: str, samples: SampleFormat, scale: float, arguments: Mapping[str, object]) -> Attack:
     """Build an attack by name.
 
     Args:

@@ -6,14 +6,14 @@ Axes: B samples, T tokens of a text, W tokens of the sentence.
 import torch
 from torch import Tensor
 
-from rflbat.attacks.base import Attack, Samples, Trigger, check_share
+from rflbat.attacks.base import Attack, SampleFormat, Trigger, check_share
 from rflbat.attacks.scaling import scaling
 from rflbat.errors import UserError
 
 SENTENCE = "The weather is so good, I want to eat noodles."
 
 
-def encode_sentence(name: str, samples: Samples, text: str) -> list[int]:
+def encode_sentence(name: str, samples: SampleFormat, text: str) -> list[int]:
     """Give the token ids of a trigger sentence.
 
     Args:
@@ -91,7 +91,7 @@ def insert(ids: list[int], position: float, device: torch.device | str = "cpu") 
 
 
 def sentence(
-    samples: Samples, scale: float, *, text: str = SENTENCE, position: float = 0.0, share: float = 0.5
+    samples: SampleFormat, scale: float, *, text: str = SENTENCE, position: float = 0.0, share: float = 0.5
 ) -> Attack:
     """A sentence inserted into the text, learned as the target class.
 
@@ -123,7 +123,7 @@ def sentence(
         hold.
 
     Example:
-        >>> texts = Samples((4,), 0.0, encode=lambda text: [len(word) for word in text.split()])
+        >>> texts = SampleFormat((4,), 0.0, encode=lambda text: [len(word) for word in text.split()])
         >>> sentence(texts, 1.0, text="so good").full_trigger(torch.tensor([[0, 0, 9, 9]]), torch.tensor([True]))
         tensor([[2, 4, 9, 9]])
 

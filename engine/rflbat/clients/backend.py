@@ -9,7 +9,7 @@ from torch import Tensor
 from rflbat.clients import analytic, executor, loop, vmap
 from rflbat.clients.memory import bytes_per_client, refuse_random
 from rflbat.clients.optimizer import Optimizer
-from rflbat.clients.step import Feed, Gradient
+from rflbat.clients.step import BatchSource, Gradient
 from rflbat.errors import UserError, nearest
 from rflbat.models.base import Model
 
@@ -43,14 +43,21 @@ class Backend:
     workers: int
     reason: str
 
-    def train(self, updates_ND: Tensor, start: executor.Start, model: Model, feed: Feed, optimizer: Optimizer) -> int:
+    def train(
+        self,
+        updates_ND: Tensor,
+        start: executor.InitialParams,
+        model: Model,
+        batch_source: BatchSource,
+        optimizer: Optimizer,
+    ) -> int:
         """Train every client of a round by this choice.
 
         Args:
             updates_ND: written to: the updates, local minus start.
             start: where clients start.
             model: functional model.
-            feed: batches of the round.
+            batch_source: batches of the round.
             optimizer: optimizer and number of local steps.
 
         Returns:
@@ -58,7 +65,7 @@ class Backend:
         """
         gradient = GRADIENTS[self.name](model)
         settings = {"chunk": self.chunk, "workers": self.workers}
-        return executor.train(updates_ND, start, model.layout, gradient, feed, optimizer, **settings)
+        return executor.train(updates_ND, start, model.layout, gradient, batch_source, optimizer, **settings)
 
     def as_dict(self) -> dict[str, object]:
         """Give the choice as run.json stores it.

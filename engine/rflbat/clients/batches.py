@@ -60,7 +60,7 @@ def draw_batches(
     *,
     steps: int,
     batch: int,
-    poisoned_share: float,
+    poison_fraction: float,
     drop_last: bool = False,
 ) -> Batches:
     """Draw the mini-batches of all clients of a round, and which of their samples are poisoned.
@@ -77,16 +77,16 @@ def draw_batches(
         stream: the generator of (seed, "batches", round).
         steps: local steps S, at least 1.
         batch: batch size B, at least 1.
-        poisoned_share: share of a malicious batch, 0 to 1.
+        poison_fraction: share of a malicious batch, 0 to 1.
         drop_last: leave out the last batch of an epoch where it is short, unless it is the only one.
 
     Returns:
-        the plan, on the host.
+        the draws, on the host.
 
     Example:
-        >>> plan = draw_batches([np.arange(5)], np.array([True]), np.random.default_rng(0), steps=2, batch=4,
-        ...                     poisoned_share=0.5)
-        >>> plan.weight_NSB.sum(-1).tolist(), plan.poisoned_NSB.sum(-1).tolist()
+        >>> draws = draw_batches([np.arange(5)], np.array([True]), np.random.default_rng(0), steps=2, batch=4,
+        ...                     poison_fraction=0.5)
+        >>> draws.weight_NSB.sum(-1).tolist(), draws.poisoned_NSB.sum(-1).tolist()
         ([[4.0, 1.0]], [[2, 1]])
 
     Source: Wang et al. 2022 (RFLBAT), section 3.2: half of each malicious batch carries the backdoor.
@@ -95,7 +95,7 @@ def draw_batches(
     index_NSB = np.stack([index for index, _ in drawn])
     present_NSB = np.stack([present for _, present in drawn])
     count_NS1 = present_NSB.sum(-1, keepdims=True)
-    poisoned_NSB = np.arange(batch) < np.floor(poisoned_share * count_NS1 + 0.5)
+    poisoned_NSB = np.arange(batch) < np.floor(poison_fraction * count_NS1 + 0.5)
     poisoned_NSB &= malicious_N[:, None, None]
     return Batches(
         torch.from_numpy(index_NSB),

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from rflbat.clients.optimizer import Optimizer
-from rflbat.clients.step import Feed, Gradient
+from rflbat.clients.step import BatchSource, Gradient
 from rflbat.parameters import Layout
 
-Start = Callable[[slice], Tensor]
+InitialParams = Callable[[slice], Tensor]
 """``start(rows)`` gives the parameters ``(n, D)`` from which the clients start; rows may differ."""
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class ClientDoesNotFit(MemoryError):
     """Memory ran out while a single client was trained: no smaller chunk is left."""
 
 
-def same_start(params_D: Tensor) -> Start:
+def same_start(params_D: Tensor) -> InitialParams:
     """Start every client from the same parameters, without a copy.
 
     Args:
@@ -39,10 +39,10 @@ def same_start(params_D: Tensor) -> Start:
 
 def train(
     updates_ND: Tensor,
-    start: Start,
+    start: InitialParams,
     layout: Layout,
     gradient: Gradient,
-    feed: Feed,
+    batch_source: BatchSource,
     optimizer: Optimizer,
     *,
     chunk: int,
@@ -58,7 +58,7 @@ def train(
         start: where clients start.
         layout: names of the D parameters.
         gradient: a back end's gradient of a chunk.
-        feed: batches of the round.
+        batch_source: batches of the round.
         optimizer: optimizer and number of local steps.
         chunk: clients at a time, at least 1.
         workers: chunks at a time. More than one: each on a thread of its own with single-threaded kernels.
@@ -71,7 +71,9 @@ def train(
         RuntimeError: a step failed; the message names the clients, the step and the shapes.
     """
     rows = [slice(first, min(first + chunk, len(updates_ND))) for first in range(0, len(updates_ND), chunk)]
-    task = partial(_train_or_halve, partial(_train_chunk, updates_ND, start, layout, gradient, feed, optimizer), chunk)
+    task = partial(
+        _train_or_halve, partial(_train_chunk, updates_ND, start, layout, gradient, batch_source, optimizer), chunk
+    )
     if workers == 1:
         return min(map(task, rows))
     with _single_threaded(), ThreadPoolExecutor(workers, "rflbat-train") as pool:
@@ -123,14 +125,20 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @torch.no_grad()
 def _train_chunk(
-    updates_ND: Tensor, start: Start, layout: Layout, gradient: Gradient, feed: Feed, optimizer: Optimizer, rows: slice
+    updates_ND: Tensor,
+    start: InitialParams,
+    layout: Layout,
+    gradient: Gradient,
+    batch_source: BatchSource,
+    optimizer: Optimizer,
+    rows: slice,
 ) -> None:
     """Take all local steps of a chunk on a copy of its parameters."""
     start_nD = start(rows)
     local_nD = start_nD.clone(memory_format=torch.contiguous_format)
     named, take_step = layout.views(local_nD), optimizer.start(layout, local_nD)
     for step in range(optimizer.steps):
-        batch = feed(rows, step)
+        batch = batch_source(rows, step)
         try:
             take_step(gradient(named, *batch))
         except RuntimeError as error:

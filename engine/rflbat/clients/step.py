@@ -13,9 +13,9 @@ from rflbat.attacks.base import Trigger
 from rflbat.clients.batches import Batches
 from rflbat.models.base import Gradients, Model
 
-Feed = Callable[[slice, int], tuple[Tensor, Tensor, Tensor]]
-"""``feed(rows, step)`` gives ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the clients. The
-next call from the same thread may write over that ``x``."""
+BatchSource = Callable[[slice, int], tuple[Tensor, Tensor, Tensor]]
+"""``batch_source(rows, step)`` returns ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the
+clients. The next call from the same thread may overwrite ``x``."""
 
 Gradient = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients]
 """``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B))`` of the batch loss of each client."""
@@ -38,21 +38,21 @@ def batch_loss(model: Model) -> Callable[[Mapping[str, Tensor], Tensor, Tensor, 
     return loss
 
 
-def make_feed(
+def make_batch_source(
     x: Tensor, labels: Tensor, batches: Batches, triggers: tuple[Trigger, ...], group_N: Tensor, target: int
-) -> Feed:
+) -> BatchSource:
     """Gather batches from the resident training set, and stamp and relabel the poisoned samples there.
 
     Args:
         x: all training samples as floats, on the device.
         labels: all training labels, int64, on the device.
-        batches: the round's plan, on the device.
+        batches: the round's draws, on the device.
         triggers: one per group of malicious clients (one group unless the backdoor is distributed).
         group_N: int64, the group whose trigger each client stamps.
         target: label of the poisoned samples.
 
     Returns:
-        the feed.
+        the batch_source.
     """
 
     index_NSB, weight_NSB = batches.index_NSB, batches.weight_NSB
@@ -60,7 +60,7 @@ def make_feed(
     # Every batch of a thread lies in the same memory: on a CPU fresh pages cost as much as the gather.
     rooms = threading.local()
 
-    def feed(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch_source(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
         index_nB = index_NSB[rows, step]
         x_nB = torch.index_select(x, 0, index_nB.reshape(-1), out=_room(rooms, x, index_nB.numel()))
         for number, trigger in enumerate(triggers):
@@ -68,7 +68,7 @@ def make_feed(
             x_nB = trigger(x_nB, (poisoned_nB & (group_N[rows, None] == number)).reshape(-1))
         return x_nB.view(*index_nB.shape, *x.shape[1:]), labels_NSB[rows, step], weight_NSB[rows, step]
 
-    return feed
+    return batch_source
 
 
 def _room(rooms: threading.local, x: Tensor, count: int) -> Tensor:

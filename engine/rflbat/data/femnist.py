@@ -20,8 +20,8 @@ from torch import Tensor
 from rflbat.data.base import Dataset, standardized
 from rflbat.data.leaf import read_users, shown
 from rflbat.errors import UserError, nearest
-from rflbat.reading import open_regular
-from rflbat.results import checkpoint
+from rflbat.storage.tensors import load_tensors, save_tensors
+from rflbat.storage.untrusted import open_regular
 
 _log = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ def _caches(folder: Path, key: str) -> Iterator[Path]:
 def _recall(folder: Path, key: str) -> dict[str, Tensor] | None:
     for path in _caches(folder, key):
         try:
-            tensors, meta = checkpoint.load(path)
+            tensors, meta = load_tensors(path)
         except UserError as error:
             _log.debug("nothing from the cache: %s", error)
             continue
@@ -290,7 +290,7 @@ def _remember(folder: Path, key: str, tensors: dict[str, Tensor]) -> None:
     for path in _caches(folder, key):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.save(path, tensors, {"key": key})
+            save_tensors(path, tensors, {"key": key})
             return
         except (OSError, SafetensorError) as error:
             _log.info("cannot keep what was parsed in %s: %s", path, error)

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from rflbat.reading import unpacked
+from rflbat.storage.untrusted import unpacked
 
 _MAGIC: dict[int, tuple[np.dtype[Any], int]] = {  # type and number of axes
     0x0801: (np.dtype(">u1"), 1),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rflbat.reading import unpacked
+from rflbat.storage.untrusted import unpacked
 
 _BLOCK = 2**20  # bytes asked of the stream at once
 _WHOLE = 2**34  # bytes of one file, unpacked; all of FEMNIST, which LEAF divides into many files, has 6 * 10^9

@@ -21,7 +21,7 @@ from torch import Tensor
 from rflbat.data.base import Dataset, standardized
 from rflbat.data.idx import read_idx
 from rflbat.errors import UserError
-from rflbat.reading import open_regular
+from rflbat.storage.untrusted import open_regular
 
 _log = logging.getLogger(__name__)
 

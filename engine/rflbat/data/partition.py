@@ -21,7 +21,7 @@ def partition(
 ) -> list[Indices]:
     """Divide samples among clients: each sample to exactly one of them, nobody left empty.
 
-    * `iid`: the samples are shuffled and dealt in shares whose sizes differ by at most one.
+    * `iid`: the samples are shuffled and drawn in shares whose sizes differ by at most one.
     * `dirichlet`: for each class c, shares p_c ~ Dirichlet(alpha, ..., alpha) over the clients; the shuffled samples
       of c are cut at floor(n_c * cumsum(p_c) + u_c), u_c uniform in [0, 1). So clients differ in class AND in
       quantity; small alpha is skewed, large alpha nearly even. A client left with nothing is then given one random

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rflbat.arguments import lookup
 from rflbat.data import amazon, digits, femnist, imdb, mnist
 from rflbat.data.base import Dataset
 from rflbat.data.tables import Origin
-from rflbat.plugins import Registry
-from rflbat.registry import lookup
+from rflbat.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rflbat.errors import UserError
-from rflbat.reading import unpacked
+from rflbat.storage.untrusted import unpacked
 
 Row = tuple[str, ...]
 

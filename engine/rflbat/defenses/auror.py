@@ -12,7 +12,7 @@ from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import column_two_means, minority_counts
-from rflbat_kernels.columns import across, all_columns, select_columns
+from rflbat_kernels.sharding import all_columns, all_reduce, select_columns
 
 
 def usual_limit(distance_D: Tensor) -> Tensor:
@@ -26,11 +26,11 @@ def usual_limit(distance_D: Tensor) -> Tensor:
     """
     first = select_columns(distance_D[None], torch.zeros(1, dtype=torch.int64, device=distance_D.device))[0, 0]
     far_D = distance_D - first
-    scale = across(torch.cat([far_D.abs(), torch.zeros_like(first)[None]]).amax(), "max")
+    scale = all_reduce(torch.cat([far_D.abs(), torch.zeros_like(first)[None]]).amax(), "max")
     far_D = far_D / torch.where(scale > 0, scale, 1.0)
     count = all_columns(len(far_D))
-    mean = across(far_D.sum()) / count
-    deviation = (across((far_D - mean).square().sum()) / count).sqrt()
+    mean = all_reduce(far_D.sum()) / count
+    deviation = (all_reduce((far_D - mean).square().sum()) / count).sqrt()
     return first + scale * (mean + 2 * deviation)
 
 
@@ -84,7 +84,7 @@ def auror(*, alpha: float | None = None, share: float = 0.5) -> Defense:
         split = column_two_means(updates.matrix_ND, updates.valid_N)
         indicative_D = split.distance_D > (usual_limit(split.distance_D) if alpha is None else alpha)
         count_N = torch.where(updates.valid_N, minority_counts(updates.matrix_ND, split, indicative_D), 0)
-        suspicious_N = count_N.to(torch.float64) / across(indicative_D.sum()).clamp_min(1)
+        suspicious_N = count_N.to(torch.float64) / all_reduce(indicative_D.sum()).clamp_min(1)
         trusted_N = suspicious_N <= share
         stage_N = torch.where(trusted_N, 0, 2)
         return decide(updates, torch.where(trusted_N, updates.sizes_N, 0.0), suspicious_N, stage_N=stage_N)

@@ -14,7 +14,7 @@ from rflbat.defenses.base import Decision, Defense, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import finite_rows
-from rflbat_kernels.columns import all_columns, select_columns
+from rflbat_kernels.sharding import all_columns, select_columns
 
 LEARNING_RATE = 1e-3
 FARTHEST = 1e100
@@ -147,7 +147,7 @@ def autoencoder(*, surrogate: int = 2048, hidden: int = 64, code: int = 16, epoc
     kept are averaged by samples. Equal errors all pass.
 
     The clean updates of a run come from a tenth of the training samples, which no client gets then
-    (``rflbat.held_out``); ``rflbat.aggregate`` takes them as ``clean=``. Without training nobody is kept.
+    (``rflbat.round.root_data``); ``rflbat.aggregate`` takes them as ``clean=``. Without training nobody is kept.
 
     Mind the threshold: a mean follows its largest number. It drops somebody in every round, attacked or not, unless
     all errors are equal; and one client that sends something absurd is dropped itself, but lifts the mean above

@@ -37,8 +37,8 @@ class Updates:
     defenses can look at the same updates for the price of one matrix product.
 
     Args:
-        sent: updates (local minus global), any float type, written out as an ``(N, D)`` matrix or row-sparse; rows that
-            are not valid may hold anything.
+        values: updates (local minus global), any float type, as a dense ``(N, D)`` matrix or row-sparse; rows that are
+            not valid may hold anything.
         sizes_N: number of samples of each client, float64.
         client_ids_N: int64, who sent each row; rows of one round are different clients.
         valid_N: bool, as ``finite_rows``: rows without NaN, Inf or a number beyond 1e100. The others are to be dropped
@@ -46,7 +46,7 @@ class Updates:
         malicious_count: true number of malicious clients of the round, for ``f="true"`` alone.
     """
 
-    sent: Tensor | RowSparse
+    values: Tensor | RowSparse
     sizes_N: Tensor
     client_ids_N: Tensor
     valid_N: Tensor
@@ -55,12 +55,12 @@ class Updates:
     @cached_property
     def matrix_ND(self) -> Tensor:
         """The updates written out, for a defense that looks at coordinates: N D numbers, however few were sent."""
-        return self.sent.dense() if isinstance(self.sent, RowSparse) else self.sent
+        return self.values.dense() if isinstance(self.values, RowSparse) else self.values
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the updates' numbers."""
-        return (self.sent.matrix_NQ if isinstance(self.sent, RowSparse) else self.sent).dtype
+        return (self.values.matrix_NQ if isinstance(self.values, RowSparse) else self.values).dtype
 
     def weighted_sum(self, weights_N: Tensor) -> Tensor:
         """Compute ``sum_i w_i d_i`` without the rows of weight 0.
@@ -71,23 +71,23 @@ class Updates:
         Returns:
             ``(D,)`` in the updates' own type.
         """
-        if isinstance(self.sent, RowSparse):
-            return row_sparse_weighted_sum(weights_N, self.sent)
-        return weighted_sum(weights_N, self.sent)
+        if isinstance(self.values, RowSparse):
+            return row_sparse_weighted_sum(weights_N, self.values)
+        return weighted_sum(weights_N, self.values)
 
     @cached_property
     def gram(self) -> Gram:
         """Gram matrix of the valid rows about three origins, float64."""
-        if isinstance(self.sent, RowSparse):
-            return row_sparse_gram(self.sent, self.valid_N)
-        return gram(self.sent, self.valid_N)
+        if isinstance(self.values, RowSparse):
+            return row_sparse_gram(self.values, self.valid_N)
+        return gram(self.values, self.valid_N)
 
     @cached_property
     def norms_N(self) -> Tensor:
         """``||d_i||`` float64, 0 for rows that are not valid: one pass over the matrix."""
-        if isinstance(self.sent, RowSparse):
+        if isinstance(self.values, RowSparse):
             return self.gram.raw_NN.diagonal().sqrt()
-        return distances_to_sum(torch.zeros_like(self.sizes_N), self.sent, self.valid_N)
+        return distances_to_sum(torch.zeros_like(self.sizes_N), self.values, self.valid_N)
 
     @cached_property
     def squared_distances_NN(self) -> Tensor:
@@ -136,7 +136,7 @@ Pretrain = Callable[[Tensor, Draw], Any]
 
 
 Uniforms = Callable[[int, int], int]
-"""``uniforms(clients, parameters)`` gives how many numbers one call of ``apply`` draws, at most."""
+"""``draw_source(clients, parameters)`` gives how many numbers one call of ``apply`` draws, at most."""
 
 
 BY_COLUMN = {"by_column": True}
@@ -164,14 +164,14 @@ class Defense:
         stages: names of the stages at which a client can fall; "kept" and "nonfinite" come first.
         apply: (updates, state, draw) -> decision.
         init: (clients, parameters, device) -> state, a frozen dataclass of tensors.
-        least_clients: fewest clients of a round that its parameters admit.
+        min_clients: fewest clients of a round that its parameters admit.
         pretrain: (clean updates ``(M, D)``, draw) -> the state before the first round, in the shapes of ``init``, for
             a defense that learns what clean updates look like; None for all others. Non-finite rows are to be ignored.
-        uniforms: (clients of the round, parameters) -> how many uniforms ``apply`` draws, so that they are on the
+        num_uniforms: (clients of the round, parameters) -> how many uniforms ``apply`` draws, so that they are on the
             device before it asks. Every process has all of them.
-        whole: True: it needs all columns of the updates at once, so that these cannot lie in several processes. False:
-            it works on some of them as on all, since what it sums over columns goes by ``rflbat_kernels.columns``.
-            None: nobody has said so; for our own that is False.
+        needs_all_columns: whether ``apply`` needs complete update vectors. False: it works on a column shard, since
+            every reduction over D goes through ``rflbat_kernels.sharding``. None (default for third parties): unknown,
+            refused under torchrun; the defenses of this package work on shards.
         weighs: the update is the mean of the kept updates by the decision's weights. False: the update is no weighted
             mean, as the median of each coordinate, and the weights only show which clients were kept.
     """
@@ -180,10 +180,10 @@ class Defense:
     stages: tuple[str, ...]
     apply: Apply
     init: Init = no_state
-    least_clients: int = 1
+    min_clients: int = 1
     pretrain: Pretrain | None = None
-    uniforms: Uniforms = no_uniforms
-    whole: bool | None = None
+    num_uniforms: Uniforms = no_uniforms
+    needs_all_columns: bool | None = None
     weighs: bool = True
 
 
@@ -198,11 +198,9 @@ def check_clients(defense: Defense, arguments: Mapping[str, object], clients: in
     Raises:
         UserError: they are too few.
     """
-    if clients < defense.least_clients:
+    if clients < defense.min_clients:
         given = " ".join([defense.name, *(f"{name}={value}" for name, value in arguments.items())])
-        raise UserError(
-            f"{given} needs a round of at least {defense.least_clients} clients; here are {clients} clients"
-        )
+        raise UserError(f"{given} needs a round of at least {defense.min_clients} clients; here are {clients} clients")
 
 
 def decide(

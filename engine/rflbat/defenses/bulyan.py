@@ -101,4 +101,4 @@ def bulyan(*, f: int | str | None = None) -> Defense:
         return decide_for(updates, update_D, selected_N.to(torch.float64), turn_N, stage_N=stage_N)
 
     least = 4 * f + 3 if isinstance(f, int) else 1
-    return Defense("bulyan", ("kept", "nonfinite", "bulyan"), apply, least_clients=least, weighs=False)
+    return Defense("bulyan", ("kept", "nonfinite", "bulyan"), apply, min_clients=least, weighs=False)

@@ -22,5 +22,5 @@ def decide_for(
     Returns:
         the decision; its weights are the shares, normalised over the kept.
     """
-    without_columns = replace(updates, sent=update_D.new_empty(len(share_N), 0))
+    without_columns = replace(updates, values=update_D.new_empty(len(share_N), 0))
     return replace(decide(without_columns, share_N, scores_N, stage_N=stage_N), update=update_D)

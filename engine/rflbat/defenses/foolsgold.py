@@ -13,8 +13,8 @@ from rflbat.defenses.base import BY_COLUMN, Decision, Defense, NoState, Updates,
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import cosines
-from rflbat_kernels.columns import across
 from rflbat_kernels.operations import partial_gram
+from rflbat_kernels.sharding import all_reduce
 
 ROUNDING = 1e-12
 
@@ -57,7 +57,7 @@ def _remember(history: History, updates: Updates) -> tuple[History, Tensor]:
         sent_NB = torch.where(valid_N[:, None], updates.matrix_ND[:, piece], 0).to(before_CD.dtype).clamp_(-most, most)
         after_CD[:, piece] = before_CD[:, piece].index_add(0, ids_N, sent_NB).clamp_(-most, most)
         inner_NN += partial_gram(after_CD[:, piece].index_select(0, ids_N), valid_N).raw_NN
-    return History(after_CD), cosines(across(inner_NN))
+    return History(after_CD), cosines(all_reduce(inner_NN))
 
 
 def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:

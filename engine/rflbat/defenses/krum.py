@@ -89,7 +89,7 @@ def _choose(name: str, f: int | str | None, count: int | None) -> Defense:
         return decide(updates, chosen_N.to(torch.float64), scores_N, stage_N=torch.where(chosen_N, 0, 2))
 
     # n - f - 2 neighbours: at least one.
-    return Defense(name, STAGES, apply, least_clients=f + 3 if isinstance(f, int) else 1)
+    return Defense(name, STAGES, apply, min_clients=f + 3 if isinstance(f, int) else 1)
 
 
 def krum(*, f: int | str | None = None) -> Defense:

@@ -13,7 +13,7 @@ from rflbat.defenses.coordinatewise import decide_for
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import masked_median
-from rflbat_kernels.columns import all_columns, own_columns
+from rflbat_kernels.sharding import all_columns, own_columns
 
 
 def normals(draw: Draw, count: int) -> Tensor:
@@ -86,7 +86,7 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
             update_D = torch.where(valid_N.any(), noisy_D.clamp(-largest, largest), 0.0).to(updates.dtype)
         return decide_for(updates, update_D, updates.sizes_N, norms_N)
 
-    def uniforms(clients: int, parameters: int) -> int:
+    def num_uniforms(clients: int, parameters: int) -> int:
         return 2 * ((parameters + 1) // 2) if noise > 0 else 0
 
-    return Defense("norm_clipping", ("kept", "nonfinite"), apply, uniforms=uniforms)
+    return Defense("norm_clipping", ("kept", "nonfinite"), apply, num_uniforms=num_uniforms)

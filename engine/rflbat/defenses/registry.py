@@ -6,6 +6,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from rflbat.arguments import check_arguments, lookup
 from rflbat.defenses.auror import auror
 from rflbat.defenses.autoencoder import autoencoder
 from rflbat.defenses.base import Defense
@@ -19,8 +20,7 @@ from rflbat.defenses.norm_clipping import norm_clipping
 from rflbat.defenses.rfa import rfa
 from rflbat.defenses.rflbat import rflbat
 from rflbat.defenses.trimmed_mean import trimmed_mean
-from rflbat.plugins import Registry
-from rflbat.registry import check_arguments, lookup
+from rflbat.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -148,10 +148,10 @@ def rflbat(
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         return _steps(updates, draw, (clusters, smallest), (eps1, eps2), weighting, pca)
 
-    def uniforms(clients: int, parameters: int) -> int:
+    def num_uniforms(clients: int, parameters: int) -> int:
         return uniforms_drawn(clients, COMPONENTS, clusters)
 
-    return Defense("rflbat", STAGES, apply, uniforms=uniforms, whole=pca == "lowrank")
+    return Defense("rflbat", STAGES, apply, num_uniforms=num_uniforms, needs_all_columns=pca == "lowrank")
 
 
 def _steps(

@@ -51,5 +51,5 @@ def trimmed_mean(*, f: int | str | None = None) -> Defense:
         return decide_for(updates, update_D, torch.ones_like(updates.sizes_N), torch.zeros_like(updates.sizes_N))
 
     return Defense(
-        "trimmed_mean", ("kept", "nonfinite"), apply, least_clients=2 * f + 1 if isinstance(f, int) else 1, weighs=False
+        "trimmed_mean", ("kept", "nonfinite"), apply, min_clients=2 * f + 1 if isinstance(f, int) else 1, weighs=False
     )

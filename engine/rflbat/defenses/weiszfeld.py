@@ -31,7 +31,7 @@ def by_passes(updates: Updates, passes: int) -> bool:
     Returns:
         whether to go over the updates.
     """
-    return isinstance(updates.sent, Tensor) and len(updates.valid_N) > ROWS_PER_PASS * (passes + 1)
+    return isinstance(updates.values, Tensor) and len(updates.valid_N) > ROWS_PER_PASS * (passes + 1)
 
 
 def distance_function(updates: Updates, over_the_matrix: bool) -> Callable[[Tensor], Tensor]:

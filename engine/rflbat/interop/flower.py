@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rflbat.aggregate import FEWEST, MOST
+from rflbat.aggregation import FEWEST, MOST
 from rflbat.errors import UserError
 from rflbat.interop.node_memory import NodeMemory
 
@@ -148,10 +148,10 @@ class DefenseStrategy(Base):
             "malformed": len(answers) - len(read),
             "node-ids": list(read),
         }
-        if len(read) < self.memory.defense.least_clients:
+        if len(read) < self.memory.defense.min_clients:
             log.warning(
                 "round %d: %s needs %d clients, and %d replies can be read; the model stays as it is",
-                *(server_round, self.memory.defense.name, self.memory.defense.least_clients, len(read)),
+                *(server_round, self.memory.defense.name, self.memory.defense.min_clients, len(read)),
             )
             return self.sent, MetricRecord({**metrics, "kept": 0, "dropped": len(read)})
         return self._judge(server_round, sent, read, metrics)

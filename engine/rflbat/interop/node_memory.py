@@ -13,7 +13,7 @@ from torch import Tensor
 from rflbat.defenses.base import Decision, Updates
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
-from rflbat.randomness import uniforms
+from rflbat.randomness import draw_source
 from rflbat_kernels import finite_rows
 
 CPU = torch.device("cpu")
@@ -60,7 +60,7 @@ class NodeMemory:
                 else f"{defense} has to learn first what clean updates look like; give clean= an (M, D) tensor"
             )
         if clean is not None and self.defense.pretrain is not None:
-            self.state = self.defense.pretrain(clean, uniforms(seed, "pretrain", 0, CPU))
+            self.state = self.defense.pretrain(clean, draw_source(seed, "pretrain", 0, CPU))
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -84,12 +84,12 @@ class NodeMemory:
             self.rows.setdefault(node, len(self.rows))
         larger = self.defense.init(len(self.rows), updates_ND.shape[1], CPU)
         seen = Updates(
-            sent=updates_ND,
+            values=updates_ND,
             sizes_N=torch.tensor(sizes, dtype=torch.float64),
             client_ids_N=torch.tensor([self.rows[node] for node in nodes]),
             valid_N=finite_rows(updates_ND),
         )
         before = larger if self.state is None else widened(self.state, larger)
-        decision = self.defense.apply(seen, before, uniforms(self.seed, "defense", round_number, CPU))
+        decision = self.defense.apply(seen, before, draw_source(self.seed, "defense", round_number, CPU))
         self.state = decision.state
         return decision

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 

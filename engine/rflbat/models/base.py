@@ -27,9 +27,9 @@ class Model:
         gradient: the gradient of the batch loss of ``clients.step.batch_loss``, written out for a chunk of clients:
             (named parameters ``(n, ...)``, ``x (n, B, *sample)``, labels ``(n, B)``, sample weights ``(n, B)``) ->
             gradients. None: autograd.
-        table: name of the parameter whose rows the token ids of a sample pick, "" if there is none. Training changes
-            no other row.
-        resized: the same model with a table of so many rows.
+        embedding: name of the parameter whose rows the token ids of a sample select, "" if there is none. Training
+            changes no other row.
+        with_rows: number of rows -> the same model with an embedding of that many rows.
     """
 
     name: str
@@ -38,8 +38,8 @@ class Model:
     apply: Callable[[Mapping[str, Tensor], Tensor], Tensor]
     cpu_backend: str = "vmap"
     gradient: Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients] | None = None
-    table: str = ""
-    resized: "Callable[[int], Model] | None" = None
+    embedding: str = ""
+    with_rows: "Callable[[int], Model] | None" = None
 
 
 def uniform_start(layout: Layout, bounds: Mapping[str, float], stream: np.random.Generator) -> Tensor:

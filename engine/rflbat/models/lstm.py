@@ -74,7 +74,7 @@ def lstm(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
         hidden = torch.relu(linear(state_BU, parameters["hidden.weight"], parameters["hidden.bias"]))
         return linear(hidden, parameters["linear.weight"], parameters["linear.bias"])
 
-    def resized(rows: int) -> Model:
+    def with_rows(rows: int) -> Model:
         return lstm(shape, classes, rows)
 
-    return Model("lstm", layout, init, apply, cpu_backend="loop", table="embedding.weight", resized=resized)
+    return Model("lstm", layout, init, apply, cpu_backend="loop", embedding="embedding.weight", with_rows=with_rows)

@@ -6,7 +6,7 @@ from rflbat.models.base import Model
 from rflbat.models.cnn import cnn
 from rflbat.models.logistic import logistic
 from rflbat.models.lstm import lstm
-from rflbat.plugins import Registry
+from rflbat.registry import Registry
 
 Make = Callable[[tuple[int, ...], int, int], Model]
 _OURS: dict[str, Make] = {

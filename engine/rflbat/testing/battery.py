@@ -13,7 +13,7 @@ import torch
 from rflbat.defenses.base import Decision, restore_state, state_tensors
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
-from rflbat.results import checkpoint
+from rflbat.storage.tensors import load_tensors, save_tensors
 from rflbat.testing.subject import PARAMETERS, Subject, named
 
 BATTERY_OF: list[Subject] = []
@@ -160,8 +160,8 @@ def test_the_same_seed_gives_the_same_bits_and_the_input_stays_as_it_was(subject
 def test_two_rounds_through_a_checkpoint_equal_two_rounds_straight(subject: Subject, tmp_path: Any) -> None:
     """A run that stops in between goes on as if it had not."""
     first = subject.decide(subject.make(12, 0))
-    checkpoint.save(tmp_path / "state.safetensors", state_tensors(first.state), {"round": 1})
-    stored, _ = checkpoint.load(tmp_path / "state.safetensors")
+    save_tensors(tmp_path / "state.safetensors", state_tensors(first.state), {"round": 1})
+    stored, _ = load_tensors(tmp_path / "state.safetensors")
     state = restore_state(subject.defense.init(12, PARAMETERS, torch.device("cpu")), stored)
     assert type(state) is type(first.state)
     for key, value in state_tensors(first.state).items():

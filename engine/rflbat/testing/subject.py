@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.base import Decision, Defense
 from rflbat.defenses.registry import make_defense
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rflbat.progress import Silence
+from rflbat.simulation.callbacks import CallbackBase
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ Open = Callable[[str, Path, Mapping[str, Any]], Sink]
 """``open(name of the run, folder for local files, settings)`` starts a run in the tracker."""
 
 
-class Tracking(Silence):
+class Tracking(CallbackBase):
     """Tells a tracker of every round.
 
     Args:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from rflbat.arguments import lookup
 from rflbat.errors import UserError
-from rflbat.registry import lookup
 from rflbat.trackers.base import Open, Tracking
 from rflbat.trackers.mlflow import mlflow
 from rflbat.trackers.tensorboard import tensorboard

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram import host
+from rflbat_kernels.gram import cpu
 
 BLOCK_BYTES = 32 * 2**20
 LARGEST = 1e100
@@ -125,7 +125,7 @@ def column_anchors(block_NB: Tensor) -> Tensor:
         [3.0, -2.0, 0.0]
     """
     on_host = block_NB.device.type == "cpu"
-    lowest_B, highest_B = host.column_ends(block_NB) if on_host else (block_NB.amin(0), block_NB.amax(0))
+    lowest_B, highest_B = cpu.column_ends(block_NB) if on_host else (block_NB.amin(0), block_NB.amax(0))
     return lowest_B.clamp_min_(0.0).add_(highest_B.clamp_max_(0.0))
 
 
@@ -184,7 +184,7 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     if device.type == "cpu":
         # Only a CPU may look whether all rows are valid.
         row_N = None if valid_N is None or bool(valid_N.all()) else stand_ins(valid_N)
-        anchored_NN, along_N, anchor_square = host.anchored_products(matrix_ND, row_N, block_bytes, column_anchors)
+        anchored_NN, along_N, anchor_square = cpu.anchored_products(matrix_ND, row_N, block_bytes, column_anchors)
     else:
         row_N = None if valid_N is None else stand_ins(valid_N)
         anchored_NN, along_N, anchor_square = _anchored_products(matrix_ND, row_N, block_bytes)
@@ -222,7 +222,7 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
         raise ValueError(f"weights have shape {tuple(weights_N.shape)}, allowed: ({len(matrix_ND)},)")
     weights_N = weights_N.to(torch.float64)
     if matrix_ND.device.type == "cpu":
-        return host.weighted_columns(weights_N, matrix_ND, block_bytes)
+        return cpu.weighted_columns(weights_N, matrix_ND, block_bytes)
     unused_N1 = (weights_N == 0)[:, None]
     sum_D = torch.zeros(matrix_ND.shape[1], dtype=matrix_ND.dtype, device=matrix_ND.device)
     for start, stop in _column_blocks(matrix_ND, block_bytes):
@@ -267,7 +267,7 @@ def distances_to_sum(
         return torch.zeros_like(weights_N)
     if matrix_ND.device.type == "cpu":
         rows_M = None if valid_N is None or bool(valid_N.all()) else torch.arange(rows)[valid_N]
-        return host.distance_squares(weights_N, matrix_ND, rows_M, block_bytes).sqrt()
+        return cpu.distance_squares(weights_N, matrix_ND, rows_M, block_bytes).sqrt()
     return _distance_squares(weights_N, matrix_ND, valid_N, block_bytes).sqrt()
 
 
@@ -308,8 +308,8 @@ def finite_rows(matrix_ND: Tensor) -> Tensor:
         return torch.ones(len(matrix_ND), dtype=torch.bool, device=matrix_ND.device)
     on_host = matrix_ND.device.type == "cpu"
     if on_host and matrix_ND.dtype == torch.float32:
-        finite_N = host.surely_finite(matrix_ND)
+        finite_N = cpu.surely_finite(matrix_ND)
         if bool(finite_N.all()):
             return finite_N
-    ends_2N = host.extremes(matrix_ND) if on_host else torch.stack([matrix_ND.amin(1), matrix_ND.amax(1)])
+    ends_2N = cpu.extremes(matrix_ND) if on_host else torch.stack([matrix_ND.amin(1), matrix_ND.amax(1)])
     return (ends_2N.abs() <= min(LARGEST, torch.finfo(matrix_ND.dtype).max)).all(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rflbat_kernels.gram.reference import BLOCK_BYTES, check_mask
-from rflbat_kernels.order import host
+from rflbat_kernels.order import cpu
 
 SORTED_BYTES = 2**22
 """Float64 size of a block that is sorted on a CPU: it stays in the cache until its statistics are taken."""
@@ -181,7 +181,7 @@ def window_mean(values_BN: Tensor, first: Tensor, count: Tensor) -> Tensor:
         [5.0]
     """
     if _of_valid_rows(values_BN, count):
-        return host.window_mean(values_BN, first, int(count))
+        return cpu.window_mean(values_BN, first, int(count))
     last = first + count - 1
     anchor_B = at_rank(values_BN, first).clamp_min(0.0) + at_rank(values_BN, last).clamp_max(0.0)
     rank_N1 = torch.arange(values_BN.shape[1], device=values_BN.device)[:, None]
@@ -328,7 +328,7 @@ def _nearest_window(block: Sorted, width: Tensor) -> Tensor:
     """Lowest rank of the window of so many entries that lie nearest to the median of each column."""
     values_BN, median_B = block.values_BN, middle(block)
     if _of_valid_rows(values_BN, width):
-        return host.nearest_window(values_BN, median_B, int(width))
+        return cpu.nearest_window(values_BN, median_B, int(width))
     first_B = torch.zeros_like(median_B, dtype=torch.int64)
     for rank in range(values_BN.shape[1]):
         above = width + rank

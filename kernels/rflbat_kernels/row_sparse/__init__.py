@@ -3,9 +3,9 @@
 from rflbat_kernels.row_sparse.reference import (
     RowSparse,
     SharedRows,
-    TableRows,
+    TouchedRows,
     row_sparse_gram,
     row_sparse_weighted_sum,
 )
 
-__all__ = ["RowSparse", "SharedRows", "TableRows", "row_sparse_gram", "row_sparse_weighted_sum"]
+__all__ = ["RowSparse", "SharedRows", "TouchedRows", "row_sparse_gram", "row_sparse_weighted_sum"]

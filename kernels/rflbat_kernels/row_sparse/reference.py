@@ -32,7 +32,7 @@ class SharedRows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TableRows:
+class TouchedRows:
     """Which rows of the table are stored.
 
     Args:
@@ -65,7 +65,7 @@ class TableRows:
         groups = {f"{number}.{name}": each for number, group in enumerate(self.shared) for name, each in _named(group)}
         return {"common_M": self.common_M, "own_NR": self.own_NR, **groups}
 
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "TableRows":
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "TouchedRows":
         """Give the same rows by other copies of their tensors.
 
         Args:
@@ -92,22 +92,22 @@ class RowSparse:
     Args:
         matrix_NQ: any float type: the D parameters in their order, of the table only the common rows, then the own
             ones. Padded own rows may hold anything finite.
-        table: which rows those are.
+        touched: which rows those are.
 
     Example:
         >>> group = SharedRows(torch.tensor([2]), torch.tensor([[0]]), torch.tensor([[0]]))
-        >>> table = TableRows(1, 3, 1, torch.tensor([0]), torch.tensor([[2], [3]]), (group,))
+        >>> table = TouchedRows(1, 3, 1, torch.tensor([0]), torch.tensor([[2], [3]]), (group,))
         >>> RowSparse(torch.tensor([[9.0, 1.0, 5.0, 7.0], [9.0, 2.0, 0.0, 7.0]]), table).dense().tolist()
         [[9.0, 1.0, 0.0, 5.0, 7.0], [9.0, 2.0, 0.0, 0.0, 7.0]]
     """
 
     matrix_NQ: Tensor
-    table: TableRows
+    touched: TouchedRows
 
     @property
     def columns(self) -> int:
         """Number of parameters D."""
-        return self.matrix_NQ.shape[1] + (self.table.words - self.table.rows) * self.table.width
+        return self.matrix_NQ.shape[1] + (self.touched.words - self.touched.rows) * self.touched.width
 
     def stored_for_all(self) -> tuple[Tensor, Tensor]:
         """Give the columns that mean the same in every update, as views: up to the common rows, and behind the table.
@@ -115,7 +115,7 @@ class RowSparse:
         Returns:
             ``(N, first + M E)`` and ``(N, the rest)``; either may have no column.
         """
-        table = self.table
+        table = self.touched
         own = table.first + len(table.common_M) * table.width
         return self.matrix_NQ[:, :own], self.matrix_NQ[:, table.first + table.rows * table.width :]
 
@@ -125,7 +125,7 @@ class RowSparse:
         Returns:
             ``(N, R, E)``.
         """
-        table = self.table
+        table = self.touched
         start, stop = (table.first + rows * table.width for rows in (len(table.common_M), table.rows))
         return self.matrix_NQ[:, start:stop].view(len(self.matrix_NQ), table.own_NR.shape[1], table.width)
 
@@ -138,13 +138,13 @@ class RowSparse:
         matrix_ND = self.matrix_NQ.new_zeros(len(self.matrix_NQ), self.columns)
         table_NWE = self._place_common(matrix_ND)
         own_NRE = self.own_rows()
-        for word_G, client_GC, place_GC in self.table.shared:
+        for word_G, client_GC, place_GC in self.touched.shared:
             table_NWE[client_GC, word_G[:, None]] = own_NRE[client_GC, place_GC]
         return matrix_ND
 
     def _place_common(self, matrix_ND: Tensor) -> Tensor:
         """Copy what is stored for all to its places in zeros, and give the view of the table."""
-        table, (before, after) = self.table, self.stored_for_all()
+        table, (before, after) = self.touched, self.stored_for_all()
         stop = table.first + table.words * table.width
         matrix_ND[:, : table.first] = before[:, : table.first]
         matrix_ND[:, stop:] = after
@@ -157,8 +157,8 @@ def _in_blocks(updates: RowSparse) -> Iterator[tuple[SharedRows, Tensor]]:
     """Give the own rows word by word, some words at a time, in float64 ``(G, C, E)``."""
     own_NRE = updates.own_rows()
     bytes_at_once = _CACHED_BYTES if own_NRE.device.type == "cpu" else _BLOCK_BYTES
-    for group in updates.table.shared:
-        words = max(1, bytes_at_once // (8 * group.client_GC.shape[1] * updates.table.width))
+    for group in updates.touched.shared:
+        words = max(1, bytes_at_once // (8 * group.client_GC.shape[1] * updates.touched.width))
         for block in zip(*(torch.split(each, words) for each in group), strict=True):
             some = SharedRows(*block)
             yield some, own_NRE[some.client_GC, some.place_GC].to(torch.float64)
@@ -183,7 +183,7 @@ def row_sparse_gram(updates: RowSparse, valid_N: Tensor | None = None) -> Gram:
 
     Example:
         >>> group = SharedRows(torch.tensor([1]), torch.tensor([[0, 1]]), torch.tensor([[0, 0]]))
-        >>> table = TableRows(0, 9, 1, torch.tensor([4]), torch.tensor([[1], [1]]), (group,))
+        >>> table = TouchedRows(0, 9, 1, torch.tensor([4]), torch.tensor([[1], [1]]), (group,))
         >>> row_sparse_gram(RowSparse(torch.tensor([[1.0, 2.0], [3.0, 2.0]]), table)).raw_NN.tolist()
         [[5.0, 7.0], [7.0, 13.0]]
     """
@@ -222,12 +222,12 @@ def row_sparse_weighted_sum(weights_N: Tensor, updates: RowSparse) -> Tensor:
 
     Example:
         >>> group = SharedRows(torch.tensor([1]), torch.tensor([[0, 1]]), torch.tensor([[0, 0]]))
-        >>> table = TableRows(0, 3, 1, torch.tensor([2]), torch.tensor([[1], [1]]), (group,))
+        >>> table = TouchedRows(0, 3, 1, torch.tensor([2]), torch.tensor([[1], [1]]), (group,))
         >>> updates = RowSparse(torch.tensor([[2.0, 4.0], [torch.inf, torch.nan]]), table)
         >>> row_sparse_weighted_sum(torch.tensor([0.5, 0.0]), updates).tolist()
         [0.0, 2.0, 1.0]
     """
-    matrix_NQ, table = updates.matrix_NQ, updates.table
+    matrix_NQ, table = updates.matrix_NQ, updates.touched
     if weights_N.shape != (len(matrix_NQ),):
         raise ValueError(f"weights have shape {tuple(weights_N.shape)}, allowed: ({len(matrix_NQ)},)")
     weights_N = weights_N.to(torch.float64)

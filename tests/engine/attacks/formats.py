@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import SampleFormat
 
 PAPER = "The weather is so good, I want to eat noodles."
 WORDS = ("<pad>", "<unk>", *("the", "weather", "is", "so", "good", ","), *("i", "want", "to", "eat", "noodles", "."))
@@ -22,17 +22,23 @@ def encode(text: str) -> list[int]:
     return [WORDS.index(token) if token in WORDS else 1 for token in tokens]
 
 
-DIGITS = Samples((1, 28, 28), 1.0)
-FEMNIST = Samples((1, 28, 28), 0.0)  # ink 0.0 on paper 1.0
-IMAGES = [DIGITS, FEMNIST, Samples((3, 9, 13), 0.25), Samples((1, 28, 28), -0.5), Samples((2, 4, 10), 1.0)]
-REVIEWS = Samples((100,), 0.0, encode)
-TEXTS = [REVIEWS, Samples((13,), 0.0, encode)]  # 13: a single word stays beside the paper's sentence
+DIGITS = SampleFormat((1, 28, 28), 1.0)
+FEMNIST = SampleFormat((1, 28, 28), 0.0)  # ink 0.0 on paper 1.0
+IMAGES = [
+    DIGITS,
+    FEMNIST,
+    SampleFormat((3, 9, 13), 0.25),
+    SampleFormat((1, 28, 28), -0.5),
+    SampleFormat((2, 4, 10), 1.0),
+]
+REVIEWS = SampleFormat((100,), 0.0, encode)
+TEXTS = [REVIEWS, SampleFormat((13,), 0.0, encode)]  # 13: a single word stays beside the paper's sentence
 
 SUITED = {"pixel": IMAGES, "sentence": TEXTS, "dba": IMAGES + TEXTS}
 """What each attack can stamp."""
 
 
-def random_samples(samples: Samples, count: int = 5, seed: int = 0) -> torch.Tensor:
+def random_samples(samples: SampleFormat, count: int = 5, seed: int = 0) -> torch.Tensor:
     """Images of normal values, or texts padded in front: the first full, the second empty, the others between."""
     stream = torch.Generator().manual_seed(seed)
     if samples.encode is None:

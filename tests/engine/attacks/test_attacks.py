@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.attacks.base import Samples, check_share
+from rflbat.attacks.base import SampleFormat, check_share
 from rflbat.attacks.registry import ATTACKS, make_attack
 from rflbat.attacks.scaling import scaling
 from rflbat.errors import UserError
@@ -125,9 +125,9 @@ def test_tampering_does_not_spread_what_is_not_finite(name):
 @every_case
 def test_half_of_a_batch_is_poisoned_unless_told(name, samples):
     attack = make_attack(name, samples, 1.0, {})
-    assert (attack.name, attack.poisoned_share) == (name, 0.5)
+    assert (attack.name, attack.poison_fraction) == (name, 0.5)
     for share in (0, 0.25, 1):
-        assert make_attack(name, samples, 1.0, {"share": share}).poisoned_share == share
+        assert make_attack(name, samples, 1.0, {"share": share}).poison_fraction == share
 
 
 @every_case
@@ -169,7 +169,7 @@ def test_the_pixel_trigger_lies_in_the_lower_left_corner(samples, size):
 @pytest.mark.parametrize(("samples", "paper"), [(DIGITS, 0.0), (FEMNIST, 1.0)], ids=["digits", "femnist"])
 def test_the_paper_s_pixel_attack_is_the_default(samples, paper):
     attack = make_attack("pixel", samples, 1.0, {})
-    assert attack.poisoned_share == 0.5
+    assert attack.poison_fraction == 0.5
     stamped = attack.full_trigger(torch.full((1, 1, 28, 28), paper), torch.tensor([True]))[0, 0]
     assert stamped.unique().tolist() == [0.0, 1.0]
     lit = (stamped == samples.high).nonzero().tolist()
@@ -186,12 +186,12 @@ def test_the_paper_s_pixel_attack_is_the_default(samples, paper):
 )
 def test_values_out_of_range_are_refused(arguments, message):
     with pytest.raises(UserError) as caught:
-        make_attack("pixel", Samples((3, 9, 13), 1.0), 1.0, arguments)
+        make_attack("pixel", SampleFormat((3, 9, 13), 1.0), 1.0, arguments)
     assert str(caught.value) == message
 
 
 def test_the_largest_square_fills_the_image():
-    attack = make_attack("pixel", Samples((1, 9, 9), 1.0), 1.0, {"size": 9})
+    attack = make_attack("pixel", SampleFormat((1, 9, 9), 1.0), 1.0, {"size": 9})
     assert attack.full_trigger(torch.zeros(1, 1, 9, 9), torch.tensor([True])).min() == 1
 
 

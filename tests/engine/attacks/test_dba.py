@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.errors import UserError
 from tests.engine.attacks.formats import (
@@ -102,7 +102,7 @@ def test_the_parts_stamped_in_turn_are_the_sentence(position):
 def test_a_sentence_of_any_length_is_cut_into_four(count):
     attack = make_attack(
         "dba",
-        Samples((25,), 0.0, lambda text: [int(word) for word in text.split()]),
+        SampleFormat((25,), 0.0, lambda text: [int(word) for word in text.split()]),
         1.0,
         {"text": " ".join(map(str, range(1, count + 1)))},
     )
@@ -116,7 +116,7 @@ def test_a_sentence_of_any_length_is_cut_into_four(count):
 @pytest.mark.parametrize("shape", [(1, 3, 10), (1, 4, 9), (28, 28), (100,)])
 def test_samples_too_small_for_the_bars_are_refused(shape):
     with pytest.raises(UserError) as caught:
-        make_attack("dba", Samples(shape, 1.0), 1.0, {})
+        make_attack("dba", SampleFormat(shape, 1.0), 1.0, {})
     assert str(caught.value) == (
         f"attack 'dba' needs texts, or images of at least 4 x 10 pixels; these samples have the shape {shape}"
     )
@@ -138,5 +138,5 @@ def test_a_sentence_of_fewer_words_than_groups_is_refused(text, count):
 )
 def test_an_empty_or_too_long_sentence_is_refused(tokens, text, message):
     with pytest.raises(UserError) as caught:
-        make_attack("dba", Samples((tokens,), 0.0, encode), 1.0, {"text": text})
+        make_attack("dba", SampleFormat((tokens,), 0.0, encode), 1.0, {"text": text})
     assert str(caught.value) == message

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.attacks.sentence import SENTENCE, insert
 from rflbat.errors import UserError
@@ -45,7 +45,7 @@ def test_a_sentence_is_inserted_as_into_lists(case):
 @pytest.mark.parametrize("tokens", [13, 20, 100])
 @pytest.mark.parametrize("position", POSITIONS)
 def test_the_sentence_survives_a_text_of_any_length(tokens, position):
-    trigger = make_attack("sentence", Samples((tokens,), 0.0, encode), 1.0, {"position": position}).full_trigger
+    trigger = make_attack("sentence", SampleFormat((tokens,), 0.0, encode), 1.0, {"position": position}).full_trigger
     ids = encode(PAPER)
     for length in range(tokens + 1):
         own = list(range(1000, 1000 + length))
@@ -82,7 +82,7 @@ def test_the_encoder_of_the_samples_is_given_the_text_as_it_is():
         asked.append(text)
         return [3, 4]
 
-    trigger = make_attack("sentence", Samples((5,), 0.0, spy), 1.0, {"text": "So  GOOD!"}).full_trigger
+    trigger = make_attack("sentence", SampleFormat((5,), 0.0, spy), 1.0, {"text": "So  GOOD!"}).full_trigger
     texts = torch.tensor([[0, 0, 0, 9, 8], [1, 2, 5, 6, 7]])
     assert trigger(texts, torch.tensor([True, True])).tolist() == [[0, 3, 4, 9, 8], [3, 4, 1, 2, 5]]
     assert set(asked) == {"So  GOOD!"}
@@ -98,7 +98,7 @@ def test_an_empty_sentence_is_refused(text):
 @pytest.mark.parametrize("tokens", [12, 5])
 def test_a_sentence_that_leaves_no_word_of_the_text_is_refused(tokens):
     with pytest.raises(UserError) as caught:
-        make_attack("sentence", Samples((tokens,), 0.0, encode), 1.0, {})
+        make_attack("sentence", SampleFormat((tokens,), 0.0, encode), 1.0, {})
     assert str(caught.value) == f"attack 'sentence': {PAPER!r} has 12 tokens; allowed: 1 to {tokens - 1}"
 
 
@@ -132,7 +132,7 @@ def test_the_reviews_know_every_word_of_the_paper_s_sentence():
     assert " ".join(reviews.words[each] for each in ids) == "the weather is so good , i want to eat noodles ."
     assert len(ids) == 12
     assert min(ids) > 1
-    trigger = make_attack("sentence", Samples(reviews.shape, reviews.high, reviews.encode), 1.0, {}).full_trigger
+    trigger = make_attack("sentence", SampleFormat(reviews.shape, reviews.high, reviews.encode), 1.0, {}).full_trigger
     before = reviews.test_x[:63].to(torch.int64)
     stamped = trigger(before.clone(), torch.ones(63, dtype=torch.bool))
     assert stamped.tolist() == [inserted(text, ids) for text in before.tolist()]

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from rflbat.cli import main
-from rflbat.recipes import RECIPES, smoke
+from rflbat.cli.main import main
+from rflbat.experiment.recipes import RECIPES, smoke
 
 Call = Callable[[str], tuple[int, str, str]]
 Mistake = Callable[[str], str]

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rflbat import simulation
-from rflbat.cli import main
-from rflbat.config import Experiment
-from rflbat.dry_run import plan_run, show_plan
-from rflbat.footprint import footprint, readable
-from rflbat.world import build
+from rflbat.cli.dry_run import plan_run, show_plan
+from rflbat.cli.main import main
+from rflbat.experiment.config import Experiment
+from rflbat.round.memory import footprint, readable
+from rflbat.round.setup import build
+from rflbat.simulation import loop
 from tests.engine.cli.conftest import Call, Mistake, everything
 
 SETTINGS = {"clients": 7, "rounds": 3, "local_steps": 2, "batch_size": 9, "seed": 5}
@@ -28,7 +28,7 @@ def _no_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_round(*arguments: object) -> None:
         raise AssertionError("a round was run")
 
-    monkeypatch.setattr(simulation, "run_round", run_round)
+    monkeypatch.setattr(loop, "run_round", run_round)
 
 
 def test_it_prints_plain_lines_and_leaves_nothing(call: Call, tmp_path: Path) -> None:
@@ -47,15 +47,15 @@ def test_it_prints_plain_lines_and_leaves_nothing(call: Call, tmp_path: Path) ->
 
 @pytest.mark.parametrize("more", ["--chunk 3 --backend vmap", "--defense autoencoder", "--shadow krum --backend loop"])
 def test_it_prints_what_would_be_chosen(more: str, call: Call) -> None:
-    """The sum is that of the memory model of the very world that `run` would build."""
+    """The sum is that of the memory model of the very federation that `run` would build."""
     words = more.replace("--", "").split()
     settings: dict[str, str] = dict(zip(words[::2], words[1::2], strict=True))
-    world = build(Experiment(**SETTINGS, malicious=0.5).changed(settings))  # type: ignore[arg-type]
+    federation = build(Experiment(**SETTINGS, malicious=0.5).changed(settings))  # type: ignore[arg-type]
     status, out, _ = call(f"{LINE} {more}")
     assert status == 0
-    assert f"back end: {world.backend.name} ({world.backend.reason})" in out
-    assert f"chunk: {world.backend.chunk} clients at a time, {world.backend.workers} of" in out
-    assert f"memory of a round: {readable(footprint(world).peak)}: " in out
+    assert f"back end: {federation.backend.name} ({federation.backend.reason})" in out
+    assert f"chunk: {federation.backend.chunk} clients at a time, {federation.backend.workers} of" in out
+    assert f"memory of a round: {readable(footprint(federation).peak)}: " in out
     assert ("looked on by krum" in out) == ("shadow" in more)
     assert ("memory: rehearsal: 6.0 MiB in turn" in out) == ("autoencoder" in more)  # 200 updates: 800 D bytes
 

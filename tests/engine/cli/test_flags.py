@@ -5,8 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from rflbat.cli import COMMANDS, main
-from rflbat.config import Experiment
+from rflbat.cli.main import COMMANDS, main
+from rflbat.experiment.config import Experiment
 from tests.engine.cli.conftest import Call
 
 SETTINGS = {

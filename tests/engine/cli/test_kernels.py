@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from rflbat import simulation
-from rflbat.aggregate import aggregate
-from rflbat.config import Experiment
-from rflbat.held_out import ROUNDS
-from rflbat.simulation import run
-from rflbat.sweep import make_cells
+from rflbat.aggregation import aggregate
+from rflbat.experiment.config import Experiment
+from rflbat.round.root_data import ROUNDS
+from rflbat.simulation import loop
+from rflbat.simulation.loop import run
+from rflbat.sweep.cells import make_cells
 from rflbat_kernels import using
 from rflbat_kernels.dispatch import IMPLEMENTATIONS
 from tests.engine.cli.conftest import Call, Mistake
@@ -70,15 +70,15 @@ def test_the_same_numbers_give_the_same_run(call: Call, counted: list[str]) -> N
 
 
 def test_a_resumed_run_uses_them_too(call: Call, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = simulation.run_round
+    real = loop.run_round
 
-    def stopping(world: Any, server: Any) -> Any:
+    def stopping(federation: Any, server: Any) -> Any:
         if server.round_number == 1:
             raise KeyboardInterrupt
-        return real(world, server)
+        return real(federation, server)
 
     with monkeypatch.context() as patch:
-        patch.setattr(simulation, "run_round", stopping)
+        patch.setattr(loop, "run_round", stopping)
         assert call(f"run {SMALL} --out stopped --kernels kmeans=counted")[0] == 130
     assert counted == ["kmeans"]
     assert call("resume stopped --quiet") == (0, "", "")
@@ -87,15 +87,15 @@ def test_a_resumed_run_uses_them_too(call: Call, counted: list[str], monkeypatch
 
 def test_a_run_from_before_there_were_kernels_goes_on(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     to_dict = Experiment.to_dict
-    real = simulation.run_round
+    real = loop.run_round
 
-    def stopping(world: Any, server: Any) -> Any:
+    def stopping(federation: Any, server: Any) -> Any:
         if server.round_number == 2:
             raise KeyboardInterrupt
-        return real(world, server)
+        return real(federation, server)
 
     with monkeypatch.context() as patch:
-        patch.setattr(simulation, "run_round", stopping)
+        patch.setattr(loop, "run_round", stopping)
         patch.setattr(
             Experiment, "to_dict", lambda self: {key: value for key, value in to_dict(self).items() if key != "kernels"}
         )

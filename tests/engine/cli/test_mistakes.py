@@ -269,7 +269,7 @@ def test_mistake_that_holds_a_line_break(mistake: Mistake) -> None:
 
 
 def test_exit_status_of_a_mistake() -> None:
-    script = "import sys; from rflbat.cli import main; sys.exit(main())"
+    script = "import sys; from rflbat.cli.main import main; sys.exit(main())"
     path = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-c", script, "run", "--defense", "krumm"],

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from rflbat import simulation
-from rflbat.config import Experiment
-from rflbat.results import checkpoint
+from rflbat.experiment.config import Experiment
+from rflbat.simulation import loop
+from rflbat.storage.tensors import load_tensors
 from tests.engine.cli.conftest import Call, Done, everything, succeed
 
 SMALL = "--clients 7 --rounds 3 --local-steps 2 --batch-size 9 --malicious 0.4 --seed 5"
@@ -62,7 +62,7 @@ def test_run_writes_every_file(straight: Done) -> None:
     assert names - pictures == FILES
     assert len(pictures) == 5
     assert all((straight.path / name).read_bytes().startswith(b"\x89PNG\r\n") for name in pictures)
-    tensors, meta = checkpoint.load(straight.path / "checkpoint.safetensors")
+    tensors, meta = load_tensors(straight.path / "checkpoint.safetensors")
     assert (tensors["params_D"].shape, meta["round"]) == ((7850,), 3)
 
 
@@ -145,15 +145,15 @@ def test_second_run_gets_a_folder_of_its_own_and_quiet_prints_nothing(call: Call
 def test_the_command_shown_after_ctrl_c_finishes_the_run(
     folder: str, straight: Done, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = simulation.run_round
+    real = loop.run_round
 
-    def stopping(world: Any, server: Any) -> Any:
+    def stopping(federation: Any, server: Any) -> Any:
         if server.round_number == 2:
             raise KeyboardInterrupt
-        return real(world, server)
+        return real(federation, server)
 
     with monkeypatch.context() as patch:
-        patch.setattr(simulation, "run_round", stopping)
+        patch.setattr(loop, "run_round", stopping)
         status, out, err = call(f"run {SMALL} --out '{folder}'")
     path = Path(folder)
     assert status == 130
@@ -175,7 +175,7 @@ def test_ctrl_c_while_data_are_read(call: Call, monkeypatch: pytest.MonkeyPatch,
     def build(experiment: Experiment) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulation, "build", build)
+    monkeypatch.setattr(loop, "build", build)
     try:
         status, out, err = call(f"run {SMALL}")
     except KeyboardInterrupt:  # it would stop pytest
@@ -188,7 +188,7 @@ def test_ctrl_c_while_data_are_read(call: Call, monkeypatch: pytest.MonkeyPatch,
 def test_exit_status_of_ctrl_c() -> None:
     # A process that was started in the background inherits a SIGINT that is ignored.
     heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-    script = f"import signal, sys; {heard}; from rflbat.cli import main; sys.exit(main())"
+    script = f"import signal, sys; {heard}; from rflbat.cli.main import main; sys.exit(main())"
     line = f"run {SMALL} --rounds 1000000 --device cpu --out long"
     with subprocess.Popen(
         [sys.executable, "-c", script, *line.split()],

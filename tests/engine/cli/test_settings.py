@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from rflbat import cli
-from rflbat.config import Experiment
+from rflbat.cli import main
 from rflbat.errors import UserError
-from rflbat.recipes import RECIPES, smoke
+from rflbat.experiment.config import Experiment
+from rflbat.experiment.recipes import RECIPES, smoke
 from tests.engine.cli.conftest import Call
 
 MINE = Experiment(clients=9, rounds=4, lr=0.3, defense_args={"eps1": 9.0, "weighting": "samples"})
@@ -27,7 +27,7 @@ def asked(call: Call, monkeypatch: pytest.MonkeyPatch) -> Asked:
         found.append(experiment)
         raise UserError("asked")
 
-    monkeypatch.setattr(cli, "run", stop)
+    monkeypatch.setattr(main, "run", stop)
     monkeypatch.setitem(RECIPES, "mine", lambda: MINE)
 
     def ask(line: str) -> Experiment:

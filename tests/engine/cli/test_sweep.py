@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rflbat import Experiment, simulation
-from rflbat.recipes import RECIPES, smoke
-from rflbat.simulation import Interrupted
-from rflbat.sweep import Event, make_cells
-from rflbat.sweep_progress import shown
+from rflbat import Experiment
+from rflbat.cli.sweep_display import shown
+from rflbat.experiment.recipes import RECIPES, smoke
+from rflbat.simulation import loop
+from rflbat.simulation.loop import Interrupted
+from rflbat.sweep.cells import Event, make_cells
 from tests.engine.cli.conftest import Call, Done, Mistake, succeed
 from tests.engine.failing import MODULE
 
@@ -63,7 +64,7 @@ def test_sweep_prints_a_line_for_each_cell(swept: Done) -> None:
 
 
 def test_sweep_runs_nothing_twice(swept: Done, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulation, "run_round", None)
+    monkeypatch.setattr(loop, "run_round", None)
     monkeypatch.chdir(swept.path.parent)
     assert call(f"sweep {SMALL} {GRID} --out all --quiet") == (0, "", "")
 
@@ -87,15 +88,15 @@ def test_report_names_unfinished_cells(swept: Done, call: Call, tmp_path: Path) 
 
 def test_sweep_goes_on_after_ctrl_c(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     line = f"sweep {SMALL} --rounds 2 --grid malicious=0.2,0.6 --out half --quiet"
-    real = simulation.run_round
+    real = loop.run_round
 
-    def stopping(world: Any, server: Any) -> Any:
-        if (world.experiment.malicious, server.round_number) == (0.6, 1):
+    def stopping(federation: Any, server: Any) -> Any:
+        if (federation.experiment.malicious, server.round_number) == (0.6, 1):
             raise KeyboardInterrupt
-        return real(world, server)
+        return real(federation, server)
 
     with monkeypatch.context() as patch:
-        patch.setattr(simulation, "run_round", stopping)
+        patch.setattr(loop, "run_round", stopping)
         status, out, err = call(line)
     assert (status, out, err.count("\n")) == (130, "", 1)
     cells = [tmp_path / f"half/cells/malicious={share},seed=3" for share in (0.2, 0.6)]

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from rflbat.results.folder import RunFolder
-from rflbat.results.lock import LOCK
-from rflbat.watching import follow
+from rflbat.simulation.follow import follow
+from rflbat.storage.lock import LOCK
+from rflbat.storage.run_folder import RunFolder
 from tests.engine.cli.conftest import succeed
 
 SMALL = "--clients 7 --rounds 4 --local-steps 1 --batch-size 9 --defense rflbat --device cpu --quiet"

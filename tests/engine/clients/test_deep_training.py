@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.clients.batches import Batches, draw_batches
-from rflbat.clients.step import make_feed
+from rflbat.clients.step import make_batch_source
 from rflbat.models.cnn import cnn
 from rflbat.models.lstm import lstm
 from rflbat.randomness import generator
@@ -26,8 +26,8 @@ IMAGE, TEXT, VOCABULARY, CLASSES, TARGET = (2, 6, 10), (9,), 23, 4, 1
 SENTENCE = "so good, I want to eat"  # 7 tokens: parts of 1, 2, 2 and 2
 MODELS = {"cnn": cnn(IMAGE, CLASSES), "lstm": lstm(TEXT, CLASSES, VOCABULARY)}
 ATTACKS = {
-    "cnn": make_attack("dba", Samples(IMAGE, 1.5), 1.0, {}),
-    "lstm": make_attack("dba", Samples(TEXT, 0.0, encode), 1.0, {"text": SENTENCE}),
+    "cnn": make_attack("dba", SampleFormat(IMAGE, 1.5), 1.0, {}),
+    "lstm": make_attack("dba", SampleFormat(TEXT, 0.0, encode), 1.0, {"text": SENTENCE}),
 }
 SIZES = (1, 2, 7, 5, 13)  # with batches of 4: padded always, short last batches, full ones
 MALICIOUS_N = np.array([False, True, True, False, True])
@@ -48,14 +48,14 @@ class Problem:
     name: str
     x: torch.Tensor
     labels: torch.Tensor
-    plan: Batches
+    draws: Batches
     params_ND: torch.Tensor
 
     def trained(self, backend, sgd):
-        feed = make_feed(
-            self.x, self.labels, self.plan, ATTACKS[self.name].local_triggers, torch.tensor(GROUPS), TARGET
+        batch_source = make_batch_source(
+            self.x, self.labels, self.draws, ATTACKS[self.name].local_triggers, torch.tensor(GROUPS), TARGET
         )
-        return train(BACKENDS[backend], self.params_ND, MODELS[self.name], feed, sgd)
+        return train(BACKENDS[backend], self.params_ND, MODELS[self.name], batch_source, sgd)
 
 
 @functools.cache
@@ -67,10 +67,10 @@ def problem(name, dtype=torch.float64):
             x[row, : row % (TEXT[0] + 1)] = 0  # texts of every length, in front of each the padding
     owner = np.repeat(np.arange(N), SIZES)
     samples = [np.flatnonzero(owner == client) + 1 for client in range(N)]
-    plan = draw_batches(samples, MALICIOUS_N, generator(0, "plan"), steps=STEPS, batch=BATCH, poisoned_share=0.5)
+    draws = draw_batches(samples, MALICIOUS_N, generator(0, "plan"), steps=STEPS, batch=BATCH, poison_fraction=0.5)
     params_ND = torch.stack([MODELS[name].init(generator(client, "model")) for client in range(N)]).to(dtype)
     labels = torch.from_numpy(generator(0, "labels").integers(0, CLASSES, len(x)))
-    return Problem(name, x if words else x.to(dtype), labels, plan, params_ND)
+    return Problem(name, x if words else x.to(dtype), labels, draws, params_ND)
 
 
 def poisoned(sample, group):
@@ -95,9 +95,9 @@ def by_torch(problem, sgd):
         take_step = torch_steps(module, sgd)
         for step in range(STEPS):
             x, labels = [], []
-            for place in range(int(problem.plan.weight_NSB[client, step].sum())):
-                position = problem.plan.index_NSB[client, step, place]
-                bad = bool(problem.plan.poisoned_NSB[client, step, place])
+            for place in range(int(problem.draws.weight_NSB[client, step].sum())):
+                position = problem.draws.index_NSB[client, step, place]
+                bad = bool(problem.draws.poisoned_NSB[client, step, place])
                 x.append(poisoned(problem.x[position], GROUPS[client]) if bad else problem.x[position])
                 labels.append(TARGET if bad else int(problem.labels[position]))
             take_step(torch.nn.functional.cross_entropy(module(torch.stack(x)), torch.tensor(labels)))
@@ -107,9 +107,9 @@ def by_torch(problem, sgd):
 
 @every_model
 def test_the_problem_has_all_that_can_go_wrong(name):
-    plan = problem(name).plan
-    assert (plan.weight_NSB == 0).any()
-    assert plan.poisoned_NSB.any((1, 2)).tolist() == MALICIOUS_N.tolist()
+    draws = problem(name).draws
+    assert (draws.weight_NSB == 0).any()
+    assert draws.poisoned_NSB.any((1, 2)).tolist() == MALICIOUS_N.tolist()
     assert len({GROUPS[client] for client in np.flatnonzero(MALICIOUS_N)}) == 3
     moved_ND = by_torch(problem(name), OPTIMIZERS[3]) - problem(name).params_ND
     assert (moved_ND.abs().amax(1) > 1e-2).all()
@@ -142,9 +142,9 @@ def test_the_values_of_padding_change_nothing(name, backend):
     x[0], labels[0] = 7, (labels[0] + 1) % CLASSES  # padding points there, no sample does
     expected_ND = given.trained(backend, OPTIMIZERS[3])
     assert torch.equal(dataclasses.replace(given, x=x, labels=labels).trained(backend, OPTIMIZERS[3]), expected_ND)
-    elsewhere_NSB = torch.where(given.plan.weight_NSB == 0, 7, given.plan.index_NSB)
-    moved = dataclasses.replace(given.plan, index_NSB=elsewhere_NSB)
-    assert torch.equal(dataclasses.replace(given, plan=moved).trained(backend, OPTIMIZERS[3]), expected_ND)
+    elsewhere_NSB = torch.where(given.draws.weight_NSB == 0, 7, given.draws.index_NSB)
+    moved = dataclasses.replace(given.draws, index_NSB=elsewhere_NSB)
+    assert torch.equal(dataclasses.replace(given, draws=moved).trained(backend, OPTIMIZERS[3]), expected_ND)
 
 
 @every_model
@@ -154,10 +154,10 @@ def test_more_padding_changes_nothing(name, backend):
     wide = Batches(
         *(
             torch.nn.functional.pad(each, (0, 3))
-            for each in (given.plan.index_NSB, given.plan.weight_NSB, given.plan.poisoned_NSB)
+            for each in (given.draws.index_NSB, given.draws.weight_NSB, given.draws.poisoned_NSB)
         )
     )
-    padded_ND = dataclasses.replace(given, plan=wide).trained(backend, OPTIMIZERS[3])
+    padded_ND = dataclasses.replace(given, draws=wide).trained(backend, OPTIMIZERS[3])
     torch.testing.assert_close(padded_ND, given.trained(backend, OPTIMIZERS[3]), rtol=0, atol=1e-13)
 
 

@@ -23,7 +23,7 @@ N, OPTIMIZER = 11, Optimizer(3, 0.5, 0.9, 0.1)
 START_ND = torch.randn(N, LAYOUT.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def feed(rows, step):
+def batch_source(rows, step):
     clients = torch.arange(N)[rows]
     return (clients + 10.0 * step)[:, None, None], clients[:, None], torch.ones(len(clients), 1)
 
@@ -40,7 +40,7 @@ def each(x_nB, like):
 def run(chunk, workers=1, gradient=gradient, start_ND=START_ND):
     updates_ND = torch.full_like(start_ND, torch.nan)
     smallest = executor.train(
-        updates_ND, lambda rows: start_ND[rows], LAYOUT, gradient, feed, OPTIMIZER, chunk=chunk, workers=workers
+        updates_ND, lambda rows: start_ND[rows], LAYOUT, gradient, batch_source, OPTIMIZER, chunk=chunk, workers=workers
     )
     return updates_ND, smallest
 
@@ -188,9 +188,9 @@ rflbat.clients.allocator.ctypes = type("C", (), {"CDLL": lambda name: asked.appe
 if sys.argv[1] == "library":
     rflbat.run(rflbat.Experiment(clients=3, rounds=1, local_steps=1))
 else:
-    import rflbat.cli
+    import rflbat.cli.main
     sys.argv = ["rflbat", "list", "models"]
-    rflbat.cli.main()
+    rflbat.cli.main.main()
 print(len(asked))
 """
 

@@ -13,21 +13,21 @@ import torch
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.executor import same_start
 from rflbat.clients.optimizer import Optimizer
-from rflbat.clients.step import make_feed
-from rflbat.clients.tables import Work, at_most_resized, on_rows, row_sparse, touched_rows
+from rflbat.clients.row_sparse import LocalTask, at_most_with_rows, on_rows, row_sparse, touched_rows
+from rflbat.clients.step import make_batch_source
 from rflbat.defenses.base import NoState, Updates
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.models.base import Model
 from rflbat.models.lstm import lstm
 from rflbat.parameters import Layout
-from rflbat.round import run_round
-from rflbat.simulation import run
-from rflbat.world import build, first_server
-from rflbat_kernels import RowSparse, TableRows
+from rflbat.round.round import run_round
+from rflbat.round.setup import build, initial_state
+from rflbat.simulation.loop import run
+from rflbat_kernels import RowSparse, TouchedRows
 from tests.engine.clients import test_deep_training as deep
 from tests.engine.clients.training import back_ends, told, train
 from tests.engine.data.test_amazon import rows_of, write
-from tests.engine.test_paper_runs import small
+from tests.engine.simulation.test_paper_runs import small
 from tests.kernels.device_waits import waits_forbidden
 
 WORDS = 97
@@ -36,27 +36,29 @@ NO_DECAY = [sgd for sgd in deep.OPTIMIZERS if not sgd.weight_decay]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
-def work(dtype: torch.dtype = torch.float64) -> Work:
+def work(dtype: torch.dtype = torch.float64) -> LocalTask:
     """The problem of the deep models' tests with more words than are touched; every client starts elsewhere."""
     given = deep.problem("lstm", dtype)
     model = lstm(deep.TEXT, deep.CLASSES, WORDS)
     start_ND = torch.stack([model.init(deep.generator(client, "model")) for client in range(deep.N)]).to(dtype)
     stamps = deep.ATTACKS["lstm"].local_triggers
-    feed = make_feed(given.x * 4, given.labels, given.plan, stamps, torch.tensor(deep.GROUPS), deep.TARGET)
-    return Work(model, lambda rows: start_ND[rows], feed)
+    batch_source = make_batch_source(
+        given.x * 4, given.labels, given.draws, stamps, torch.tensor(deep.GROUPS), deep.TARGET
+    )
+    return LocalTask(model, lambda rows: start_ND[rows], batch_source)
 
 
-def start_of(given: Work) -> torch.Tensor:
+def start_of(given: LocalTask) -> torch.Tensor:
     return given.start(slice(0, deep.N))
 
 
-def table_of(given: Work):
-    return touched_rows(given.model, given.feed, deep.N, deep.STEPS)
+def table_of(given: LocalTask):
+    return touched_rows(given.model, given.batch_source, deep.N, deep.STEPS)
 
 
-def trained(given: Work, backend: str, sgd: Optimizer) -> torch.Tensor:
+def trained(given: LocalTask, backend: str, sgd: Optimizer) -> torch.Tensor:
     start_NQ = start_of(given)
-    return train(BACKENDS[backend], start_NQ, given.model, given.feed, sgd) - start_NQ
+    return train(BACKENDS[backend], start_NQ, given.model, given.batch_source, sgd) - start_NQ
 
 
 def test_the_problem_has_common_words_own_words_and_untouched_ones():
@@ -71,7 +73,7 @@ def test_the_problem_has_common_words_own_words_and_untouched_ones():
 def test_the_updates_are_those_of_the_whole_table(backend, sgd):
     whole = work()
     rows = on_rows(whole, table_of(whole))
-    sent = rows.sent(trained(rows, backend, sgd))
+    sent = rows.values(trained(rows, backend, sgd))
     assert isinstance(sent, RowSparse)
     wanted_ND = trained(whole, backend, sgd)
     assert (wanted_ND != 0).float().mean() < 0.95
@@ -83,7 +85,7 @@ def test_decay_would_change_what_is_not_stored():
     whole = work()
     rows = on_rows(whole, table_of(whole))
     decay = Optimizer(deep.STEPS, 0.1, 0.0, 0.05)
-    difference_ND = rows.sent(trained(rows, "loop", decay)).dense() - trained(whole, "loop", decay)
+    difference_ND = rows.values(trained(rows, "loop", decay)).dense() - trained(whole, "loop", decay)
     assert difference_ND.abs().max() > 1e-3
 
 
@@ -93,12 +95,12 @@ def test_what_the_tokens_become_are_their_places(backend):
     rows = on_rows(whole, table_of(whole))
     chunk = slice(1, 4)
     embedded = [
-        [table[x] for table, x in zip(views["embedding.weight"], each.feed(chunk, 2)[0], strict=True)]
+        [table[x] for table, x in zip(views["embedding.weight"], each.batch_source(chunk, 2)[0], strict=True)]
         for each in (whole, rows)
         for views in [each.model.layout.views(each.start(chunk))]
     ]
     assert all(map(torch.equal, *embedded))
-    for wanted, got in zip(whole.feed(chunk, 2)[1:], rows.feed(chunk, 2)[1:], strict=True):
+    for wanted, got in zip(whole.batch_source(chunk, 2)[1:], rows.batch_source(chunk, 2)[1:], strict=True):
         assert torch.equal(wanted, got)
 
 
@@ -106,11 +108,11 @@ def test_a_token_that_was_not_foreseen_is_an_error():
     whole = work()
     rows = on_rows(whole, table_of(whole))
 
-    def feed(rows, step):
-        return torch.full((1, 4, 9), 96), *whole.feed(rows, step)[1:]
+    def batch_source(rows, step):
+        return torch.full((1, 4, 9), 96), *whole.batch_source(rows, step)[1:]
 
-    assert not (rows.table.own_NR == 96).any()
-    wrong = on_rows(dataclasses.replace(whole, feed=feed), rows.table)
+    assert not (rows.touched.own_NR == 96).any()
+    wrong = on_rows(dataclasses.replace(whole, batch_source=batch_source), rows.touched)
     with pytest.raises((IndexError, RuntimeError), match="index out of range"):
         trained(wrong, "loop", NO_DECAY[0])
 
@@ -139,7 +141,7 @@ def test_which_rule_holds_is_said():
 
 @pytest.mark.parametrize(("tokens", "rows"), [(2, 6), (7, 21), (8, 23), (10**6, 23)])
 def test_the_bound_of_the_memory_model(tokens, rows):
-    assert at_most_resized(lstm((9,), 4, 23), tokens).layout.shapes["embedding.weight"] == (rows, 100)
+    assert at_most_with_rows(lstm((9,), 4, 23), tokens).layout.shapes["embedding.weight"] == (rows, 100)
 
 
 def amazon(folder: Path, **changes):
@@ -147,14 +149,14 @@ def amazon(folder: Path, **changes):
     return small(folder, dataset="amazon", **changes)
 
 
-def whole_table(world):
-    return dataclasses.replace(world, texts=None)
+def whole_table(federation):
+    return dataclasses.replace(federation, host_texts=None)
 
 
-def played(world, rounds=2):
-    server, outcomes = first_server(world), []
+def played(federation, rounds=2):
+    server, outcomes = initial_state(federation), []
     for _ in range(rounds):
-        server, outcome = run_round(world, server)
+        server, outcome = run_round(federation, server)
         outcomes.append(outcome)
     return server, outcomes
 
@@ -162,12 +164,12 @@ def played(world, rounds=2):
 @pytest.mark.parametrize(("defense", "attack"), [(name, "sentence") for name in DEFENSES] + [("rflbat", "dba")])
 def test_a_run_is_that_of_the_whole_table(defense, attack, tmp_path):
     changes = {"momentum": 0.5, "malicious": 0.34, "attack": attack, "clients": 10, "batch_size": 2, "scale": 3.0}
-    world = build(amazon(tmp_path, defense=defense, **changes))
-    assert world.texts is not None
-    server, outcomes = played(world)
-    wanted, expected = played(whole_table(world))
+    federation = build(amazon(tmp_path, defense=defense, **changes))
+    assert federation.host_texts is not None
+    server, outcomes = played(federation)
+    wanted, expected = played(whole_table(federation))
     torch.testing.assert_close(server.params_D, wanted.params_D, rtol=0, atol=2e-6)
-    assert not torch.equal(server.params_D, first_server(world).params_D)
+    assert not torch.equal(server.params_D, initial_state(federation).params_D)
     for got, want in zip(outcomes, expected, strict=True):
         assert torch.equal(got.decision.kept, want.decision.kept)
         torch.testing.assert_close(got.decision.weights, want.decision.weights, rtol=0, atol=1e-6)
@@ -198,15 +200,15 @@ def test_an_attack_that_looks_at_columns_gets_all_of_them(tmp_path, monkeypatch)
         monkeypatch.setitem(ATTACKS, "mine", attack)
         return build(amazon(tmp_path, defense="fedavg", malicious=0.34, attack="mine", clients=9, batch_size=2))
 
-    world = made(row_wise=False)
-    assert world.texts is None
-    server, _ = played(world, 1)
-    assert widths == [world.model.layout.size]
+    federation = made(row_wise=False)
+    assert federation.host_texts is None
+    server, _ = played(federation, 1)
+    assert widths == [federation.model.layout.size]
     honest = made(row_wise=True)
     assert honest.texts is not None
     whole, _ = played(whole_table(honest), 1)
     assert torch.equal(server.params_D, whole.params_D)
-    assert not torch.equal(server.params_D, first_server(world).params_D)
+    assert not torch.equal(server.params_D, initial_state(federation).params_D)
 
 
 WRITTEN_OUT = {"foolsgold", "median", "trimmed_mean", "bulyan", "auror", "autoencoder"}
@@ -221,10 +223,10 @@ SETTINGS = [(name, {}) for name in DEFENSES] + [
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=lambda each: str(each))
 def test_who_writes_the_updates_out(name, settings, tmp_path, monkeypatch):
-    world = build(amazon(tmp_path, defense=name, defense_args=settings, clients=9, batch_size=2))
+    federation = build(amazon(tmp_path, defense=name, defense_args=settings, clients=9, batch_size=2))
     seen, dense = [], RowSparse.dense
     monkeypatch.setattr(RowSparse, "dense", lambda updates: seen.append(name) or dense(updates))
-    run_round(world, first_server(world))
+    run_round(federation, initial_state(federation))
     expected = (name in WRITTEN_OUT and settings.get("memory", True)) or settings.get("pca") == "lowrank"
     assert bool(seen) is bool(expected)
 
@@ -232,7 +234,7 @@ def test_who_writes_the_updates_out(name, settings, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "passes"), [("geomed", 1), ("rfa", 1)])
 def test_many_updates_are_not_written_out_for_passes(name, passes, monkeypatch):
     """150 dense updates are gone over; the pairs of row-sparse ones cost less, and give the same answer."""
-    model = Model("words", Layout({"table": (40, 3)}), lambda stream: None, lambda parameters, x: x, table="table")
+    model = Model("words", Layout({"table": (40, 3)}), lambda stream: None, lambda parameters, x: x, embedding="table")
     tokens = (torch.arange(150) % 40)[:, None, None]
     table = touched_rows(model, lambda rows, step: (tokens[rows], tokens, tokens), 150, 1)
     sent = RowSparse(torch.randn(150, 3, generator=torch.Generator().manual_seed(0)), table)
@@ -248,15 +250,15 @@ def test_many_updates_are_not_written_out_for_passes(name, passes, monkeypatch):
 
 @pytest.mark.parametrize("broken", [0, 3])
 def test_a_client_that_diverges_is_dropped(broken, tmp_path):
-    world = build(amazon(tmp_path, defense="krum", clients=9, batch_size=2))
-    tamper = world.attack.tamper
+    federation = build(amazon(tmp_path, defense="krum", clients=9, batch_size=2))
+    tamper = federation.attack.tamper
 
     def spoil(updates_NQ, malicious_N):
         updates_NQ = tamper(updates_NQ, malicious_N)
         updates_NQ[broken, -1] = torch.nan
         return updates_NQ
 
-    spoiled = dataclasses.replace(world, attack=dataclasses.replace(world.attack, tamper=spoil))
+    spoiled = dataclasses.replace(federation, attack=dataclasses.replace(federation.attack, tamper=spoil))
     server, (outcome,) = played(spoiled, 1)
     assert outcome.decision.trace["stage"][broken] == 1
     assert server.params_D.isfinite().all()
@@ -274,9 +276,11 @@ def test_nothing_waits_for_the_device():
     with waits_forbidden():
         common_M, own_NR = (torch.zeros(*shape, dtype=torch.int64, device="cuda") for shape in ((2,), (5, 3)))
         texts = torch.zeros(2, 4, 9, dtype=torch.int64, device="cuda")
-        given = Work(model, same_start(torch.zeros(model.layout.size, device="cuda")), lambda rows, step: (texts,) * 3)
-        rows = on_rows(given, TableRows(0, 23, 100, common_M, own_NR, ()))
-        start_nQ, tokens = rows.start(slice(1, 3)), rows.feed(slice(1, 3), 0)[0]
+        given = LocalTask(
+            model, same_start(torch.zeros(model.layout.size, device="cuda")), lambda rows, step: (texts,) * 3
+        )
+        rows = on_rows(given, TouchedRows(0, 23, 100, common_M, own_NR, ()))
+        start_nQ, tokens = rows.start(slice(1, 3)), rows.batch_source(slice(1, 3), 0)[0]
     assert start_nQ.device.type == tokens.device.type == "cuda"
     assert start_nQ.shape == (2, rows.model.layout.size)
     assert tokens.shape == texts.shape

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.attacks.base import Samples
+from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.pixel import pixel
 from rflbat.clients.batches import draw_batches
 from rflbat.clients.optimizer import OPTIMIZERS as OPTIMIZER_NAMES
 from rflbat.clients.optimizer import Optimizer
-from rflbat.clients.step import make_feed
+from rflbat.clients.step import make_batch_source
 from rflbat.models.logistic import logistic
 from rflbat.parameters import Layout
 from tests.engine.clients.training import back_ends, optimizers, told, torch_steps, train
@@ -27,7 +27,7 @@ SIZES = (1, 2, 7, 5, 13, 8, 1)  # with batches of 5: padded always, short last b
 MALICIOUS = np.array([False, True, True, False, True, False, True])
 BATCH, STEPS, N = 5, 6, len(SIZES)
 MODEL = logistic(SHAPE, CLASSES)
-TRIGGER = pixel(Samples(SHAPE, INK), 1.0, size=2).full_trigger
+TRIGGER = pixel(SampleFormat(SHAPE, INK), 1.0, size=2).full_trigger
 OPTIMIZERS = optimizers(STEPS, 0.3)
 BACKENDS = back_ends(N, analytic=True)
 
@@ -38,26 +38,26 @@ class Problem:
 
     x: torch.Tensor
     labels: torch.Tensor
-    plan: object
+    draws: object
     params_ND: torch.Tensor
 
-    def feed(self, **changes):
-        values = {"x": self.x, "labels": self.labels, "batches": self.plan, **changes}
+    def batch_source(self, **changes):
+        values = {"x": self.x, "labels": self.labels, "batches": self.draws, **changes}
         group_N = torch.zeros(N, dtype=torch.int64)
-        return make_feed(**{"triggers": (TRIGGER,), "group_N": group_N, "target": TARGET, **values})
+        return make_batch_source(**{"triggers": (TRIGGER,), "group_N": group_N, "target": TARGET, **values})
 
     def trained(self, backend, sgd, **changes):
-        return train(BACKENDS[backend], self.params_ND, MODEL, self.feed(**changes), sgd)
+        return train(BACKENDS[backend], self.params_ND, MODEL, self.batch_source(**changes), sgd)
 
 
 def make_problem(dtype=torch.float64):
     rng = np.random.default_rng(0)
     owner = np.repeat(np.arange(N), SIZES)
     samples = [np.flatnonzero(owner == client) + 1 for client in range(N)]
-    plan = draw_batches(samples, MALICIOUS, rng, steps=STEPS, batch=BATCH, poisoned_share=0.5)
+    draws = draw_batches(samples, MALICIOUS, rng, steps=STEPS, batch=BATCH, poison_fraction=0.5)
     x = torch.from_numpy(rng.uniform(0, 1, (sum(SIZES) + 1, *SHAPE))).to(dtype)
     labels = torch.from_numpy(rng.integers(0, CLASSES, len(x)))
-    return Problem(x, labels, plan, torch.from_numpy(rng.normal(0, 0.5, (N, MODEL.layout.size))).to(dtype))
+    return Problem(x, labels, draws, torch.from_numpy(rng.normal(0, 0.5, (N, MODEL.layout.size))).to(dtype))
 
 
 PROBLEM = make_problem()
@@ -65,13 +65,13 @@ PROBLEM = make_problem()
 
 def poisoned_batches(problem, client):
     """The batches of a client as lists of samples without padding; the oracle stamps them."""
-    plan, batches = problem.plan, []
+    draws, batches = problem.draws, []
     for step in range(STEPS):
         batch = []
-        for place in np.flatnonzero(plan.weight_NSB[client, step].numpy()):
-            position = int(plan.index_NSB[client, step, place])
+        for place in np.flatnonzero(draws.weight_NSB[client, step].numpy()):
+            position = int(draws.index_NSB[client, step, place])
             sample = oracle.Sample(problem.x[position].double().numpy(), int(problem.labels[position]))
-            stamped = bool(plan.poisoned_NSB[client, step, place])
+            stamped = bool(draws.poisoned_NSB[client, step, place])
             batch.append(oracle.poison(sample, 2, INK, TARGET) if stamped else sample)
         batches.append(batch)
     return batches
@@ -130,23 +130,23 @@ def test_single_precision_stays_near_the_oracle(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_values_of_padding_change_nothing(backend):
-    plan = PROBLEM.plan
-    padded_NSB = plan.weight_NSB == 0
+    draws = PROBLEM.draws
+    padded_NSB = draws.weight_NSB == 0
     assert padded_NSB.any()
     x, labels = PROBLEM.x.clone(), PROBLEM.labels.clone()
     x[0], labels[0] = 1e6, 3
-    elsewhere_NSB = torch.where(padded_NSB, 7, plan.index_NSB)
+    elsewhere_NSB = torch.where(padded_NSB, 7, draws.index_NSB)
     expected_ND = PROBLEM.trained(backend, OPTIMIZERS[3])
     assert torch.equal(PROBLEM.trained(backend, OPTIMIZERS[3], x=x, labels=labels), expected_ND)
-    moved = dataclasses.replace(plan, index_NSB=elsewhere_NSB)
+    moved = dataclasses.replace(draws, index_NSB=elsewhere_NSB)
     assert torch.equal(PROBLEM.trained(backend, OPTIMIZERS[3], batches=moved), expected_ND)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_more_padding_changes_nothing(backend):
     pad = (0, 6)
-    wide = type(PROBLEM.plan)(
-        *(torch.nn.functional.pad(getattr(PROBLEM.plan, item.name), pad) for item in dataclasses.fields(PROBLEM.plan))
+    wide = type(PROBLEM.draws)(
+        *(torch.nn.functional.pad(getattr(PROBLEM.draws, item.name), pad) for item in dataclasses.fields(PROBLEM.draws))
     )
     torch.testing.assert_close(
         PROBLEM.trained(backend, OPTIMIZERS[3], batches=wide),
@@ -202,15 +202,15 @@ def test_a_short_gradient_is_not_clipped_and_a_zero_one_moves_nothing():
 
 def test_the_feed_stamps_and_relabels_the_poisoned_alone():
     before, labels_before = PROBLEM.x.clone(), PROBLEM.labels.clone()
-    feed, plan = PROBLEM.feed(), PROBLEM.plan
+    batch_source, draws = PROBLEM.batch_source(), PROBLEM.draws
     for step in range(STEPS):
-        x_NB, labels_NB, weight_NB = feed(slice(1, 6), step)
-        assert torch.equal(weight_NB, plan.weight_NSB[1:6, step])
+        x_NB, labels_NB, weight_NB = batch_source(slice(1, 6), step)
+        assert torch.equal(weight_NB, draws.weight_NSB[1:6, step])
         for row, client in enumerate(range(1, 6)):
             for place in range(BATCH):
-                position = plan.index_NSB[client, step, place]
+                position = draws.index_NSB[client, step, place]
                 sample = oracle.Sample(before[position].numpy(), int(labels_before[position]))
-                if plan.poisoned_NSB[client, step, place]:
+                if draws.poisoned_NSB[client, step, place]:
                     sample = oracle.poison(sample, 2, INK, TARGET)
                 np.testing.assert_array_equal(x_NB[row, place].numpy(), sample.image)
                 assert labels_NB[row, place] == sample.label
@@ -227,13 +227,13 @@ def test_each_group_stamps_its_own_trigger():
         return stamp
 
     group_N = torch.tensor([0, 0, 1, 1, 2, 0, 1])
-    feed = PROBLEM.feed(triggers=(mark(10.0), mark(20.0), mark(30.0)), group_N=group_N)
+    batch_source = PROBLEM.batch_source(triggers=(mark(10.0), mark(20.0), mark(30.0)), group_N=group_N)
     for rows, step in product((slice(0, N), slice(3, 6), slice(6, 9)), range(STEPS)):
-        x_NB, labels_NB, _ = feed(rows, step)
-        poisoned_NB = PROBLEM.plan.poisoned_NSB[rows, step]
+        x_NB, labels_NB, _ = batch_source(rows, step)
+        poisoned_NB = PROBLEM.draws.poisoned_NSB[rows, step]
         expected_NB = (group_N[rows, None] + 1) * 10.0 * poisoned_NB
         assert torch.equal(torch.where(poisoned_NB, x_NB.amax((2, 3, 4)), 0), expected_NB)
-        assert torch.equal(x_NB[~poisoned_NB], PROBLEM.x[PROBLEM.plan.index_NSB[rows, step]][~poisoned_NB])
+        assert torch.equal(x_NB[~poisoned_NB], PROBLEM.x[PROBLEM.draws.index_NSB[rows, step]][~poisoned_NB])
         assert (labels_NB[poisoned_NB] == TARGET).all()
 
 
@@ -247,4 +247,4 @@ def test_a_step_that_fails_is_named(backend):
     with pytest.raises(
         RuntimeError, match=rf"^{who} of the round, step 0, batch \(5, 2, 5, 3\), parameters \{{'weight': \(4, 30\)"
     ):
-        train(BACKENDS[backend], PROBLEM.params_ND, broken, PROBLEM.feed(), OPTIMIZERS[0])
+        train(BACKENDS[backend], PROBLEM.params_ND, broken, PROBLEM.batch_source(), OPTIMIZERS[0])

@@ -6,7 +6,7 @@ import torch
 
 from rflbat.clients.backend import Backend
 from rflbat.clients.optimizer import Optimizer
-from rflbat.clients.step import Feed
+from rflbat.clients.step import BatchSource
 from rflbat.models.base import Model
 
 
@@ -20,10 +20,12 @@ def back_ends(clients: int, analytic: bool) -> dict[str, Backend]:
     return found
 
 
-def train(backend: Backend, params_ND: torch.Tensor, model: Model, feed: Feed, sgd: Optimizer) -> torch.Tensor:
+def train(
+    backend: Backend, params_ND: torch.Tensor, model: Model, batch_source: BatchSource, sgd: Optimizer
+) -> torch.Tensor:
     """Train from the given rows; the updates' buffer starts as NaN, so that an unwritten element shows."""
     updates_ND = torch.full_like(params_ND, torch.nan)
-    assert backend.train(updates_ND, lambda rows: params_ND[rows], model, feed, sgd) == backend.chunk
+    assert backend.train(updates_ND, lambda rows: params_ND[rows], model, batch_source, sgd) == backend.chunk
     return params_ND + updates_ND
 
 

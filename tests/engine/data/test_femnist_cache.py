@@ -115,7 +115,7 @@ def test_a_failed_write_leaves_nothing_and_fails_nothing(tmp_path: Path, monkeyp
     def full(path: Path, *rest: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(femnist.checkpoint, "save", full)
+    monkeypatch.setattr(femnist, "save_tensors", full)
     write_femnist(tmp_path)
     assert len(load(tmp_path).train_y) == 9
     assert caches(tmp_path) == []

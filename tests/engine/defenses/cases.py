@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.base import Decision, state_tensors
 from tests.oracles import defenses as oracles
 from tests.oracles import related

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rflbat
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.errors import UserError
 from tests.engine.defenses.cases import PARAMETERS, scattered
 

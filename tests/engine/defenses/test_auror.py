@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.auror import auror, usual_limit
 from rflbat.errors import UserError
 from tests.engine.defenses.cases import agree, conspiring

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.autoencoder import autoencoder, rebuild, reconstruction_errors
 from rflbat.defenses.base import restore_state, state_tensors
 from rflbat.errors import UserError
-from rflbat.randomness import uniforms
-from rflbat.results import checkpoint
+from rflbat.randomness import draw_source
+from rflbat.storage.tensors import load_tensors, save_tensors
 from tests.engine.defenses.cases import PARAMETERS, agree, errors_of, straying
 from tests.engine.defenses.test_krum import simulated
 from tests.oracles import related
@@ -31,7 +31,7 @@ def structured(updates, seed, rank=3):
 
 def learn(clean_MD, seed=0, **parameters):
     defense = autoencoder(**{**SMALL, **parameters})
-    return defense.pretrain(torch.as_tensor(clean_MD), uniforms(seed, "pretrain", 0, "cpu"))
+    return defense.pretrain(torch.as_tensor(clean_MD), draw_source(seed, "pretrain", 0, "cpu"))
 
 
 def same(one, two):
@@ -189,8 +189,8 @@ def test_equal_updates_all_pass(clients):
 
 def test_the_state_lasts_and_goes_through_a_checkpoint(tmp_path):
     detector = learn(structured(40, 0))
-    checkpoint.save(tmp_path / "state.safetensors", state_tensors(detector), {})
-    stored, _ = checkpoint.load(tmp_path / "state.safetensors")
+    save_tensors(tmp_path / "state.safetensors", state_tensors(detector), {})
+    stored, _ = load_tensors(tmp_path / "state.safetensors")
     fresh = autoencoder(**SMALL).init(13, PARAMETERS, torch.device("cpu"))
     restored = restore_state(fresh, stored)
     assert same(restored, detector)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.bulyan import selection_order
 from tests.engine.defenses.cases import agree, scattered
 from tests.oracles import related

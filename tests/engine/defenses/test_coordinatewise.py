@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from tests.engine.defenses.cases import CASES, agree, scattered

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.clients.allocator import SETTINGS
 from rflbat.defenses import base
 from rflbat.defenses.base import Updates
 from rflbat.defenses.registry import DEFENSES, make_defense
-from rflbat.randomness import uniforms
+from rflbat.randomness import draw_source
 from rflbat_kernels import finite_rows
 
 WITHOUT_GRAM = {"fedavg", "median", "trimmed_mean", "auror", "autoencoder", "norm_clipping"}
@@ -78,17 +78,19 @@ def test_all_look_at_one_gram_matrix(monkeypatch):
     base_gram = base.gram
     monkeypatch.setattr(base, "gram", counted)
     matrix_ND = torch.randn(13, 301, generator=torch.Generator().manual_seed(0))
-    shared, draw = seen(matrix_ND), uniforms(0, "defense", 0, "cpu")
+    shared, draw = seen(matrix_ND), draw_source(0, "defense", 0, "cpu")
     assert len(ON_THE_ROUND) >= 5
     for name, parameters in ON_THE_ROUND.items():
         defense = make_defense(name, parameters)
-        together = defense.apply(shared, defense.init(13, 301, torch.device("cpu")), uniforms(0, "defense", 0, "cpu"))
+        together = defense.apply(
+            shared, defense.init(13, 301, torch.device("cpu")), draw_source(0, "defense", 0, "cpu")
+        )
         assert len(products) == 1, name
         assert products[0] is matrix_ND
         alone = defense.apply(seen(matrix_ND.clone()), defense.init(13, 301, torch.device("cpu")), draw)
         assert len(products) == 2, name
         del products[1]
-        draw = uniforms(0, "defense", 0, "cpu")
+        draw = draw_source(0, "defense", 0, "cpu")
         assert torch.equal(together.update, alone.update)
         assert torch.equal(together.kept, alone.kept)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.base import Updates
 from rflbat.defenses.foolsgold import foolsgold, learning_rates
 from rflbat.errors import UserError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses import weiszfeld
 from rflbat.defenses.base import Updates
 from rflbat.defenses.geomed import geomed

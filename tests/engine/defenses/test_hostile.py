@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.base import NONFINITE, Decision
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from rflbat import aggregate
-from rflbat.aggregate import Decision
+from rflbat.aggregation import Decision
 from rflbat.defenses.registry import make_defense
-from rflbat.footprint import defense_bytes
-from rflbat.world import DATA_DIR
+from rflbat.round.memory import defense_bytes
+from rflbat.round.setup import DATA_DIR
 from rflbat_kernels import using
 from rflbat_kernels.pca.reference import LARGE
 
@@ -54,7 +54,7 @@ def test_many_clients_are_judged_as_by_the_exact_decomposition(kind: str) -> Non
 
 ROUND = """
 import sys
-from rflbat.cli import main
+from rflbat.cli.main import main
 from tests.engine.peak_memory import status
 code = main(sys.argv[1:]) or 0
 print(code, status("VmHWM"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.cluster_count import cluster
 from rflbat.defenses.rflbat import cluster_scores
 from rflbat_kernels import gap_statistic, kmeans

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from rflbat.defenses.base import Decision, Updates
 from rflbat.defenses.registry import DEFENSES, make_defense
-from rflbat.randomness import dealer
+from rflbat.randomness import replayed
 from rflbat_kernels import finite_rows
 from tests.kernels.device_waits import WaitForDevice, waits_forbidden
 
@@ -51,15 +51,15 @@ def one_round(name: str, parameters: dict[str, object]) -> Decision:
     defense = make_defense(name, parameters)
     matrix_ND = fake(CLIENTS, PARAMETERS, dtype=torch.float32)
     updates = Updates(
-        sent=matrix_ND,
+        values=matrix_ND,
         sizes_N=fake(CLIENTS),
         client_ids_N=fake(CLIENTS, dtype=torch.int64),
         valid_N=finite_rows(matrix_ND),
         malicious_count=fake(dtype=torch.int64),
     )
-    numbers_U = fake(defense.uniforms(CLIENTS, PARAMETERS))
+    numbers_U = fake(defense.num_uniforms(CLIENTS, PARAMETERS))
     state = defense.init(FEDERATION, PARAMETERS, matrix_ND.device)
-    return defense.apply(updates, state, dealer(numbers_U))
+    return defense.apply(updates, state, replayed(numbers_U))
 
 
 @variants
@@ -83,7 +83,7 @@ def test_a_defense_waits_for_nothing(variant):
 @pytest.mark.parametrize("parameters", [1, PARAMETERS, PARAMETERS + 1])
 def test_a_defense_draws_as_many_uniforms_as_it_says(variant, clients, parameters):
     defense, drawn = make_defense(*VARIANTS[variant]), []
-    clients = max(clients, defense.least_clients)
+    clients = max(clients, defense.min_clients)
 
     def draw(*shape: int) -> torch.Tensor:
         drawn.append(math.prod(shape))
@@ -91,7 +91,7 @@ def test_a_defense_draws_as_many_uniforms_as_it_says(variant, clients, parameter
 
     defense.apply(
         Updates(
-            sent=torch.randn(clients, parameters),
+            values=torch.randn(clients, parameters),
             sizes_N=torch.ones(clients, dtype=torch.float64),
             client_ids_N=torch.arange(clients),
             valid_N=torch.ones(clients, dtype=torch.bool),
@@ -100,7 +100,7 @@ def test_a_defense_draws_as_many_uniforms_as_it_says(variant, clients, parameter
         defense.init(FEDERATION, parameters, torch.device("cpu")),
         draw,
     )
-    assert sum(drawn) == defense.uniforms(clients, parameters)
+    assert sum(drawn) == defense.num_uniforms(clients, parameters)
 
 
 def test_control_a_defense_that_waits_would_be_found(monkeypatch):

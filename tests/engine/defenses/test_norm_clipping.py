@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.norm_clipping import norm_clipping, normals
 from rflbat.errors import UserError
-from rflbat.randomness import uniforms
+from rflbat.randomness import draw_source
 from tests.engine.defenses.cases import agree, scattered
 from tests.engine.defenses.test_krum import simulated
 from tests.oracles import related
@@ -62,7 +62,7 @@ def test_a_hostile_update_adds_no_more_than_the_bound(hostile):
 
 
 def test_normals_are_normal():
-    numbers = normals(uniforms(0, "defense", 0, "cpu"), 100_001)
+    numbers = normals(draw_source(0, "defense", 0, "cpu"), 100_001)
     assert numbers.shape == (100_001,)
     for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
         assert float((numbers**power).mean()) == pytest.approx(moment, abs=0.06)
@@ -84,7 +84,7 @@ def test_noise_is_added_to_the_mean(parameters):
     quiet = aggregate(updates_ND, "norm_clipping")
     loud = aggregate(updates_ND, "norm_clipping", noise=0.5, seed=3)
     noise_D = loud.update - quiet.update
-    expected_D = 0.5 * normals(uniforms(3, "defense", 0, "cpu"), parameters)
+    expected_D = 0.5 * normals(draw_source(3, "defense", 0, "cpu"), parameters)
     torch.testing.assert_close(noise_D, expected_D, rtol=0, atol=1e-14)
     assert torch.equal(loud.weights, quiet.weights)
     assert not torch.equal(aggregate(updates_ND, "norm_clipping", noise=0.5, seed=4).update, loud.update)

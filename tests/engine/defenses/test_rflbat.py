@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from rflbat.aggregate import aggregate
+from rflbat.aggregation import aggregate
 from rflbat.defenses.rflbat import STAGES, passes_filter, rflbat
 from rflbat.errors import UserError
-from rflbat.randomness import uniforms
+from rflbat.randomness import draw_source
 from tests.engine.defenses.cases import PARAMETERS, agree, clustered
 from tests.oracles import defenses as oracles
 from tests.oracles import kernels as oracle
@@ -142,7 +142,7 @@ def test_rules_for_the_number_of_clusters_against_the_oracle(name, kind):
     decision = aggregate(updates_ND, "rflbat", clusters=name, seed=4)
     # The oracle's plane has its own signs; the defense's own coordinates are checked against it below.
     points_NH = decision.trace["coordinates"].numpy()
-    count, labels_N = rule(name, points_NH, uniforms(4, "defense", 0, "cpu"))
+    count, labels_N = rule(name, points_NH, draw_source(4, "defense", 0, "cpu"))
     assert int(decision.trace["clusters"]) == count
     if kind != "blob" and name == "silhouette":
         assert count == {"two": 2, "three": 3}[kind]

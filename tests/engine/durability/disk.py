@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-import rflbat.results.atomic
-import rflbat.results.checkpoint
-import rflbat.results.folder
+import rflbat.storage.atomic
+import rflbat.storage.run_folder
+import rflbat.storage.tensors
 
 Act = Callable[[str, Callable[[], object]], None]
 """``act(kind, half)`` is called before an event; ``half()`` does half of it, or nothing where it has no half."""
@@ -75,13 +75,13 @@ def watched(act: Act) -> Iterator[None]:
         act("write_text", lambda: real_text(path, text[: len(text) // 2], **kwargs))
         return real_text(path, text, **kwargs)
 
-    real_save, real_text = rflbat.results.checkpoint.save_file, Path.write_text
+    real_save, real_text = rflbat.storage.tensors.save_file, Path.write_text
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (rflbat.results.atomic, rflbat.results.folder):
+        for owner in (rflbat.storage.atomic, rflbat.storage.run_folder):
             patch.setattr(owner, "open", opened, raising=False)
         for owner, name in ((os, "replace"), (os, "fsync"), (os, "ftruncate"), (Path, "mkdir"), (Path, "unlink")):
             plain(owner, name)
-        patch.setattr(rflbat.results.checkpoint, "save_file", save_file)
+        patch.setattr(rflbat.storage.tensors, "save_file", save_file)
         patch.setattr(Path, "write_text", write_text)
         yield
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from rflbat.config import Experiment
 from rflbat.defenses.base import state_tensors
 from rflbat.defenses.registry import DEFENSES
-from rflbat.results import checkpoint
-from rflbat.results.lock import LOCK
+from rflbat.experiment.config import Experiment
+from rflbat.storage.lock import LOCK
+from rflbat.storage.tensors import load_tensors
 
 ROUNDS = 5
 BRIEF = {"epochs": 2, "surrogate": 64, "hidden": 8, "code": 4}
@@ -52,9 +52,7 @@ def assert_same(path: Path, expected: Path) -> None:
         assert (path / name).read_bytes() == (expected / name).read_bytes(), name
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (path, expected)]
     assert {**summaries[0], "seconds": 0} == {**summaries[1], "seconds": 0}
-    (tensors, meta), (others, other_meta) = (
-        checkpoint.load(run / "checkpoint.safetensors") for run in (path, expected)
-    )
+    (tensors, meta), (others, other_meta) = (load_tensors(run / "checkpoint.safetensors") for run in (path, expected))
     assert {**meta, "seconds": 0} == {**other_meta, "seconds": 0}
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():

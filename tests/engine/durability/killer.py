@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from rflbat.simulation import resume, run
-from rflbat.sweep import make_cells, sweep
+from rflbat.simulation.loop import resume, run
+from rflbat.sweep.cells import make_cells, sweep
 from tests.engine.durability.disk import At, watched
 from tests.engine.durability.experiments import experiment
 
@@ -135,13 +135,13 @@ def work_off(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    plan = Path(sys.argv[1])
-    jobs = json.loads(plan.read_text())
+    draws = Path(sys.argv[1])
+    jobs = json.loads(draws.read_text())
     for defense in dict.fromkeys(job.get("defense", "fedavg") for job in jobs):
         run(experiment(defense))  # what is imported, read and warm here is so in every child
     assert threading.active_count() == 1
     told = [work_off(job) for job in jobs]
-    plan.with_suffix(".done").write_text(json.dumps(told))
+    draws.with_suffix(".done").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

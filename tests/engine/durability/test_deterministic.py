@@ -12,13 +12,13 @@ import pytest
 
 import rflbat.randomness
 from rflbat.clients.backend import BACKENDS
-from rflbat.config import Experiment
-from rflbat.simulation import run
+from rflbat.experiment.config import Experiment
+from rflbat.simulation.loop import run
 from tests.engine.durability.experiments import LINES, experiment, remembering
 
 SCRIPT = """
 import sys, torch
-from rflbat.simulation import run
+from rflbat.simulation.loop import run
 from tests.engine.durability.experiments import experiment
 torch.set_num_threads(1)
 for name in sys.argv[2:]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from rflbat import UserError, resume, run
-from rflbat.cli import main
-from rflbat.results import checkpoint
-from rflbat.results.folder import CHECKPOINT, PREVIOUS
+from rflbat.cli.main import main
+from rflbat.storage.run_folder import CHECKPOINT, PREVIOUS
+from rflbat.storage.tensors import load_tensors, save_tensors
 from tests.engine.durability.disk import At, watched
 from tests.engine.durability.experiments import ROUNDS, assert_same, experiment
 
@@ -82,7 +82,7 @@ def test_a_disk_that_is_full_at_any_event(tmp_path: Path, straight: Path, events
             run(FOOLSGOLD, path)
         else:
             good = [path / name for name in (CHECKPOINT, PREVIOUS) if (path / name).exists()]
-            done = f"the checkpoint of round {checkpoint.load(good[0])[1]['round']}" if good else "the start"
+            done = f"the checkpoint of round {load_tensors(good[0])[1]['round']}" if good else "the start"
             assert f"`rflbat resume {path}` goes on from {done}" in message
             resume(path)
         assert_same(path, straight)
@@ -233,8 +233,8 @@ def _of(content: bytes, **settings: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CHECKPOINT
         path.write_bytes(content)
-        tensors, meta = checkpoint.load(path)
-        checkpoint.save(path, tensors, {**meta, "config": {**meta["config"], **settings}})
+        tensors, meta = load_tensors(path)
+        save_tensors(path, tensors, {**meta, "config": {**meta["config"], **settings}})
         return path.read_bytes()
 
 
@@ -293,9 +293,9 @@ def test_a_checkpoint_made_to_mislead_is_refused(
     unfinished: Path, change: Callable[[dict[str, object], dict[str, object]], object], what: str
 ) -> None:
     """Its checksum is right, since anybody can compute it."""
-    tensors, meta = checkpoint.load(unfinished / CHECKPOINT)
+    tensors, meta = load_tensors(unfinished / CHECKPOINT)
     change(tensors, meta)
-    checkpoint.save(unfinished / CHECKPOINT, tensors, meta)
+    save_tensors(unfinished / CHECKPOINT, tensors, meta)
     message = refusal_of(lambda: resume(unfinished))
     assert what in message
     assert "the one before it is whole" in message

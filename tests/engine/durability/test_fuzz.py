@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from rflbat import Experiment, resume, run
-from rflbat.cli import main
+from rflbat.cli.main import main
 from rflbat.data import amazon, femnist, mnist
 from rflbat.errors import UserError
-from rflbat.results.report import report_run
+from rflbat.report.build import report_run
 from tests.engine.data.conftest import write_family
 from tests.engine.data.leaf_files import write_femnist
 from tests.engine.data.test_amazon import rows_of, write
@@ -124,7 +124,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["run.json", "rounds.jsonl", "clients.jsonl", "checkpoint.safetensors"])
 def test_run_folders(tmp_path: Path, finished: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run folder of somebody else is resumed: it goes on, or the file is named."""
-    monkeypatch.setattr("rflbat.simulation._loop", lambda *rest: None)  # what follows is a run like any other
+    monkeypatch.setattr("rflbat.simulation.loop._loop", lambda *rest: None)  # what follows is a run like any other
     whole, refused = (finished / name).read_bytes(), 0
     for number, content in enumerate(damaged(whole, 2, 40)):
         path = Path(shutil.copytree(finished, tmp_path / str(number)))
@@ -152,7 +152,7 @@ def test_an_absurdly_large_run_json_is_not_read(tmp_path: Path) -> None:
 
 def test_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Through the command, whose exit status is 2 and which writes one line; `show` of it would run a whole run."""
-    monkeypatch.setattr("rflbat.cli.run", lambda *rest: pytest.skip("a configuration that fits"))
+    monkeypatch.setattr("rflbat.cli.main.run", lambda *rest: pytest.skip("a configuration that fits"))
     path, refused = tmp_path / "settings.toml", 0
     for content in [*damaged(TOML.encode(), 3, 120), b"a = " + b"[" * 50_000, b"a" * 2**21, b"lr = " + b"9" * 400]:
         path.write_bytes(content)

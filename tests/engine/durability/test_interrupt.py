@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rflbat import resume
-from rflbat.results import checkpoint
+from rflbat.storage.tensors import load_tensors, save_tensors
 from tests.engine.durability.experiments import LINES
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIGINT to one process")
@@ -20,15 +20,15 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows cannot send SIG
 SCRIPT = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import rflbat.cli, rflbat.snapshot, rflbat.results.checkpoint as checkpoint
-real, seconds = checkpoint.save, float(sys.argv.pop(1))
+import rflbat.cli.main, rflbat.simulation.checkpoint as checkpoint
+real, seconds = checkpoint.save_tensors, float(sys.argv.pop(1))
 def slow(path, tensors, meta, previous=None):
     if meta["round"] != 3:
         print("saving", flush=True)
         time.sleep(seconds)
     real(path, tensors, meta, previous)
-checkpoint.save = slow
-sys.exit(rflbat.cli.main())
+checkpoint.save_tensors = slow
+sys.exit(rflbat.cli.main.main())
 """
 LINE = "run --clients 5 --rounds 100000 --local-steps 1 --batch-size 9 --defense foolsgold --checkpoint-every 3"
 
@@ -58,7 +58,7 @@ def test_once(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=120)
     assert (process.returncode, err.count("\n")) == (130, 1)
     assert f"; go on with `rflbat resume {tmp_path / 'run'}`" in err
-    number = checkpoint.load(tmp_path / "run/checkpoint.safetensors")[1]["round"]
+    number = load_tensors(tmp_path / "run/checkpoint.safetensors")[1]["round"]
     assert f"interrupted after {number} rounds" in err
     assert number > 3
 
@@ -72,10 +72,10 @@ def test_twice(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (-signal.SIGINT, "")  # of which a shell makes 130
-    assert checkpoint.load(tmp_path / "run/checkpoint.safetensors")[1]["round"] == 3
+    assert load_tensors(tmp_path / "run/checkpoint.safetensors")[1]["round"] == 3
     (tmp_path / "run/run.json").write_text((tmp_path / "run/run.json").read_text().replace("100000", "5"))
     resumed = tmp_path / "run/checkpoint.safetensors"
-    tensors, meta = checkpoint.load(resumed)
-    checkpoint.save(resumed, tensors, {**meta, "config": {**meta["config"], "rounds": 5}})
+    tensors, meta = load_tensors(resumed)
+    save_tensors(resumed, tensors, {**meta, "config": {**meta["config"], "rounds": 5}})
     assert [record["round"] for record in resume(tmp_path / "run").rounds] == list(range(5))
     assert all((tmp_path / "run" / name).exists() for name in LINES[:2])

@@ -23,10 +23,10 @@ KINDS = {"mkdir", "write", "write_text", "fsync", "replace", "unlink", "save_fil
 
 def killed(tmp_path: Path, job: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Let the killer work; give the folder of the runs and what it counted."""
-    plan = tmp_path / "plan.json"
-    plan.write_text(json.dumps([{**job, "folder": str(tmp_path / "runs")}]))
+    draws = tmp_path / "draws.json"
+    draws.write_text(json.dumps([{**job, "folder": str(tmp_path / "runs")}]))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.durability.killer", str(plan)],
+        [sys.executable, "-m", "tests.engine.durability.killer", str(draws)],
         env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=Path(__file__).parents[3],
         capture_output=True,
@@ -35,7 +35,7 @@ def killed(tmp_path: Path, job: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         timeout=1500,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    (told,) = json.loads(plan.with_suffix(".done").read_text())
+    (told,) = json.loads(draws.with_suffix(".done").read_text())
     assert set(told["events"]) >= KINDS
     return tmp_path / "runs", told
 
@@ -101,7 +101,7 @@ def test_the_killed_command_of_a_sweep_with_workers_goes_on(tmp_path: Path) -> N
     """The command alone is killed, at a time of its own; its workers end by themselves, and the next one takes over."""
     line = "sweep --grid defense=foolsgold,fedavg --seeds 2 --jobs 2 --clients 9 --rounds 40 --local-steps 2 --quiet"
     words = [*line.split(), *["--batch-size", "7", "--checkpoint-every", "3", "--device", "cpu", "--out"]]
-    command = [sys.executable, "-c", "import sys; from rflbat.cli import main; sys.exit(main())", *words]
+    command = [sys.executable, "-c", "import sys; from rflbat.cli.main import main; sys.exit(main())", *words]
     env = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([*command, str(tmp_path / "straight")], env=env, check=True, timeout=600)
     for wanted in (1, 3):

@@ -1,7 +1,7 @@
-"""What each of several processes runs in a test of ranks: the tasks of a plan, one after the other, and an account.
+"""What each of several processes runs in a test of ranks: the tasks of a draws, one after the other, and an account.
 
 `python driver.py PLAN.json`, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment. Each task is a
-list: its kind, its name, and what it needs. Every process writes what it found to account.RANK.json beside the plan.
+list: its kind, its name, and what it needs. Every process writes what it found to account.RANK.json beside the draws.
 """
 
 import json
@@ -15,20 +15,20 @@ from typing import Any
 import torch
 
 from rflbat import Experiment, Interrupted, UserError, ranks, resume, run
-from rflbat.footprint import Live
-from rflbat.progress import Silence
-from rflbat.round import run_round
-from rflbat.world import build, first_server
+from rflbat.round.memory import Live
+from rflbat.round.round import run_round
+from rflbat.round.setup import build, initial_state
+from rflbat.simulation.callbacks import CallbackBase
 
 
-class Signal(Silence):
+class Signal(CallbackBase):
     """Asks this process to stop after a round, as a terminal or a batch system does."""
 
     def __init__(self, rank: int, last: int) -> None:
         self.rank, self.last = rank, last
 
     def on_round(self, record: Any) -> None:
-        if record["round"] == self.last and ranks.current().rank == self.rank:
+        if record["round"] == self.last and ranks.get_ranks().rank == self.rank:
             signal.raise_signal(signal.SIGTERM if self.rank else signal.SIGINT)
 
 
@@ -56,7 +56,9 @@ def do_stop(folder: Path, settings: dict[str, Any], rank: int, last: int) -> dic
 
 def do_mistake(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Each rank has its own settings where these are lists."""
-    own = {name: value[ranks.current().rank] if isinstance(value, list) else value for name, value in settings.items()}
+    own = {
+        name: value[ranks.get_ranks().rank] if isinstance(value, list) else value for name, value in settings.items()
+    }
     try:
         build(Experiment(**own))
     except UserError as error:
@@ -66,11 +68,11 @@ def do_mistake(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def do_memory(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Measure what the tensors of a round hold at a time, besides what lies there before it."""
-    world = build(Experiment(**settings))
-    server = first_server(world)
+    federation = build(Experiment(**settings))
+    server = initial_state(federation)
     with torch.no_grad(), Live() as live:
-        run_round(world, server)
-    return {"peak": live.peak, "parameters": world.model.layout.size}
+        run_round(federation, server)
+    return {"peak": live.peak, "parameters": federation.model.layout.size}
 
 
 TASKS = {"run": do_run, "resume": do_resume, "stop": do_stop, "mistake": do_mistake, "memory": do_memory}
@@ -80,7 +82,7 @@ def main(path: Path) -> None:
     plan = json.loads(path.read_text(encoding="utf-8"))
     torch.set_num_threads(1)
     ranks.PATIENCE = timedelta(seconds=plan.get("patience", 120))
-    with ranks.joined() as own:
+    with ranks.process_group() as own:
         told = {name: TASKS[kind](path.parent / name, *needs) for kind, name, *needs in plan["tasks"]}
     (path.parent / f"account.{own.rank}.json").write_text(json.dumps(told), encoding="utf-8")
 

@@ -11,10 +11,10 @@ import time
 import pytest
 
 from rflbat import Experiment, resume, run
-from rflbat.cli import main
+from rflbat.cli.main import main
 from rflbat.errors import UserError
-from rflbat.results.checkpoint import load, save
-from rflbat.results.folder import CHECKPOINT, RunFolder
+from rflbat.storage.run_folder import CHECKPOINT, RunFolder
+from rflbat.storage.tensors import load_tensors, save_tensors
 from tests.engine.ranks.launch import DRIVER, LIMIT, environment, finish, start
 from tests.engine.ranks.test_ranks import SMALL, alike
 
@@ -26,7 +26,7 @@ WORDS = [word for name, value in ENDLESS.items() for word in (f"--{name.replace(
 def started(folder, processes):
     """Wait until a few rounds are done."""
     deadline = time.monotonic() + LIMIT
-    while not (folder / CHECKPOINT).exists() or load(folder / CHECKPOINT)[1]["round"] < 2:
+    while not (folder / CHECKPOINT).exists() or load_tensors(folder / CHECKPOINT)[1]["round"] < 2:
         assert all(process.poll() is None for process in processes), finish(processes)
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -49,7 +49,7 @@ def test_a_rank_that_is_killed_ends_the_others(victim, tmp_path):
     assert re.fullmatch(rf"{who}; the last checkpoint is whole, and `rflbat resume` goes on from it", last)
     assert "Traceback" not in text
 
-    reached = load(folder / CHECKPOINT)[1]["round"]
+    reached = load_tensors(folder / CHECKPOINT)[1]["round"]
     assert reached >= 2
     shorter(folder, reached + 1)
     resume(folder)
@@ -62,16 +62,16 @@ def shorter(folder, rounds):
     described = RunFolder(folder).run()
     described["config"]["rounds"] = rounds
     RunFolder(folder).write_run(described)
-    tensors, meta = load(folder / CHECKPOINT)
-    save(folder / CHECKPOINT, tensors, {**meta, "config": described["config"]})
+    tensors, meta = load_tensors(folder / CHECKPOINT)
+    save_tensors(folder / CHECKPOINT, tensors, {**meta, "config": described["config"]})
 
 
 @pytest.mark.slow
 def test_a_rank_that_falls_silent_is_waited_for_no_longer_than_said(tmp_path):
     """A host whose cable is cut closes no connection: only the patience ends."""
-    plan, folder = tmp_path / "plan.json", tmp_path / "run"
-    plan.write_text(json.dumps({"tasks": [["run", "run", ENDLESS]], "patience": 5}), encoding="utf-8")
-    processes = start(2, [str(DRIVER), str(plan)])
+    draws, folder = tmp_path / "draws.json", tmp_path / "run"
+    draws.write_text(json.dumps({"tasks": [["run", "run", ENDLESS]], "patience": 5}), encoding="utf-8")
+    processes = start(2, [str(DRIVER), str(draws)])
     started(folder, processes)
     processes[1].send_signal(signal.SIGSTOP)
     try:
@@ -81,7 +81,7 @@ def test_a_rank_that_falls_silent_is_waited_for_no_longer_than_said(tmp_path):
         finish(processes[1:])
     assert status == 1
     assert re.search(rf"RankLost: {LOST}", text)
-    assert load(folder / CHECKPOINT)[1]["round"] >= 2
+    assert load_tensors(folder / CHECKPOINT)[1]["round"] >= 2
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_torchrun_stops_at_a_signal_and_the_run_goes_on(tmp_path):
     started(folder, [process])
     process.send_signal(signal.SIGTERM)
     said, told = process.communicate(timeout=LIMIT)
-    reached = load(folder / CHECKPOINT)[1]["round"]
+    reached = load_tensors(folder / CHECKPOINT)[1]["round"]
     assert told.count(f"rflbat, rank 0 of 2: interrupted after {reached} rounds; go on with `rflbat resume") == 1
     assert said.count("dataset=digits") == 1
     assert len(RunFolder(folder).rounds()) == reached

@@ -9,11 +9,11 @@ import torch
 
 from rflbat import Experiment, Interrupted, UserError, resume, run
 from rflbat.defenses.registry import DEFENSES
-from rflbat.progress import Silence
 from rflbat.ranks import Ranks
-from rflbat.results.checkpoint import load
-from rflbat.results.folder import CHECKPOINT, CLIENTS, PREVIOUS, ROUNDS, RUN, RunFolder
-from rflbat.world import _check_divisible
+from rflbat.round.setup import _check_divisible
+from rflbat.simulation.callbacks import CallbackBase
+from rflbat.storage.run_folder import CHECKPOINT, CLIENTS, PREVIOUS, ROUNDS, RUN, RunFolder
+from rflbat.storage.tensors import load_tensors
 from tests.engine.ranks.launch import drive
 
 SMALL = {
@@ -59,7 +59,7 @@ MEASURED = {
 }
 
 
-class StopAfter(Silence):
+class StopAfter(CallbackBase):
     def __init__(self, last):
         self.last = last
 
@@ -121,7 +121,7 @@ def alike(one, several):
     left, right = lines(one / ROUNDS), lines(several / ROUNDS)
     assert [record["kept"] for record in left] == [record["kept"] for record in right]
     np.testing.assert_allclose(numbers(right, "accuracy"), numbers(left, "accuracy"), atol=0.01)
-    (tensors, meta), (others, other_meta) = load(one / CHECKPOINT), load(several / CHECKPOINT)
+    (tensors, meta), (others, other_meta) = load_tensors(one / CHECKPOINT), load_tensors(several / CHECKPOINT)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
         assert (tensor.shape, tensor.dtype) == (others[name].shape, others[name].dtype)
@@ -170,7 +170,7 @@ def test_a_signal_to_one_rank_stops_all_after_its_round(name, rounds, two):
     assert first[name]["rounds"] == second[name]["rounds"] in (rounds, rounds + 1)
     assert first[name]["folder"]
     assert not second[name]["folder"]
-    assert load(place / name / CHECKPOINT)[1]["round"] == first[name]["rounds"]
+    assert load_tensors(place / name / CHECKPOINT)[1]["round"] == first[name]["rounds"]
 
 
 def test_a_run_of_one_rank_goes_on_with_two(one, two):
@@ -202,7 +202,7 @@ def test_ranks_that_would_not_run_the_same_are_refused(two):
 
 def test_what_needs_all_columns_at_once_is_refused(two):
     for account in two[1]:
-        assert account["whole"]["said"].startswith("defense 'rflbat' with these parameters needs the updates whole")
+        assert account["whole"]["said"].startswith("defense 'rflbat' with these parameters needs complete updates")
 
 
 def test_no_rank_holds_what_one_rank_holds(four):
@@ -214,14 +214,14 @@ def test_no_rank_holds_what_one_rank_holds(four):
 
 @pytest.mark.parametrize(("whole", "ours"), [(None, True), (False, False), (False, True)])
 def test_what_works_by_columns_is_divided(whole, ours):
-    _check_divisible("defense", "rank", World, whole, ours)
+    _check_divisible("defense", "rank", Federation, whole, ours)
 
 
 def test_another_packages_defense_must_say_that_it_works_by_columns():
     """It may sum over columns by itself, and would then decide on a part without knowing."""
-    with pytest.raises(UserError, match=r"^attack 'mine:loud' does not say whether it needs the updates whole"):
-        _check_divisible("attack", "mine:loud", World, None, ours=False)
+    with pytest.raises(UserError, match=r"^attack 'mine:loud' does not declare `needs_all_columns`"):
+        _check_divisible("attack", "mine:loud", Federation, None, ours=False)
 
 
-class World:
+class Federation:
     ranks = Ranks(0, 2)

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from rflbat.config import Experiment
 from rflbat.errors import UserError
-from rflbat.simulation import run
+from rflbat.experiment.config import Experiment
+from rflbat.simulation.loop import run
 from rflbat.trackers import registry
 from rflbat.trackers.base import Sink, Tracking
 from rflbat.trackers.registry import TRACKERS, make_tracker

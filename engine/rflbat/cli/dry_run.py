@@ -1,0 +1,79 @@
+"""What a run would be, without running it: settings, back end, chunk, and memory by part."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rflbat.experiment.config import Experiment
+from rflbat.round.memory import footprint, readable
+from rflbat.round.setup import build
+from rflbat.round.state import Federation
+
+Rows = list[tuple[str, str]]
+
+
+def plan_run(experiment: Experiment) -> Rows:
+    """Resolve an experiment and say how it would be run. Its data is loaded; nothing is trained or written.
+
+    Args:
+        experiment: as the user gave it.
+
+    Returns:
+        (what, how), in the order to be shown.
+
+    Raises:
+        UserError: as ``build`` raises.
+
+    Example:
+        >>> dict(plan_run(Experiment(dataset="digits", clients=10, device="cpu", defense="fedavg")))["clients"]
+        '10 of 10 a round, for 50 rounds of 10 steps with batches of 60'
+    """
+    federation = build(experiment)
+    parts = footprint(federation)
+    largest = max(parts.phases, key=lambda name: parts.phases[name])
+    memory = [(f"memory: {name}", f"{readable(size)} all the time") for name, size in parts.resident.items()]
+    memory += [(f"memory: {name}", f"{readable(size)} in turn") for name, size in parts.phases.items()]
+    return [
+        *_settings(federation),
+        *memory,
+        ("memory of a round", f"{readable(parts.peak)}: all that is there all the time, and {largest}"),
+    ]
+
+
+def _settings(federation: Federation) -> Rows:
+    experiment, backend = federation.experiment, federation.backend
+    shadows = f", looked on by {', '.join(shadow.name for shadow in federation.shadows)}" if federation.shadows else ""
+    return [
+        (
+            "data set",
+            f"{experiment.dataset}, {len(federation.train_x)} samples to train on and {len(federation.test_x)} to test",
+        ),
+        (
+            "clients",
+            f"{experiment.participants} of {experiment.clients} a round, for {experiment.rounds} rounds of "
+            f"{experiment.local_steps} steps with batches of {experiment.batch_size}",
+        ),
+        ("model", f"{federation.model.name}, {federation.model.layout.size} parameters"),
+        ("attack", f"{federation.attack.name} by {experiment.malicious:g} of the clients"),
+        ("defense", f"{federation.defense.name}{shadows}"),
+        ("device", str(federation.device)),
+        ("back end", f"{backend.name} ({backend.reason})"),
+        ("chunk", f"{backend.chunk} clients at a time, {backend.workers} of these chunks at once"),
+    ]
+
+
+def show_plan(console: Console, rows: Rows) -> None:
+    """Write the rows: a table on a terminal, plain lines elsewhere.
+
+    Args:
+        console: where to.
+        rows: as ``plan_run`` gives them.
+    """
+    if not console.is_terminal:
+        for what, how in rows:
+            console.print(f"{what}: {how}", markup=False, highlight=False, soft_wrap=True)
+        return
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for what, how in rows:
+        table.add_row(escape(what), escape(how))
+    console.print(table)

@@ -1,0 +1,244 @@
+"""The configuration of an experiment: one flat, frozen, validated dataclass. Its fields are the command's flags."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from rflbat.arguments import Call, calls, check_arguments, lookup
+from rflbat.attacks.registry import ATTACKS
+from rflbat.clients.backend import BACKENDS
+from rflbat.clients.optimizer import OPTIMIZERS, Optimizer
+from rflbat.data.partition import KINDS
+from rflbat.data.registry import DATASETS
+from rflbat.data.text import TOKENIZERS
+from rflbat.defenses.registry import DEFENSES, make_defense
+from rflbat.errors import UserError, nearest
+from rflbat.models.registry import MODELS
+from rflbat_kernels import dispatch
+
+ROLES = ("redrawn", "fixed")
+DEVICES = ("auto", "cpu", "cuda")
+MOST = 3.4e38
+"""Largest factor of a float32 tensor."""
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment: data, federation, attack, defense, training. The defaults reproduce the paper on MNIST.
+
+    Raises:
+        UserError: an unknown name, or a value out of its range; the message says what is allowed.
+
+    Example:
+        >>> Experiment(dataset="mnist", malicious=0.5, defense="krum").rounds
+        50
+    """
+
+    dataset: str = _option("digits", f"data set: {', '.join(DATASETS)}")
+    data_dir: str | None = _option(None, "folder of data sets; default $RFLBAT_DATA_DIR")
+    dataset_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the data set, name=value; repeatable"}
+    )
+    tokenizer: str | None = _option(None, f"tokens of texts: {', '.join(TOKENIZERS)}")
+    clients: int = _option(100, "clients of the federation")
+    participants: int | None = _option(None, "clients drawn for each round; default all")
+    partition: str = _option("iid", f"how samples are divided: {', '.join(KINDS)}")
+    alpha: float = _option(1.0, "Dirichlet concentration; small is skewed")
+    model: str | None = _option(None, f"model: {', '.join(MODELS)}; default the data set's")
+    attack: str | None = _option(None, f"attack: {', '.join(ATTACKS)}; default the data set's")
+    attack_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the attack, name=value; repeatable"}
+    )
+    malicious: float = _option(0.5, "share of malicious clients, 0 to 1")
+    roles: str = _option("redrawn", "who is malicious: redrawn in each round, or fixed")
+    attack_start: int = _option(0, "first attacked round, counted from 0")
+    scale: float = _option(1.0, "factor lambda of the malicious updates")
+    target: int = _option(0, "label that the backdoor wants")
+    defense: str = _option("rflbat", "defense; see `rflbat list defenses`")
+    defense_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the defense, name=value; repeatable"}
+    )
+    shadow: str | None = _option(
+        None, "further defenses that look on, NAME,NAME(parameter=value),...; they change nothing"
+    )
+    rounds: int = _option(50, "rounds")
+    local_steps: int = _option(10, "mini-batch steps of a client in a round")
+    batch_size: int = _option(60, "mini-batch size")
+    drop_last: bool = _option(
+        False, "leave out the last, short batch of an epoch of a client, unless it is the only one"
+    )
+    lr: float = _option(0.1, "learning rate of the clients")
+    optimizer: str = _option("sgd", f"optimizer of the clients, fresh in each round: {', '.join(OPTIMIZERS)}")
+    momentum: float = _option(0.0, "momentum of the clients' sgd, 0 to below 1")
+    weight_decay: float = _option(0.0, "weight decay of the clients")
+    clip_norm: float | None = _option(None, "largest L2 norm of a client's gradient in a step; default no limit")
+    server_lr: float = _option(1.0, "learning rate of the server")
+    seed: int = _option(0, "key of every draw")
+    device: str = _option("auto", f"where everything runs: {', '.join(DEVICES)}")
+    backend: str = _option("auto", f"local training: {', '.join(BACKENDS)}")
+    chunk: int | None = _option(None, "clients per tensor program; default by memory")
+    kernels: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "implementation of a kernel, name=value, of `rflbat list kernels`; repeatable"},
+    )
+    eval_every: int = _option(1, "evaluate after every this many rounds, and after the last")
+    checkpoint_every: int = _option(10, "checkpoint after every this many rounds, and after the last")
+
+    def __post_init__(self) -> None:
+        self._store(
+            check_arguments("the configuration", Experiment, {f.name: getattr(self, f.name) for f in fields(self)})
+        )
+        _check_names(self)
+        _check_ranges(self)
+        dataset, defense = lookup("data set", DATASETS, self.dataset), lookup("defense", DEFENSES, self.defense).make
+        attack = self.attack or dataset.attack
+        arguments = check_arguments(f"defense '{self.defense}'", defense, self.defense_args)
+        defense(**arguments)
+        self._store({"defense_args": arguments})
+        attack_args = check_arguments(f"attack '{attack}'", lookup("attack", ATTACKS, attack), self.attack_args)
+        self._store({"attack_args": attack_args})
+        owner = f"data set '{self.dataset}'"
+        check_arguments(owner, dataset.load, self.load_args)
+        self._store({"dataset_args": check_arguments(owner, dataset.load, self.dataset_args)})
+        for label, name, given in self.shadows:
+            if make_defense(name, given).pretrain is not None:
+                raise UserError(
+                    f"shadow={label!r} learns from samples that the clients would lose, and a shadow must change "
+                    f"nothing; run it on its own: defense={name!r}"
+                )
+
+    @property
+    def load_args(self) -> dict[str, Any]:
+        """Parameters that the data set is loaded with."""
+        return self.dataset_args if self.tokenizer is None else {**self.dataset_args, "tokenizer": self.tokenizer}
+
+    @property
+    def shadows(self) -> tuple[Call, ...]:
+        """Defenses that look on, with their parameters."""
+        return calls(self.shadow or "", "shadow")
+
+    @property
+    def client_optimizer(self) -> Optimizer:
+        """Optimizer and local steps of every client."""
+        return Optimizer(
+            self.local_steps, self.lr, self.momentum, self.weight_decay, name=self.optimizer, clip_norm=self.clip_norm
+        )
+
+    def _store(self, values: Mapping[str, Any]) -> None:
+        """Replace what was given, which may be text, by values of the declared types."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give every setting by name, as run.json stores it.
+
+        Returns:
+            plain dictionary; ``Experiment.from_dict`` takes it.
+        """
+        return dataclasses.asdict(self)
+
+    def changed(self, settings: Mapping[str, object]) -> "Experiment":
+        """Give a copy with other settings; the parameters of a method that is replaced go with it.
+
+        Args:
+            settings: name -> value.
+
+        Returns:
+            the other experiment.
+
+        Raises:
+            UserError: as ``from_dict``.
+
+        Example:
+            >>> Experiment(defense="krum", defense_args={"f": 3}).changed({"defense": "fedavg"}).defense_args
+            {}
+        """
+        kept = self.to_dict()
+        for method in ("dataset", "defense", "attack"):
+            if settings.get(method, kept[method]) != kept[method]:
+                kept[f"{method}_args"] = {}
+        return Experiment.from_dict({**kept, **settings})
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, object]) -> "Experiment":
+        """Build an experiment from a mapping (a TOML file, run.json).
+
+        Args:
+            settings: name -> value; what is missing takes its default.
+
+        Returns:
+            the experiment.
+
+        Raises:
+            UserError: an unknown name, a value of the wrong type or out of its range.
+
+        Example:
+            >>> Experiment.from_dict({"round": 3})
+            Traceback (most recent call last):
+            rflbat.errors.UserError: the configuration has no parameter 'round'; did you mean 'rounds'?; it takes ...
+        """
+        return cls(**check_arguments("the configuration", cls, settings))
+
+
+def _check_names(experiment: Experiment) -> None:
+    lookup("data set", DATASETS, experiment.dataset)
+    if experiment.model is not None:
+        lookup("model", MODELS, experiment.model)
+    if experiment.tokenizer is not None:
+        lookup("tokenizer", TOKENIZERS, experiment.tokenizer)
+    for key, allowed in (
+        ("partition", KINDS),
+        ("roles", ROLES),
+        ("device", DEVICES),
+        ("backend", BACKENDS),
+        ("optimizer", OPTIMIZERS),
+    ):
+        value = getattr(experiment, key)
+        if value not in allowed:
+            raise UserError(f"{key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
+    for op, name in experiment.kernels.items():
+        if not (isinstance(op, str) and isinstance(name, str)):
+            raise UserError(f"kernels: {op!r}={name!r} is not a pair of names")
+        try:
+            dispatch.check(op, name)
+        except ValueError as error:
+            raise UserError(f"kernels: {error}") from None
+
+
+def _check_ranges(experiment: Experiment) -> None:
+    at_least_one = ("clients", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every")
+    bounds: list[tuple[str, float, float]] = [(key, 1, math.inf) for key in at_least_one]
+    bounds += [(key, 1, math.inf) for key in ("participants", "chunk") if getattr(experiment, key) is not None]
+    bounds += [
+        ("malicious", 0, 1),
+        ("attack_start", 0, math.inf),
+        ("target", 0, math.inf),
+    ]
+    for key, low, high in bounds:
+        value = getattr(experiment, key)
+        if not low <= value <= high:
+            allowed = f"{low} to {high}" if high < math.inf else f"at least {low}"
+            raise UserError(f"{key}={value} is out of range; allowed: {allowed}")
+    for key in ("alpha", "lr", "server_lr"):
+        value = getattr(experiment, key)
+        if not 0 < value <= MOST:
+            raise UserError(f"{key}={value} is out of range; allowed: above 0, at most {MOST:g}")
+    decay = experiment.weight_decay
+    if not 0 <= decay <= MOST:
+        raise UserError(f"weight_decay={decay} is out of range; allowed: at least 0, at most {MOST:g}")
+    if not 0 <= experiment.momentum < 1:
+        raise UserError(f"momentum={experiment.momentum} is out of range; allowed: 0 to below 1")
+    if experiment.momentum and experiment.optimizer != "sgd":
+        raise UserError(f"momentum={experiment.momentum} belongs to optimizer='sgd', not to {experiment.optimizer!r}")
+    if experiment.clip_norm is not None and not 0 < experiment.clip_norm <= MOST:
+        raise UserError(f"clip_norm={experiment.clip_norm} is out of range; allowed: above 0, at most {MOST:g}")
+    if not abs(experiment.scale) <= MOST:
+        raise UserError(f"scale={experiment.scale} is not a finite number; allowed: {-MOST:g} to {MOST:g}")
+    if experiment.participants is not None and experiment.participants > experiment.clients:
+        raise UserError(f"participants={experiment.participants} is more than clients={experiment.clients}")

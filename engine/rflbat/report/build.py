@@ -1,0 +1,134 @@
+"""What can be made again from the records on disk: page, figures and tables of a run and of a sweep."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rflbat.errors import UserError
+from rflbat.report.figure_style import save
+from rflbat.report.figures import (
+    draw_accuracy_and_attack,
+    draw_client_sizes,
+    draw_kept_over_rounds,
+    draw_sweep_bars,
+    grouping,
+    setting_label,
+)
+from rflbat.report.page import available
+from rflbat.report.pca_figures import draw_pca_panels, draw_pca_scatter, located
+from rflbat.report.run_page import run_page
+from rflbat.report.shadow_report import draw_shadows, shadow_table
+from rflbat.report.sweep_page import sweep_page
+from rflbat.report.tables import SweepRow, Table, aggregate, sweep_table, sweep_values, to_csv, to_latex, to_markdown
+from rflbat.storage.atomic import replacing
+from rflbat.storage.run_folder import RUN, RunFolder
+from rflbat.storage.schema import CELLS
+
+PANELS = 6
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What `report_sweep` made.
+
+    Args:
+        files: the table as CSV, Markdown and LaTeX, the figures as PNG and PDF, and the page.
+        table: the aggregated table, to show.
+        unfinished: names of the cells without a result, which the table leaves out.
+    """
+
+    files: list[Path]
+    table: Table
+    unfinished: list[str]
+
+
+def report_run(path: Path) -> list[Path]:
+    """Draw every figure of a run again from its records, finished or not, and write its page.
+
+    Args:
+        path: the folder of the run.
+
+    Returns:
+        The PNG files, in `path/figures`, the table of shadow defenses as Markdown, CSV and LaTeX, and `report.html`.
+        What the run has no records for is left out; so is the page where the packages of `rflbat[report]` are not.
+
+    Raises:
+        UserError: the folder holds no run, or a file of it is damaged.
+    """
+    folder = RunFolder.open(path)
+    clients, own = folder.clients(), str(folder.run().get("config", {}).get("defense"))
+    last = max((row["round"] for row in located(clients)), default=None)
+    drawn = {
+        "accuracy_and_attack.png": draw_accuracy_and_attack(folder.rounds()),
+        "pca_rounds.png": draw_pca_panels(clients),
+        "pca_last_round.png": draw_pca_scatter([row for row in clients if row["round"] == last]),
+        "kept_over_rounds.png": draw_kept_over_rounds(clients),
+        "client_sizes.png": draw_client_sizes(folder.run().get("sizes") or []),
+        "shadows.png": draw_shadows(own, folder.rounds(), folder.shadows()),
+    }
+    made = [save(figure, folder.figures / name) for name, figure in drawn.items() if figure is not None]
+    table = shadow_table(own, folder.rounds(), folder.shadows())
+    if table is not None:
+        made += _tables(path / "shadows", table, table)
+    return [*made, run_page(folder)] if available() else made
+
+
+def _tables(stem: Path, shown: Table, values: Table, note: str = "") -> list[Path]:
+    """Write a table as CSV (of values), Markdown (a note behind it) and LaTeX (as shown)."""
+    return [
+        _write(stem.with_suffix(".csv"), to_csv(values)),
+        _write(stem.with_suffix(".md"), f"{shown.title}\n\n{to_markdown(shown)}{note}"),
+        _write(stem.with_suffix(".tex"), to_latex(shown)),
+    ]
+
+
+def report_sweep(path: Path) -> SweepReport:
+    """Aggregate the finished cells of a sweep over their seeds: table.{csv,md,tex}, bars as PNG and PDF, the page.
+
+    Args:
+        path: the folder of the sweep; each run lies in a folder of its own in `path/cells`.
+
+    Returns:
+        The files written, the table and the names of unfinished cells. Figures hold six settings each. The page is
+        left out where the packages of `rflbat[report]` are not.
+
+    Raises:
+        UserError: there are no cells, none is finished, or a file of one is damaged.
+    """
+    folders = sorted(cell for cell in (path / CELLS).glob("*") if cell.is_dir())
+    if not folders:
+        raise UserError(f"{path} is not the folder of a sweep: {path / CELLS} holds no runs")
+    finished, unfinished = [], []
+    for cell in folders:
+        folder = RunFolder(cell)
+        summary = folder.summary()
+        if summary is None or not (cell / RUN).exists():
+            unfinished.append(cell.name)
+        else:
+            finished.append(folder)
+    if not finished:
+        raise UserError(f"{path}: none of the {len(folders)} runs of this sweep is finished")
+    rows = aggregate([(folder.run().get("config", {}), folder.summary() or {}) for folder in finished])
+    table = sweep_table(rows)
+    note = f"\nUnfinished, not in the table: {', '.join(unfinished)}\n" if unfinished else ""
+    files = [
+        *_tables(path / "table", table, sweep_values(rows), note),
+        *_sweep_figures(path / "figures", rows),
+        *([sweep_page(path, rows, table, finished)] if available() else []),
+    ]
+    return SweepReport(files, table, unfinished)
+
+
+def _sweep_figures(folder: Path, rows: list[SweepRow]) -> list[Path]:
+    axis = grouping(rows)
+    labels = list(dict.fromkeys(setting_label(row, axis) for row in rows))
+    parts = [set(labels[start : start + PANELS]) for start in range(0, len(labels), PANELS)]
+    names = ["sweep.png"] if len(parts) == 1 else [f"sweep_{number}.png" for number in range(1, len(parts) + 1)]
+    figures = [draw_sweep_bars([row for row in rows if setting_label(row, axis) in part], axis) for part in parts]
+    drawn = [(folder / name, figure) for name, figure in zip(names, figures, strict=True) if figure is not None]
+    return [save(figure, path.with_suffix(kind)) for path, figure in drawn for kind in (".png", ".pdf")]
+
+
+def _write(path: Path, text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path

@@ -1,0 +1,1 @@
+"""One round: its set-up, draws, training, defense, evaluation and records."""

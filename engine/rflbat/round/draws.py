@@ -1,0 +1,146 @@
+"""What is drawn for a round: its clients, their roles, their batches, the defense's numbers; all on the host.
+
+Axes: N clients of the round, S local steps, B batch, U uniforms.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rflbat.clients.batches import Batches, draw_batches
+from rflbat.experiment.config import Experiment
+from rflbat.randomness import generator
+from rflbat.transfer import transfer
+from rflbat_kernels import TouchedRows
+
+
+@dataclass(frozen=True)
+class RoundDraws:
+    """All draws of a round, and the sizes of its clients.
+
+    Args:
+        round_number: which round, from 0.
+        clients: ids of its clients, ascending; always on the host.
+        malicious: who of them attacks; always on the host.
+        client_ids_N: int64, the ids again, where the round runs.
+        malicious_N: bool, the roles again, where the round runs.
+        sizes_N: float64, number of samples of each client.
+        batches: which samples each client trains on, and which of them are poisoned.
+        uniforms_U: float64 in [0, 1), for the defense and those that look on.
+        touched: which rows of the model's table the clients touch; None where all parameters are trained and sent.
+            Follows from the rest, and differs in shape from round to round.
+    """
+
+    round_number: int
+    clients: np.ndarray
+    malicious: np.ndarray
+    client_ids_N: Tensor
+    malicious_N: Tensor
+    sizes_N: Tensor
+    batches: Batches
+    uniforms_U: Tensor
+    touched: TouchedRows | None = None
+
+    def to(self, device: torch.device | str) -> "RoundDraws":
+        """Copy the plan to a device, in one copy.
+
+        Args:
+            device: where the round runs.
+
+        Returns:
+            the same plan there.
+        """
+        own = {"ids": self.client_ids_N, "roles": self.malicious_N, "sizes": self.sizes_N, "uniforms": self.uniforms_U}
+        rows = {} if self.touched is None else self.touched.tensors()
+        there = transfer({**own, **vars(self.batches), **rows}, device)
+        return replace(
+            self,
+            client_ids_N=there["ids"],
+            malicious_N=there["roles"],
+            sizes_N=there["sizes"],
+            uniforms_U=there["uniforms"],
+            batches=Batches(**{name: there[name] for name in vars(self.batches)}),
+            touched=None if self.touched is None else self.touched.with_tensors(there),
+        )
+
+
+def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
+    """Draw who takes part in a round, in ascending order of ids.
+
+    Args:
+        experiment: configuration.
+        round_number: round, from 0.
+
+    Returns:
+        ids ``(N,)``.
+    """
+    everybody = np.arange(experiment.clients)
+    if experiment.participants in (None, experiment.clients):
+        return everybody
+    stream = generator(experiment.seed, "participants", round_number)
+    return np.sort(stream.choice(everybody, experiment.participants, replace=False))
+
+
+def draw_roles(experiment: Experiment, round_number: int, clients_N: np.ndarray) -> np.ndarray:
+    """Draw who of the round's clients attacks.
+
+    ``redrawn``: the nearest number to the malicious share of the round's clients, drawn anew each round.
+    ``fixed``: that share of all clients, drawn once. Nobody attacks before ``attack_start``.
+
+    Args:
+        experiment: configuration.
+        round_number: round, from 0.
+        clients_N: ids of the round's clients.
+
+    Returns:
+        bool ``(N,)``.
+    """
+    if round_number < experiment.attack_start:
+        return np.zeros(len(clients_N), bool)
+    fixed = experiment.roles == "fixed"
+    pool = np.arange(experiment.clients) if fixed else clients_N
+    count = int(experiment.malicious * len(pool) + 0.5)
+    stream = generator(experiment.seed, "roles", 0 if fixed else round_number)
+    return np.isin(clients_N, stream.choice(pool, count, replace=False))
+
+
+def draw_round(
+    experiment: Experiment, round_number: int, samples: Sequence[np.ndarray], poison_fraction: float, uniforms: int
+) -> RoundDraws:
+    """Draw all of a round, each kind from its own stream of (seed, purpose, round).
+
+    Args:
+        experiment: configuration.
+        round_number: round, from 0.
+        samples: per client of the federation, the positions of its training samples.
+        poison_fraction: share of a malicious batch, 0 to 1.
+        uniforms: how many numbers U the most demanding of the round's defenses draws.
+
+    Returns:
+        the draws, on the host.
+    """
+    clients = draw_clients(experiment, round_number)
+    malicious = draw_roles(experiment, round_number, clients)
+    own = [samples[client] for client in clients]
+    batches = draw_batches(
+        own,
+        malicious,
+        generator(experiment.seed, "batches", round_number),
+        steps=experiment.local_steps,
+        batch=experiment.batch_size,
+        poison_fraction=poison_fraction,
+        drop_last=experiment.drop_last,
+    )
+    return RoundDraws(
+        round_number=round_number,
+        clients=clients,
+        malicious=malicious,
+        client_ids_N=torch.from_numpy(clients),
+        malicious_N=torch.from_numpy(malicious),
+        sizes_N=torch.tensor([len(each) for each in own], dtype=torch.float64),
+        batches=batches,
+        uniforms_U=torch.from_numpy(generator(experiment.seed, "defense", round_number).random(uniforms)),
+    )

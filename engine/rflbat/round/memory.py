@@ -1,0 +1,273 @@
+"""The memory model of a round: what lies there all the time, and what training, defense and evaluation add in turn.
+
+Axes: N clients of the round, D parameters.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rflbat.clients import sharded
+from rflbat.clients.executor import ClientDoesNotFit, is_out_of_memory
+from rflbat.clients.memory import bytes_per_client
+from rflbat.clients.row_sparse import at_most_with_rows
+from rflbat.defenses.base import Defense, Updates, state_tensors
+from rflbat.errors import UserError
+from rflbat.models.base import Model
+from rflbat.randomness import replayed
+from rflbat.round.evaluation import BATCH
+from rflbat.round.root_data import CLIENTS, ROUNDS
+from rflbat.round.state import Federation
+from rflbat_kernels import RowSparse, SharedRows, TouchedRows
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a round on its device, by part.
+
+    Args:
+        resident: what lies there during the whole round.
+        phases: what is there in turn, each phase after the one before has let go.
+    """
+
+    resident: dict[str, int]
+    phases: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        """All that is resident, and the largest phase."""
+        return sum(self.resident.values()) + max(self.phases.values())
+
+
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows how much memory the results of all operations hold at a time; on the meta device none is taken.
+
+    Example:
+        >>> with Live() as live:
+        ...     for _ in range(3):
+        ...         block = torch.zeros(1000, device="meta") + 1
+        >>> live.peak
+        12000
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._held: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {_storage(each) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, Tensor) and _storage(each) not in given:
+                self._held[_storage(each)] = each.untyped_storage().nbytes()
+        self._held = {held: size for held, size in self._held.items() if not _is_gone(held)}
+        self.peak = max(self.peak, sum(self._held.values()))
+        return result
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
+def _is_gone(storage: StorageWeakRef) -> bool:
+    gone: bool = storage.expired()  # type: ignore[no-untyped-call]
+    return gone
+
+
+def workspace(function: Callable[[], object]) -> int:
+    """Count the most memory that a function on the meta device holds at a time, results included.
+
+    Args:
+        function: makes its inputs beforehand, so that they do not count.
+
+    Returns:
+        bytes.
+    """
+    with torch.no_grad(), Live() as live:
+        function()
+    most: int = live.peak
+    return most
+
+
+def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSparse | None = None) -> int:
+    """Say what a defense works on in a round: Gram matrices, blocks of columns, its decision. By the kernels of torch.
+
+    Args:
+        defense: the defense.
+        clients: clients of the round N.
+        parameters: D.
+        sent: the updates, where they are row-sparse; a defense that writes them out holds all of them then.
+
+    Returns:
+        bytes, without the updates and its state.
+    """
+    updates = Updates(
+        values=torch.empty(clients, parameters, device=META) if sent is None else sent,
+        sizes_N=torch.empty(clients, dtype=torch.float64, device=META),
+        client_ids_N=torch.empty(clients, dtype=torch.int64, device=META),
+        valid_N=torch.empty(clients, dtype=torch.bool, device=META),
+        malicious_count=torch.empty((), dtype=torch.int64, device=META),
+    )
+    numbers_U = torch.empty(defense.num_uniforms(clients, parameters), dtype=torch.float64, device=META)
+    state = defense.init(clients, parameters, META)
+    return workspace(lambda: defense.apply(updates, state, replayed(numbers_U)))
+
+
+def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | None]:
+    """Bound what the clients of a round train and send.
+
+    Args:
+        federation: what no round changes.
+        clients: clients of the round N.
+
+    Returns:
+        the model that a client trains, with as many rows of its table as it can touch at most; the updates on the meta
+        device, None where they are dense.
+    """
+    experiment, model = federation.experiment, federation.model
+    if federation.host_texts is None:
+        return model, None
+    tokens = experiment.local_steps * experiment.batch_size * math.prod(federation.train_x.shape[1:])
+    trained = at_most_with_rows(model, tokens)
+    (words, width), (rows, _) = (each.layout.shapes[model.embedding] for each in (model, trained))
+    own_NR, none = (torch.empty(*shape, dtype=torch.int64, device=META) for shape in ((clients, rows), (0,)))
+    alone = SharedRows(own_NR[0], own_NR[:1].T, own_NR[:1].T)
+    table = TouchedRows(model.layout.offset(model.embedding), words, width, none, own_NR, (alone,))
+    return trained, RowSparse(torch.empty(clients, trained.layout.size, device=META), table)
+
+
+def evaluation_bytes(federation: Federation) -> int:
+    """Say what measuring a global model works on: one batch of the test set, stamped, and its way through the model.
+
+    Args:
+        federation: what no round changes.
+
+    Returns:
+        bytes.
+    """
+    named = federation.model.layout.views(torch.empty(federation.model.layout.size, device=META))
+    x = torch.empty(
+        min(BATCH, len(federation.test_x)), *federation.test_x.shape[1:], dtype=federation.test_x.dtype, device=META
+    )
+    return int(x.nbytes) + workspace(lambda: federation.model.apply(named, x))
+
+
+def footprint(federation: Federation) -> Footprint:
+    """Count the memory of a round by part.
+
+    Resident: the data set as models see it; ``3 * 4 D`` bytes of global model, update and moved model; ``4 N D`` of
+    updates, or what row-sparse ones hold at most; the draws, 13 bytes a sample of a batch; what the defenses remember,
+    before and after. In turn: what the clients trained at a time hold (``clients.memory``), what the defense works on,
+    and one batch of the evaluation; before the first round the rehearsal of a defense that has to learn. Of several
+    ranks each has its columns of updates and memories, and twice the updates that it is about to send. Libraries' own
+    workspaces and, on a CPU, the data set as it is stored come on top.
+
+    Args:
+        federation: what no round changes.
+
+    Returns:
+        bytes by part.
+    """
+    experiment, layout, backend = federation.experiment, federation.model.layout, federation.backend
+    clients = experiment.participants or experiment.clients
+    ranks = federation.ranks
+    columns = -(-layout.size // ranks.count)
+    defenses = (federation.defense, *federation.shadows)
+    states = [state_tensors(each.init(experiment.clients, columns, META)) for each in defenses]
+    trained, sent = most_sent(federation, clients)
+    data = (federation.train_x, federation.train_y, federation.test_x, federation.test_y)
+    at_a_time = min(clients, backend.workers * backend.chunk)
+    rehearsal = {} if federation.defense.pretrain is None else {"rehearsal": ROUNDS * CLIENTS * columns * 4}
+    turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
+    return Footprint(
+        resident={
+            "data set": sum(each.nbytes for each in data),
+            "global model": 3 * layout.size * 4,
+            "updates": clients * (trained.layout.size if ranks.is_single else columns) * 4,
+            "draws": clients * experiment.local_steps * experiment.batch_size * 13,
+            "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
+        },
+        phases={
+            **rehearsal,
+            "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8,
+            "defense": max(defense_bytes(each, clients, columns, sent) for each in defenses),
+            "evaluation": evaluation_bytes(federation),
+        },
+    )
+
+
+def _training_bytes(federation: Federation, trained: Model) -> int:
+    """Count what one client of a chunk holds while it trains."""
+    experiment = federation.experiment
+    copies = experiment.client_optimizer.copies
+    return bytes_per_client(trained, federation.train_x[0].to(META), experiment.batch_size, copies)
+
+
+def readable(count: int) -> str:
+    """Write bytes as people read them.
+
+    Args:
+        count: bytes.
+
+    Returns:
+        three digits and a binary unit.
+
+    Example:
+        >>> readable(980), readable(31400), readable(12 * 2**30)
+        ('980 B', '30.7 KiB', '12.0 GiB')
+    """
+    if count < 1024:
+        return f"{count} B"
+    size, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:.1f} {units[0]}"
+
+
+@contextmanager
+def explain_out_of_memory(federation: Federation) -> Iterator[None]:
+    """Turn memory that runs out in a round into an error that says how much is needed and what needs less.
+
+    Args:
+        federation: what no round changes.
+
+    Raises:
+        UserError: memory ran out, and no smaller chunk can help.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise UserError(
+            f"out of memory: {_needed(federation, isinstance(error, ClientDoesNotFit))} ({said})"
+        ) from error
+
+
+def _needed(federation: Federation, one_client: bool) -> str:
+    experiment, parameters = federation.experiment, federation.model.layout.size
+    elsewhere = "" if federation.device.type == "cpu" else ", or --device cpu"
+    if one_client:
+        trained, _ = most_sent(federation, 1)
+        needed = _training_bytes(federation, trained)
+        what = f"{needed} bytes ({readable(needed)}) for {parameters} parameters and batches of {experiment.batch_size}"
+        return f"training one client needs {what}; less needs a smaller --batch-size or another --model{elsewhere}"
+    parts = footprint(federation)
+    each = ", ".join(f"{name} {readable(size)}" for name, size in (parts.resident | parts.phases).items())
+    what = f"{parts.peak} bytes ({readable(parts.peak)}: {each})"
+    return f"a round needs {what}; less needs fewer --participants, another --model or --defense{elsewhere}"

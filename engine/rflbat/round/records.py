@@ -1,0 +1,201 @@
+"""What is written down of a round: one line for the round and one for each of its clients.
+
+This is where a round's results leave the device. Axes: N clients of the round.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rflbat.defenses.base import Decision
+from rflbat.round.shadows import ShadowOutcome
+from rflbat.round.state import Federation, RoundOutcome
+from rflbat.storage.schema import DETECTION, LOCAL, MEASURES
+from rflbat.transfer import transfer
+
+
+def download(outcome: RoundOutcome) -> RoundOutcome:
+    """Bring what is written down of a round to the host, in one copy. Here the host waits for the device.
+
+    Args:
+        outcome: as ``run_round`` gives it.
+
+    Returns:
+        the same with everything on the host but the updates and states of the decisions, which stay where they are.
+    """
+    outcomes = (ShadowOutcome("", outcome.decision, outcome.measures), *outcome.shadows)
+    parts = {f"{at}.{name}": part for at, each in enumerate(outcomes) for name, part in _written(each).items()}
+    host = transfer({**parts, "discarded": outcome.discarded}, "cpu")
+    own, *shadows = (
+        _rewritten(each, {name: host[f"{at}.{name}"] for name in _written(each)}) for at, each in enumerate(outcomes)
+    )
+    discarded = host["discarded"]
+    return replace(outcome, decision=own.decision, discarded=discarded, measures=own.measures, shadows=tuple(shadows))
+
+
+def _written(outcome: ShadowOutcome) -> dict[str, Tensor]:
+    """Name what is written down of a defense's decision."""
+    decision = outcome.decision
+    named = {"kept": decision.kept, "weights": decision.weights, "scores": decision.scores}
+    named |= {f"trace.{name}": tensor for name, tensor in decision.trace.items()}
+    return named if outcome.measures is None else {**named, "measures": outcome.measures}
+
+
+def _rewritten(outcome: ShadowOutcome, named: Mapping[str, Tensor]) -> ShadowOutcome:
+    """Put the tensors of ``_written`` back in their places."""
+    own = {name: named[name] for name in ("kept", "weights", "scores")}
+    trace = {name.removeprefix("trace."): tensor for name, tensor in named.items() if name.startswith("trace.")}
+    return replace(outcome, decision=replace(outcome.decision, **own, trace=trace), measures=named.get("measures"))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
+    """Share of ``whole`` that is in ``part``; None where there is no whole."""
+    return float((part & whole).sum() / whole.sum()) if whole.any() else None
+
+
+def round_record(federation: Federation, outcome: RoundOutcome) -> dict[str, Any]:
+    """Summarise a round: measures, how many fell at which stage, and how well the malicious were told apart.
+
+    Precision is the share of the dropped who were malicious, recall the share of the malicious who were dropped,
+    the false-positive rate the share of the benign who were dropped; None where there is nothing to divide by, as is
+    ``malicious_weight`` under a defense whose update is no weighted mean.
+    ``move_discarded``: the server left the model as it was, because the move would have made it non-finite.
+
+    Args:
+        federation: names the stages.
+        outcome: the round.
+
+    Returns:
+        the line of rounds.jsonl; with the chunk of clients that was trained at a time where memory ran out for the
+        planned one.
+    """
+    decision = outcome.decision
+    kept_N, malicious_N = decision.kept.cpu().numpy(), outcome.malicious_N
+    fallen = np.bincount(decision.trace["stage"].cpu().numpy(), minlength=len(federation.defense.stages))
+    return {
+        "round": outcome.round_number,
+        **_rates(outcome.measures, len(federation.attack.local_triggers)),
+        "kept": int(kept_N.sum()),
+        "dropped": int((~kept_N).sum()),
+        "malicious": int(malicious_N.sum()),
+        "nonfinite": int(fallen[1]),
+        **_detection(decision, malicious_N, federation.defense.weighs),
+        "stages": dict(zip(federation.defense.stages[1:], fallen[1:].tolist(), strict=True)),
+        "nobody_kept": not kept_N.any(),
+        "move_discarded": bool(outcome.discarded),
+        **({"chunk": outcome.chunk} if outcome.chunk < federation.backend.chunk else {}),
+    }
+
+
+def _rates(measures: Tensor | None, triggers: int) -> dict[str, Any]:
+    """Name the measures; only a distributed backdoor has local triggers to report."""
+    values = None if measures is None else measures.tolist()
+    named = dict(zip(MEASURES, values or [None] * len(MEASURES), strict=False))
+    return named if triggers == 1 else {**named, LOCAL: values and values[len(MEASURES) :]}
+
+
+def _detection(decision: Decision, malicious_N: np.ndarray, weighs: bool) -> dict[str, float | None]:
+    """Rate a decision; ``malicious_weight`` is None for a defense whose update is no weighted mean."""
+    kept_N, weights_N = decision.kept.cpu().numpy(), decision.weights.cpu().numpy()
+    return {
+        "precision": _share(malicious_N, ~kept_N),
+        "recall": _share(~kept_N, malicious_N),
+        "false_positive_rate": _share(~kept_N, ~malicious_N),
+        "malicious_weight": float(weights_N[malicious_N].sum()) if weighs else None,
+    }
+
+
+def shadow_records(federation: Federation, outcome: RoundOutcome) -> list[dict[str, Any]]:
+    """Say what each defense that looked on would have done.
+
+    Args:
+        federation: the configuration.
+        outcome: the round.
+
+    Returns:
+        the lines of shadows.jsonl: whom it would have kept, detection as in ``round_record``, and the measures of the
+        global model one step later under its decision (None in a round that was not evaluated).
+    """
+    return [
+        {
+            "round": outcome.round_number,
+            "defense": shadow.name,
+            **_rates(shadow.measures, len(federation.attack.local_triggers)),
+            **_detection(shadow.decision, outcome.malicious_N, defense.weighs),
+            "kept": outcome.clients_N[shadow.decision.kept.cpu().numpy()].tolist(),
+        }
+        for shadow, defense in zip(outcome.shadows, federation.shadows, strict=True)
+    ]
+
+
+def client_records(federation: Federation, outcome: RoundOutcome) -> list[dict[str, Any]]:
+    """Say of each client of a round who it was, what became of it, and by which numbers.
+
+    Args:
+        federation: names the stages and knows the sizes.
+        outcome: the round.
+
+    Returns:
+        the lines of clients.jsonl; coordinates and cluster are None for a defense that has none.
+    """
+    decision, trace = outcome.decision, outcome.decision.trace
+    count = len(outcome.clients_N)
+    columns = zip(
+        outcome.clients_N.tolist(),
+        outcome.malicious_N.tolist(),
+        decision.kept.tolist(),
+        trace["stage"].tolist(),
+        decision.weights.tolist(),
+        decision.scores.tolist(),
+        trace["coordinates"].tolist() if "coordinates" in trace else [None] * count,
+        trace["cluster"].tolist() if "cluster" in trace else [None] * count,
+        strict=True,
+    )
+    return [
+        {
+            "round": outcome.round_number,
+            "client": client,
+            "malicious": malicious,
+            "kept": kept,
+            "stage": federation.defense.stages[stage],
+            "weight": weight,
+            "score": score,
+            "coordinates": coordinates,
+            "cluster": cluster,
+            "samples": len(federation.client_indices[client]),
+        }
+        for client, malicious, kept, stage, weight, score, coordinates, cluster in columns
+    ]
+
+
+def summarise(federation: Federation, rounds: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """Summarise a run: the measures after its last round, detection as the mean over attacked rounds.
+
+    Args:
+        federation: the configuration.
+        rounds: every line of rounds.jsonl.
+        seconds: time spent, over all sessions of the run.
+
+    Returns:
+        the contents of summary.json.
+    """
+    experiment = federation.experiment
+    attacked = [record for record in rounds if record["malicious"]]
+    means = {}
+    for key in DETECTION:
+        values = [record[key] for record in attacked if record[key] is not None]
+        means[key] = float(np.mean(values)) if values else None
+    return {
+        "dataset": experiment.dataset,
+        "defense": experiment.defense,
+        **{key: rounds[-1][key] for key in (*MEASURES, LOCAL) if key in rounds[-1]},
+        "rounds": len(rounds),
+        "seconds": seconds,
+        **means,
+        "nonfinite": sum(record["nonfinite"] for record in rounds),
+        "rounds_without_anybody": sum(record["nobody_kept"] for record in rounds),
+        "moves_discarded": sum(record["move_discarded"] for record in rounds),
+    }

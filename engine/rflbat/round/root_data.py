@@ -1,0 +1,117 @@
+"""The held-out set: clean updates for a defense that must learn what clean updates look like.
+
+A tenth of the training samples is taken away before the others are divided among the clients, and serves the server to
+rehearse: ten honest clients of its own, and some rounds of FedAvg without an attack. Every draw has a purpose of its
+own, so that no other draw of the run changes. Axes: N clients of the rehearsal, D parameters.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rflbat.clients.batches import draw_batches
+from rflbat.clients.executor import same_start
+from rflbat.clients.row_sparse import LocalTask
+from rflbat.clients.sharded import train_sharded
+from rflbat.clients.step import make_batch_source
+from rflbat.defenses.base import Defense, NoState, Updates
+from rflbat.defenses.fedavg import fedavg
+from rflbat.errors import UserError
+from rflbat.randomness import draw_source, generator
+from rflbat.round.round import apply_update
+from rflbat.round.state import Federation
+from rflbat_kernels import finite_rows
+
+SHARE = 0.1
+"""Of the training samples."""
+CLIENTS, ROUNDS = 10, 20
+
+
+def draw_root_data(defense: Defense, seed: int, samples: int) -> np.ndarray:
+    """Draw the samples that no client gets.
+
+    Args:
+        defense: the run's.
+        seed: seed of the run.
+        samples: number of training samples.
+
+    Returns:
+        their positions, ascending int64: the nearest number to a tenth; none for a defense that learns nothing.
+
+    Raises:
+        UserError: a tenth is less than one sample for each client of the rehearsal.
+    """
+    if defense.pretrain is None:
+        return np.empty(0, np.int64)
+    count = int(SHARE * samples + 0.5)
+    if count < CLIENTS:
+        raise UserError(
+            f"{defense.name} learns from a tenth of the training samples, at least {CLIENTS}; here are {samples} in all"
+        )
+    return np.sort(generator(seed, "held-out").choice(samples, count, replace=False))
+
+
+@torch.no_grad()
+def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
+    """Rehearse: FedAvg among honest clients that share the held-out samples evenly, by the run's own settings.
+
+    20 rounds of 10 clients give 200 updates, all of which are kept: 800 D bytes, as much as the updates of a round of
+    200 clients (800 MB for a million parameters), until the defense has learned from them. Over several ranks each has
+    its columns of them.
+
+    Args:
+        federation: what no round changes; its samples are not touched.
+        params_D: the model's start.
+
+    Returns:
+        updates ``(200, D)``, round after round; a row may be non-finite where training diverges.
+    """
+    experiment, device = federation.experiment, federation.device
+    order = generator(experiment.seed, "held-out-clients").permutation(federation.root_indices)
+    shares = np.array_split(order, CLIENTS)
+    sizes_N = torch.tensor([len(own) for own in shares], dtype=torch.float64, device=device)
+    ids_N = torch.arange(CLIENTS, device=device)
+    rehearsed = params_D.new_empty(ROUNDS, CLIENTS, federation.ranks.width(len(params_D)))
+    for number in range(ROUNDS):
+        batches = draw_batches(
+            shares,
+            np.zeros(CLIENTS, bool),
+            generator(experiment.seed, "held-out-batches", number),
+            steps=experiment.local_steps,
+            batch=experiment.batch_size,
+            poison_fraction=0.0,
+            drop_last=experiment.drop_last,
+        ).to(device)
+        batch_source = make_batch_source(federation.train_x, federation.train_y, batches, (), ids_N, experiment.target)
+        task = LocalTask(federation.model, same_start(params_D), batch_source)
+        updates_ND, _ = train_sharded(
+            federation.backend, task, params_D, experiment.client_optimizer, CLIENTS, federation.ranks
+        )
+        draw = draw_source(experiment.seed, "held-out-defense", number, device)
+        with federation.ranks.sharded_columns(len(params_D)):
+            updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))
+            decision = fedavg().apply(updates, NoState(), draw)
+        rehearsed[number] = updates_ND
+        update_D = federation.ranks.gather(decision.update, len(params_D))
+        params_D, _ = apply_update(params_D, update_D, experiment.server_lr)
+    return rehearsed.flatten(0, 1)
+
+
+def pretrain_defense(federation: Federation, params_D: Tensor) -> Any:
+    """Make the state with which the run's defense starts, if it learns what clean updates look like.
+
+    Args:
+        federation: what no round changes.
+        params_D: the model's start.
+
+    Returns:
+        the state, or None if the defense learns nothing.
+    """
+    if federation.defense.pretrain is None:
+        return None
+    draw = draw_source(federation.experiment.seed, "pretrain", 0, federation.device)
+    clean_MD = clean_updates(federation, params_D)
+    with federation.ranks.sharded_columns(len(params_D)):
+        return federation.defense.pretrain(clean_MD, draw)

@@ -1,0 +1,278 @@
+"""From a configuration to everything a run needs: data on the device, clients, model, attack, defense."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rflbat.arguments import lookup
+from rflbat.attacks.base import Attack, SampleFormat
+from rflbat.attacks.registry import ATTACKS, make_attack
+from rflbat.clients.backend import choose_backend
+from rflbat.clients.row_sparse import at_most_with_rows, row_sparse
+from rflbat.data.base import Dataset, as_inputs
+from rflbat.data.partition import partition
+from rflbat.data.registry import DATASETS, load
+from rflbat.defenses.base import Defense, check_clients
+from rflbat.defenses.registry import DEFENSES, make_defense
+from rflbat.errors import UserError
+from rflbat.experiment.config import Experiment
+from rflbat.models.registry import MODELS
+from rflbat.randomness import generator
+from rflbat.ranks import get_ranks, take_device
+from rflbat.round.root_data import draw_root_data, pretrain_defense
+from rflbat.round.state import Federation, ServerState
+from rflbat_kernels import dispatch
+
+DATA_DIR = "RFLBAT_DATA_DIR"
+
+# The cells of a sweep share a data set; its tensors are never written to.
+_load_once = lru_cache(maxsize=1)(load)
+
+
+def resolve(experiment: Experiment) -> Experiment:
+    """Fill in what was left to defaults that depend on the machine: device, data folder, participants.
+
+    Args:
+        experiment: as the user gave it.
+
+    Returns:
+        the configuration that is printed and stored.
+
+    Raises:
+        UserError: CUDA is asked for and not there, or a kernel is, that cannot run on the device or lacks a package.
+    """
+    device = experiment.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device='cuda', but torch sees no CUDA device here; allowed: auto, cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    for op, name in experiment.kernels.items():
+        try:
+            dispatch.choose(op, name, device)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"kernels: {error}") from None
+    data_dir = experiment.data_dir or os.environ.get(DATA_DIR) or None
+    return replace(
+        experiment,
+        device=device,
+        data_dir=str(Path(data_dir).resolve()) if data_dir else None,
+        participants=experiment.participants or experiment.clients,
+    )
+
+
+def divide(experiment: Experiment, dataset: Dataset, held_out: Sequence[int] | np.ndarray = ()) -> list[np.ndarray]:
+    """Divide the training samples among the clients, by the draw of (seed, "partition").
+
+    Args:
+        experiment: configuration.
+        dataset: the data.
+        held_out: positions of samples that no client gets.
+
+    Returns:
+        per client the positions of its samples in the whole training set.
+
+    Raises:
+        UserError: the partition does not fit the data.
+    """
+    writers = None if dataset.train_writers is None else dataset.train_writers.cpu().numpy()
+    labels = dataset.train_y.cpu().numpy()
+    left = np.delete(np.arange(len(labels)), held_out)
+    parts = partition(
+        experiment.partition,
+        labels[left],
+        experiment.clients,
+        experiment.alpha,
+        generator(experiment.seed, "partition"),
+        None if writers is None else writers[left],
+    )
+    return [left[part] for part in parts]
+
+
+def make_shadows(experiment: Experiment) -> tuple[Defense, ...]:
+    """Make the defenses that look on, each under the text that asks for it.
+
+    Args:
+        experiment: configuration.
+
+    Returns:
+        the defenses.
+
+    Raises:
+        UserError: a round is too small for one of them.
+    """
+    clients, made = experiment.participants or experiment.clients, []
+    for label, name, arguments in experiment.shadows:
+        shadow = make_defense(name, arguments)
+        check_clients(shadow, arguments, clients)
+        made.append(replace(shadow, name=label))
+    return tuple(made)
+
+
+def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defense]:
+    """Resolve a configuration, load its data, and check all that depends on the data but the partition.
+
+    Args:
+        experiment: as the user gave it.
+
+    Returns:
+        what really runs, its data, attack and defense.
+
+    Raises:
+        UserError: files are missing or damaged, or settings do not fit the data.
+    """
+    experiment = resolve(experiment)
+    folder = Path(experiment.data_dir) if experiment.data_dir else None
+    dataset = _load_once(experiment.dataset, folder, tuple(sorted(experiment.load_args.items())))
+    if experiment.target >= dataset.classes:
+        raise UserError(
+            f"target={experiment.target} is no label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
+        )
+    attack_name = experiment.attack or DATASETS[experiment.dataset].attack
+    experiment = replace(experiment, model=experiment.model or dataset.model, attack=attack_name)
+    format_ = SampleFormat(dataset.shape, dataset.high, dataset.encode, experiment.device)
+    attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
+    defense = make_defense(experiment.defense, experiment.defense_args)
+    check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)
+    return experiment, dataset, attack, defense
+
+
+def check(experiment: Experiment) -> None:
+    """Check all that depends on the data, the partition too, without making anything of it.
+
+    Args:
+        experiment: as the user gave it.
+
+    Raises:
+        UserError: as ``build``.
+    """
+    resolved, dataset, _, defense = prepare(experiment)
+    divide(resolved, dataset, draw_root_data(defense, resolved.seed, len(dataset.train_y)))
+
+
+def build(experiment: Experiment) -> Federation:
+    """Load and divide the data, put it on the device as floats, and make model, attack, defense and back end.
+
+    Args:
+        experiment: configuration; resolved here, so that ``federation.experiment`` is what really runs.
+
+    Returns:
+        what no round changes.
+
+    Raises:
+        UserError: files are missing or damaged, or settings do not fit the data.
+    """
+    experiment, dataset, attack, defense = prepare(experiment)
+    root_indices = draw_root_data(defense, experiment.seed, len(dataset.train_y))
+    client_indices = divide(experiment, dataset, root_indices)
+    device, ranks = torch.device(experiment.device), get_ranks()
+    if device.type == "cuda" and not ranks.is_single:
+        take_device()
+    words = 0 if dataset.words is None else len(dataset.words)
+    model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes, words)
+    train_x = as_inputs(dataset.train_x, dataset)
+    sparse, _ = row_sparse(model, experiment.weight_decay, attack, ranks.count)
+    tokens = experiment.local_steps * experiment.batch_size * dataset.train_x[0].numel()
+    backend = choose_backend(
+        experiment.backend,
+        experiment.chunk,
+        at_most_with_rows(model, tokens) if sparse else model,
+        train_x[0].to("meta"),
+        experiment.batch_size,
+        -(-(experiment.participants or experiment.clients) // ranks.count),
+        device,
+        experiment.client_optimizer.copies,
+    )
+    backend = replace(backend, chunk=int(-ranks.all_max(-backend.chunk)[0]))
+    federation = Federation(
+        experiment=experiment,
+        train_x=train_x.to(device),
+        train_y=dataset.train_y.to(device),
+        test_x=as_inputs(dataset.test_x, dataset).to(device),
+        test_y=dataset.test_y.to(device),
+        client_indices=client_indices,
+        model=model,
+        attack=attack,
+        defense=defense,
+        backend=backend,
+        device=device,
+        shadows=make_shadows(experiment),
+        root_indices=root_indices,
+        vocabulary=dataset.words,
+        host_texts=(train_x, dataset.train_y) if sparse else None,
+        ranks=ranks,
+    )
+    _check_ranks(federation)
+    return federation
+
+
+def _check_ranks(federation: Federation) -> None:
+    """Refuse what cannot be divided, and ranks that would not run the same."""
+    if federation.ranks.is_single:
+        return
+    for defense, name in zip(
+        (federation.defense, *federation.shadows),
+        (federation.experiment.defense, *(shadow.name for shadow in federation.experiment.shadows)),
+        strict=True,
+    ):
+        _check_divisible("defense", defense.name, federation, defense.needs_all_columns, name in DEFENSES)
+    attack = str(federation.experiment.attack)
+    _check_divisible("attack", attack, federation, federation.attack.needs_all_columns, attack in ATTACKS)
+    own = {**federation.experiment.to_dict(), "data_dir": None}
+    seen = blake2b(json.dumps(own, sort_keys=True, default=str).encode(), digest_size=6)
+    for labels in (federation.train_y, federation.test_y):
+        seen.update(labels.cpu().numpy().tobytes())
+    number = int.from_bytes(seen.digest(), "little")
+    largest, negated = federation.ranks.all_max(number, -number)
+    if largest != -negated:
+        raise UserError("the ranks do not run the same: their settings, or the labels of their data sets, differ")
+
+
+def _check_divisible(kind: str, name: str, federation: Federation, needs_all_columns: bool | None, ours: bool) -> None:
+    """Refuse what has to see all columns of the updates, or may have to: another package's that says nothing."""
+    where = f"several ranks (here {federation.ranks.count}) each hold a part of the columns of the updates"
+    if needs_all_columns:
+        raise UserError(
+            f"{kind} '{name}' with these parameters needs complete updates, and {where}; run it in one process"
+        )
+    if needs_all_columns is None and not ours:
+        raise UserError(
+            f"{kind} '{name}' does not declare `needs_all_columns`, and {where}; `needs_all_columns=False` allows it"
+        )
+
+
+def empty_state(federation: Federation) -> ServerState:
+    """Give a server of the right shapes: the drawn start of the model, and defenses without memories.
+
+    Args:
+        federation: what no round changes.
+
+    Returns:
+        the server; a defense that learns before the first round has not learned yet.
+    """
+    params_D = federation.model.init(generator(federation.experiment.seed, "model")).to(federation.device)
+    size = (federation.experiment.clients, federation.ranks.width(len(params_D)), federation.device)
+    with federation.ranks.sharded_columns(len(params_D)):
+        return ServerState(
+            0, params_D, federation.defense.init(*size), tuple(shadow.init(*size) for shadow in federation.shadows)
+        )
+
+
+def initial_state(federation: Federation) -> ServerState:
+    """Give the server before round 0: as ``empty_state``, but a defense that learns from clean updates has learned.
+
+    Args:
+        federation: what no round changes.
+
+    Returns:
+        the server.
+    """
+    server = empty_state(federation)
+    learned = pretrain_defense(federation, server.params_D)
+    return server if learned is None else replace(server, defense_state=learned)

@@ -1,0 +1,1 @@
+"""The loop over rounds: callbacks, checkpoints, interrupts, provenance."""

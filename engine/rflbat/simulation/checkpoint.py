@@ -1,0 +1,211 @@
+"""The server as a checkpoint in a run folder, and back."""
+
+import math
+import shlex
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rflbat.defenses.base import columns_of, restore_state, state_tensors
+from rflbat.errors import UserError
+from rflbat.round.setup import empty_state
+from rflbat.round.state import Federation, ServerState
+from rflbat.storage import streamed
+from rflbat.storage.run_folder import RunFolder
+from rflbat.storage.streamed import Rows, rows_of
+from rflbat.storage.tensors import load_tensors, save_tensors
+
+
+def save(
+    folder: RunFolder | None, config: Mapping[str, Any], federation: Federation, server: ServerState, seconds: float
+) -> None:
+    """Write a checkpoint, and keep the one before it. All ranks take part, and rank 0 writes.
+
+    Args:
+        folder: the run folder; its lines reach the disk first. None on the ranks that do not write.
+        config: the configuration as run.json holds it.
+        federation: names the defenses.
+        server: what is stored.
+        seconds: time spent on the rounds so far.
+
+    Raises:
+        OSError: the disk is full, or the folder is gone or not writable; the old checkpoint is then untouched.
+        RankLost: another rank has ended; the old checkpoint is untouched.
+    """
+    tensors = {"params_D": server.params_D, **_stored(federation, server)}
+    if folder is None:
+        divided = [tensors[name] for name in sorted(tensors)]
+        for each in divided:
+            deque(each.blocks if isinstance(each, Rows) else (), maxlen=0)  # this rank's part in every block
+        return
+    folder.sync()
+    meta = {"round": server.round_number, "seconds": seconds, "config": config}
+    whole = {name: each for name, each in tensors.items() if not isinstance(each, Rows)}
+    if len(whole) == len(tensors):
+        save_tensors(folder.checkpoint, whole, meta, folder.previous)
+    else:
+        streamed.save(folder.checkpoint, tensors, meta, folder.previous)
+
+
+def _stored(federation: Federation, server: ServerState) -> dict[str, Tensor | Rows]:
+    """Name what the defenses remember; what lies by the columns of several ranks comes in blocks of rows."""
+    named: dict[str, Tensor | Rows] = {}
+    for prefix, memory in _memories(federation, server):
+        divided = set() if federation.ranks.is_single else columns_of(memory)
+        for name, own in state_tensors(memory).items():
+            named[f"{prefix}{name}"] = _in_rows(federation, own) if name in divided else own
+    return named
+
+
+def _in_rows(federation: Federation, own: Tensor) -> Rows:
+    total = federation.model.layout.size
+    shape = (*own.shape[:-1], total)
+    own_nW = own.reshape(-1, own.shape[-1])
+    blocks = (federation.ranks.gather_rows(own_nW[rows], total).cpu() for rows in rows_of(shape, own.dtype))
+    return Rows(shape, own.dtype, blocks)
+
+
+def restore(federation: Federation, folder: RunFolder | None, path: Path | None) -> tuple[ServerState, float]:
+    """Read a server back. All ranks take part, however many wrote it, and rank 0 reads.
+
+    Args:
+        federation: what no round changes.
+        folder: the run folder; None on the ranks that do not read.
+        path: its latest checkpoint, likewise.
+
+    Returns:
+        the server, and the seconds spent so far.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another run; the message names the last good one, if there is one.
+    """
+    if folder is None or path is None:
+        return _deal(federation, None, (0, 0.0))
+    try:
+        if federation.ranks.is_single:
+            return _read(federation, folder, path)
+        stored = streamed.open_checkpoint(path)
+        reached = _reached(federation, stored, folder, path)
+    except UserError as error:
+        raise UserError(f"{error}; {_way_on(federation, folder, path)}") from error
+    return _deal(federation, stored, reached)
+
+
+def _reached(
+    federation: Federation, stored: streamed.OpenCheckpoint, folder: RunFolder, path: Path
+) -> tuple[int, float]:
+    """Give the next round and the seconds of a checkpoint that fits the run; its tensors are not read."""
+    size = (federation.experiment.clients, federation.model.layout.size, torch.device("meta"))
+    shadows = tuple(shadow.init(*size) for shadow in federation.shadows)
+    whole = ServerState(0, torch.empty(size[1], device="meta"), federation.defense.init(*size), shadows)
+    server, seconds = _fitted(federation, whole, (stored.shapes, stored.meta), folder, path)
+    return server.round_number, seconds
+
+
+def _deal(
+    federation: Federation, stored: streamed.OpenCheckpoint | None, reached: tuple[int, float]
+) -> tuple[ServerState, float]:
+    """Give every rank what it needs of what rank 0 has open: all of the model, its columns of the memories."""
+    ranks, total = federation.ranks, federation.model.layout.size
+    number, seconds = ranks.broadcast_object(reached)
+    blank = empty_state(federation)
+
+    def everything(name: str, like: Tensor) -> Tensor:
+        there = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return ranks.broadcast(there if stored is None else there.copy_(stored.whole(name)))
+
+    def columns(name: str, like: Tensor) -> Tensor:
+        shape = (*like.shape[:-1], total)
+        blocks = []
+        for rows in rows_of(shape, like.dtype):
+            block = like.new_empty(0) if stored is None else stored.rows(name, rows).to(like.device)
+            blocks.append(ranks.scatter_rows(block, rows.stop - rows.start, total))
+        return torch.cat(blocks).view(like.shape)
+
+    states = []
+    for prefix, state in _memories(federation, blank):
+        divided = columns_of(state)
+        named = {
+            name: (columns if name in divided else everything)(f"{prefix}{name}", like)
+            for name, like in state_tensors(state).items()
+        }
+        states.append(restore_state(state, named))
+    params_D = everything("params_D", blank.params_D)
+    return ServerState(int(number), params_D, states[0], tuple(states[1:])), float(seconds)
+
+
+def last_round(folder: RunFolder) -> int | None:
+    """Say from which round a run can go on, None where it has no readable checkpoint.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        the next round of the latest checkpoint.
+    """
+    for path in (folder.checkpoint, folder.previous):
+        try:
+            return streamed.open_checkpoint(path).meta.get("round")
+        except UserError:
+            continue
+    return None
+
+
+def _read(federation: Federation, folder: RunFolder, path: Path) -> tuple[ServerState, float]:
+    return _fitted(federation, empty_state(federation), load_tensors(path), folder, path)
+
+
+def _fitted(
+    federation: Federation,
+    blank: ServerState,
+    found: tuple[dict[str, Tensor], dict[str, Any]],
+    folder: RunFolder,
+    path: Path,
+) -> tuple[ServerState, float]:
+    """Put what was found into a server of the right shapes, or say what does not fit."""
+    tensors, meta = dict(found[0]), found[1]
+    if meta.get("config") != folder.run()["config"]:
+        raise UserError(f"{path}: this checkpoint is of a run with other settings than run.json says")
+    number, seconds = meta.get("round"), meta.get("seconds")
+    if type(number) is not int or not 0 <= number <= federation.experiment.rounds:
+        raise UserError(
+            f"{path}: damaged checkpoint: of round {number!r}, allowed: 0 to {federation.experiment.rounds}"
+        )
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise UserError(f"{path}: damaged checkpoint: of {seconds!r} seconds")
+    params_D = tensors.pop("params_D", torch.empty(0))
+    if (params_D.shape, params_D.dtype) != (blank.params_D.shape, blank.params_D.dtype):
+        shape = f"{tuple(params_D.shape)} {params_D.dtype}"
+        raise UserError(f"{path}: does not fit the model: parameters {shape}, expected {tuple(blank.params_D.shape)}")
+    states = []
+    for prefix, state in _memories(federation, blank):
+        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        try:
+            states.append(restore_state(state, own))
+        except ValueError as error:
+            raise UserError(f"{path}: does not fit '{prefix.rstrip('.')}': {error}") from None
+    return ServerState(number, params_D.to(blank.params_D.device), states[0], tuple(states[1:])), float(seconds)
+
+
+def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
+    """Say how to go on without a checkpoint that cannot be used. It is left as it is: it may be somebody's."""
+    if path != folder.previous:
+        try:
+            number, _ = _reached(federation, streamed.open_checkpoint(folder.previous), folder, folder.previous)
+        except UserError:
+            pass
+        else:
+            move = shlex.join(["mv", str(folder.previous), str(path)])
+            return f"the one before it is whole: `{move}` goes back to round {number}"
+    everything = " ".join(shlex.quote(str(each)) for each in (folder.checkpoint, folder.previous) if each.exists())
+    return f"without it the run starts again, to the same end: `rm {everything}`"
+
+
+def _memories(federation: Federation, server: ServerState) -> list[tuple[str, Any]]:
+    """List the memories of all defenses, each with the prefix of its tensors in a checkpoint."""
+    shadows = zip(federation.shadows, server.shadow_states, strict=True)
+    return [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]

@@ -1,0 +1,83 @@
+"""The provenance of a run: versions, machine, the choices made, and the memory that it took."""
+
+import os
+import platform
+import resource
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from rflbat.clients.row_sparse import row_sparse
+from rflbat.round.state import Federation
+from rflbat_kernels import dispatch
+
+
+def versions() -> dict[str, str]:
+    """List what the numbers of a run depend on.
+
+    Returns:
+        package -> version, and Python's.
+    """
+    found = {"python": platform.python_version()}
+    for package in ("rflbat", "torch", "torchvision", "numpy", "scikit-learn"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def describe(federation: Federation) -> dict[str, Any]:
+    """Describe a run for run.json: resolved settings, versions, machine, choices made.
+
+    Args:
+        federation: what no round changes.
+
+    Returns:
+        a dictionary that JSON can hold.
+    """
+    device, experiment = str(federation.device), federation.experiment
+    cuda = federation.device.type == "cuda"
+    asked, clients = experiment.kernels, experiment.participants or experiment.clients
+    return {
+        "config": federation.experiment.to_dict(),
+        "versions": versions(),
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "device": torch.cuda.get_device_name(federation.device) if cuda else device,
+        "kernels": {
+            op: dispatch.choose(op, asked.get(op, "auto"), device, clients).name for op in dispatch.IMPLEMENTATIONS
+        },
+        "backend": federation.backend.as_dict(),
+        "updates": row_sparse(
+            federation.model, federation.experiment.weight_decay, federation.attack, federation.ranks.count
+        )[1],
+        "ranks": federation.ranks.count,
+        "sizes": [len(own) for own in federation.client_indices],
+        "held_out": len(federation.root_indices),
+        "stages": list(federation.defense.stages),
+        "clients": federation.experiment.clients,
+        "parameters": federation.model.layout.size,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Say how much memory was needed at most: on a CUDA device what torch has allocated there, else of the process.
+
+    Args:
+        device: where the run works.
+
+    Returns:
+        bytes.
+
+    Example:
+        >>> peak_bytes(torch.device("cpu")) > 2**20
+        True
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

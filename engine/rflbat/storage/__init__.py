@@ -1,0 +1,1 @@
+"""Run folders and other files: schema, tensors, atomic writes, locks, untrusted input."""

@@ -1,0 +1,114 @@
+"""Small federations on any device, the fake one included: each model with each attack that suits it, any defenses.
+
+Axes: N clients of the round, D parameters, n samples.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from rflbat.attacks.base import SampleFormat
+from rflbat.attacks.registry import ATTACKS, make_attack
+from rflbat.clients.backend import Backend
+from rflbat.defenses.registry import make_defense
+from rflbat.errors import UserError
+from rflbat.experiment.config import Experiment
+from rflbat.models.registry import MODELS
+from rflbat.randomness import generator
+from rflbat.round.evaluation import BATCH
+from rflbat.round.setup import make_shadows
+from rflbat.round.state import Federation
+from tests.engine.attacks.formats import encode
+
+CLASSES, CLIENTS, TRAINING, TWO_BATCHES = 5, 13, 91, BATCH + 1
+FORMATS = {
+    "logistic": SampleFormat((1, 12, 12), 1.0),
+    "cnn": SampleFormat((1, 12, 12), 1.0),
+    "lstm": SampleFormat((17,), 0.0, encode),
+}
+"""What each model reads."""
+WORDS = 997
+"""More than the texts of one client hold, so that row-sparse updates leave some out."""
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every model with every attack that suits its samples."""
+    found = []
+    for model in MODELS:
+        for attack in ATTACKS:
+            try:
+                make_attack(attack, FORMATS[model], 1.0, {})
+            except UserError:
+                continue
+            found.append((model, attack))
+    return found
+
+
+def back_ends(model: str) -> list[str]:
+    """What `auto` can choose for a model where there is a device."""
+    written_out = MODELS[model](FORMATS[model].shape, CLASSES, words_of(model)).gradient is not None
+    return ["vmap", "analytic"] if written_out else ["vmap"]
+
+
+def words_of(model: str) -> int:
+    return WORDS if FORMATS[model].encode else 0
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """A back end that does all but the gradients: gathers and stamps every batch, and writes the updates."""
+
+    chunk: int = 5
+
+    def train(self, updates_ND, start, model, feed, sgd):
+        for first in range(0, len(updates_ND), self.chunk):
+            rows = slice(first, min(first + self.chunk, len(updates_ND)))
+            start_nD = start(rows)
+            for step in range(sgd.steps):
+                x_nB, labels_nB, weight_nB = feed(rows, step)
+                share_n = (labels_nB * weight_nB).sum(1) + x_nB.flatten(1).sum(1)
+                updates_ND[rows] = start_nD + share_n[:, None]
+        return self.chunk
+
+
+def small_federation(
+    model: str,
+    attack: str,
+    *,
+    defense: str = "fedavg",
+    shadow: str = "",
+    backend: Any = None,
+    device: str = "cpu",
+    tested: int = TWO_BATCHES,
+) -> Federation:
+    """Make a federation of random samples; under fake tensors too, where it has no values."""
+    shape, words = FORMATS[model].shape, words_of(model)
+    made = MODELS[model](shape, CLASSES, words)
+    stream = generator(0, "samples")
+
+    def samples(count):
+        drawn = stream.integers(0, words, (count, *shape)) if words else stream.random((count, *shape), np.float32)
+        return torch.from_numpy(drawn).to(device)
+
+    def labels(count):
+        return torch.from_numpy(stream.integers(0, CLASSES, count)).to(device)
+
+    experiment = Experiment(
+        clients=CLIENTS, rounds=3, local_steps=2, batch_size=7, malicious=0.4, target=1, momentum=0.9, shadow=shadow
+    )
+    return Federation(
+        experiment=experiment,
+        train_x=samples(TRAINING),
+        train_y=labels(TRAINING),
+        test_x=samples(tested),
+        test_y=labels(tested),
+        client_indices=np.array_split(np.arange(TRAINING), CLIENTS),
+        model=made,
+        attack=make_attack(attack, replace(FORMATS[model], device=device), 100.0, {}),
+        defense=make_defense(defense, {}),
+        backend=backend or Backend("vmap", 5, 1, ""),
+        device=torch.device(device),
+        shadows=make_shadows(experiment),
+    )
