@@ -10,7 +10,7 @@ from rflbat.defenses.registry import DEFENSES
 from rflbat.models.registry import MODELS
 
 KINDS: dict[str, Mapping[str, Callable[..., Any]]] = {
-    "defenses": {name: row.make for name, row in DEFENSES.items()},
+    "defenses": DEFENSES,
     "attacks": ATTACKS,
     "models": MODELS,
 }

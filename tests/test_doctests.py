@@ -14,7 +14,6 @@ import rflbat
 import rflbat_kernels
 from rflbat.attacks.registry import ATTACKS
 from rflbat.defenses.registry import DEFENSES
-from rflbat.experiment.recipes import RECIPES
 from rflbat.models.registry import MODELS
 from rflbat_kernels.dispatch import IMPLEMENTATIONS
 
@@ -29,7 +28,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTI
 
 def members() -> Iterator[Any]:
     """Every member of a registry: what `rflbat show` prints the docstring of, and the kernels."""
-    rows: dict[str, Callable[..., Any]] = {**MODELS, **ATTACKS, **{name: row.make for name, row in DEFENSES.items()}}
+    rows: dict[str, Callable[..., Any]] = {**MODELS, **ATTACKS, **DEFENSES}
     for operation, functions in IMPLEMENTATIONS.items():
         rows |= {f"{operation}.{name}": getattr(make, "func", make) for name, make in functions.items()}
     for name, make in rows.items():
@@ -86,7 +85,7 @@ def test_members_of_registries_are_documented_in_full(make: Callable[..., Any], 
     assert page.partition("\n")[0].endswith(".")
 
 
-METHODS = {**ATTACKS, **{name: row.make for name, row in DEFENSES.items()}}
+METHODS = {**ATTACKS, **DEFENSES}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -95,8 +94,3 @@ def test_defenses_and_attacks_say_what_they_take_for_granted_and_where_they_fail
     for part in ("Conventions:", "Needs:", "Fails:"):
         told = page.partition(f"\n{part}\n")[2].partition("\n\n")[0]
         assert len(told.split()) >= 4, part
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipes_say_what_they_are(name: str) -> None:
-    assert (inspect.getdoc(RECIPES[name]) or "").partition("\n")[0].endswith(".")

@@ -34,7 +34,7 @@ from benchmarks.paper.verdicts import (
 from benchmarks.paper.where import WHERE, picture
 from benchmarks.paper.where import table as where_table
 from rflbat.data.base import Dataset
-from rflbat.experiment.recipes import GRIDS, RECIPES
+from rflbat.experiment.recipes import RECIPES
 from rflbat.models.registry import MODELS
 from rflbat.report.tables import Table
 
@@ -69,7 +69,7 @@ def table_2() -> Table:
     """Table 2: the scenarios and their recipes."""
     body = []
     for name, what, data, recipes in SCENARIO_TABLE:
-        varied = "; ".join(f"{key} = {', '.join(values)}" for key, values in GRIDS[recipes[0]].items())
+        varied = "; ".join(f"{key} = {', '.join(values)}" for key, values in RECIPES[recipes[0]].grid.items())
         assert set(recipes) <= set(RECIPES)
         body.append((name, what, data, ", ".join(f"`rflbat sweep {recipe}`" for recipe in recipes), varied))
     return Table("", ("scenario", "paper", "data", "here", "varies"), body)

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.paper.claims import Measured, Stat
 from benchmarks.paper.studies import defense_label
-from rflbat.data.registry import DATASETS
+from rflbat.data.registry import default_attack
 from rflbat.defenses.rflbat import rflbat
 from rflbat.report.tables import Table
 from rflbat.storage.run_folder import RunFolder
@@ -47,7 +47,7 @@ def row_of(study: str, cell: Cell, summary: Mapping[str, Any], folder: Path) -> 
         "min_samples": config["dataset_args"].get("min_samples", ""),
         "seconds": f"{summary['seconds']:.0f}",
     }
-    settings["attack"] = settings["attack"] or DATASETS[config["dataset"]].attack
+    settings["attack"] = settings["attack"] or default_attack(config["dataset"])
     local = dict(zip(LOCAL, summary.get("local_attack_success_rates") or [], strict=False))
     values = {**{key: summary[key] for key in METRICS}, **local}
     if config["attack"] == "dba" and config["defense"] == "rflbat":

@@ -9,7 +9,7 @@ from benchmarks.speed.workloads import Workload, make_data
 from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.clients.backend import choose_backend
-from rflbat.data.registry import DATASETS
+from rflbat.data.registry import default_attack
 from rflbat.defenses.registry import make_defense
 from rflbat.experiment.config import Experiment
 from rflbat.models.registry import MODELS
@@ -49,7 +49,7 @@ def make_federation(
     experiment = Experiment(
         **{"dataset": dataset, "model": name, "backend": backend, "defense": defense, "malicious": malicious},
         **{"clients": workload.clients, "participants": workload.clients, "lr": workload.lr, "device": "cpu"},
-        **{"local_steps": workload.steps, "batch_size": workload.batch, "attack": DATASETS[dataset].attack},
+        **{"local_steps": workload.steps, "batch_size": workload.batch, "attack": default_attack(dataset)},
         **{"rounds": NEVER, "eval_every": 1 if tests else NEVER},
     )
     train_x, train_y = _tensors(workload, shape, 0)

@@ -1,4 +1,4 @@
-"""The error of a user's mistake, and the hint that often mends it."""
+"""Errors that the command line turns into one line and an exit status, and the hint about an unknown name."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,6 +13,16 @@ class UserError(ValueError):
             ...
         rflbat.errors.UserError: alpha is -1, allowed: greater than 0
     """
+
+
+class Stopped(Exception):
+    """A command ended early, through no mistake in its settings; the command line prints the message.
+
+    Attributes:
+        exit_status: exit status of the command line.
+    """
+
+    exit_status = 1
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rflbat.errors import UserError
+from rflbat.errors import Stopped, UserError
 from rflbat_kernels.sharding import Shard, sharded
 
 PATIENCE = timedelta(seconds=300)
@@ -25,7 +25,7 @@ PATIENCE = timedelta(seconds=300)
 _HOW = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 
 
-class RankLost(Exception):
+class RankLost(Stopped):
     """Another rank has ended or does not answer: nothing can go on. Its own message says why."""
 
 
@@ -339,4 +339,7 @@ def _answering() -> Iterator[None]:
         yield
     except (dist.DistError, RuntimeError) as error:
         said = re.sub(r"^\[\S*\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
-        raise RankLost(f"another rank has ended or does not answer ({said})") from error
+        raise RankLost(
+            f"another rank exited or stopped responding ({said}); the last checkpoint is complete, and `rflbat resume` "
+            "continues from it"
+        ) from error

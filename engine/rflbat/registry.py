@@ -1,73 +1,141 @@
-"""Defenses, attacks, models and data sets of other packages: by an entry point, or as ``module:function``."""
+"""Registries: the members of a kind by name, each a function that is imported when it is first used."""
 
+import ast
+import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rflbat.errors import UserError, nearest
 
-Member = TypeVar("Member")
+Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
-class Registry(dict[str, Member], Generic[Member]):
-    """Our members by name; any other name is looked for among those of installed packages, then as a module's.
+class Documentation(NamedTuple):
+    """Signature and docstring of a function."""
 
-    A package names its members in the entry point group of the kind (``rflbat.defenses``, ``rflbat.attacks``,
-    ``rflbat.models``, ``rflbat.datasets``). ``module:function`` needs none: the module is imported from Python's path.
-    Whatever is found must be a function that says by its annotation what it returns: so a name in a stored
-    configuration cannot call anything else. Our own names come first.
+    signature: str
+    text: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.text.partition("\n")[0]
+
+
+class Registry(MutableMapping[str, Factory], Generic[Factory]):
+    """Functions by name: those of this package, then entry points of installed packages, then ``module:function``.
+
+    A row of this package is the text ``module:function``, and the module is imported when the function is first used,
+    so that names and documentation are available at once. Another package registers a function in the entry point
+    group of the kind (``rflbat.defenses``, ``rflbat.attacks``, ``rflbat.models``, ``rflbat.datasets``);
+    ``module:function`` needs no registration. A function of another package must be annotated with what it returns, so
+    that a name in a stored configuration cannot call anything else. Iteration yields the names of this package alone.
 
     Args:
-        kind: what it holds, for messages ("defense").
+        kind: what the functions make, for messages ("defense").
         group: entry point group.
-        gives: what a function of another package must be annotated to return.
-        adopt: makes a row of such a function.
-        rows: our members.
+        returns: ``module:class`` that a function of another package must be annotated to return.
+        rows: the functions of this package, name -> ``module:function``.
 
     Example:
-        >>> numbers = Registry("number", "rflbat.numbers", int, lambda make: make(), {"one": 1})
-        >>> numbers["one"], list(numbers.names())
-        (1, ['one'])
-        >>> numbers["os:getcwd"]
+        >>> shapes = Registry("shape", "rflbat.shapes", "pathlib:Path", {"file": "rflbat.errors:nearest"})
+        >>> shapes["file"].__name__, list(shapes)
+        ('nearest', ['file'])
+        >>> shapes["os:getcwd"]
         Traceback (most recent call last):
             ...
-        rflbat.errors.UserError: number 'os:getcwd': the function must be annotated to return int; it ...
+        rflbat.errors.UserError: shape 'os:getcwd': the function must be annotated to return Path; it ...
     """
 
-    def __init__(
-        self,
-        kind: str,
-        group: str,
-        gives: type,
-        adopt: Callable[[Callable[..., Any]], Member],
-        rows: Mapping[str, Member],
-    ) -> None:
-        super().__init__(rows)
-        self.kind, self.group, self.gives, self.adopt = kind, group, gives, adopt
+    def __init__(self, kind: str, group: str, returns: str, rows: Mapping[str, str]) -> None:
+        self.kind, self.group, self.returns = kind, group, returns
+        self._rows: dict[str, str | Factory] = {**rows}
 
-    def __missing__(self, name: str) -> Member:
-        """Find the member of another package.
+    def __getitem__(self, name: str) -> Factory:
+        """Return a function, imported.
 
         Raises:
-            KeyError: nothing bears this name.
-            UserError: it cannot be imported, or is no such function.
+            KeyError: there is no function of this name.
+            UserError: it cannot be imported, or is not annotated to return the right type.
         """
-        make = self._load(name)
-        returned = _returned(make)
-        if not (isinstance(returned, type) and issubclass(returned, self.gives)):
-            said = f"it returns {'nothing that it says' if returned is None else returned}"
-            wanted = f"the function must be annotated to return {self.gives.__name__}"
-            raise UserError(f"{self.kind} {name!r}: {wanted}; {said}")
-        return self.adopt(make)
+        if name in self._rows:
+            row = self._rows[name]
+            found: Factory = _attribute(row) if isinstance(row, str) else row
+            return found
+        return self._adopted(name)
 
-    def names(self) -> Iterable[str]:
-        """Our names, then those of installed packages."""
-        return dict.fromkeys((*self, *(point.name for point in entry_points(group=self.group))))
+    def __setitem__(self, name: str, factory: Factory) -> None:
+        self._rows[name] = factory
+
+    def __delitem__(self, name: str) -> None:
+        del self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def names(self) -> list[str]:
+        """Names of this package, then those of installed packages."""
+        return list(dict.fromkeys((*self, *(point.name for point in entry_points(group=self.group)))))
+
+    def documentation(self, name: str) -> Documentation:
+        """Read the signature and the docstring of a function from its source, without importing its module.
+
+        Args:
+            name: a name of ``names``, or ``module:function``.
+
+        Returns:
+            as they stand in the source; of a function that its module itself imports, as the imported function has
+            them.
+
+        Raises:
+            KeyError: there is no function of this name.
+            UserError: it cannot be imported.
+
+        Example:
+            >>> Registry("hint", "rflbat.hints", "builtins:str", {"nearest": "rflbat.errors:nearest"}).documentation(
+            ...     "nearest"
+            ... ).signature
+            'nearest(name: str, options: Iterable[str]) -> str'
+        """
+        row = self._rows.get(name)
+        if row is None:
+            point = self._entry_point(name)
+            row = name if point is None else point.value
+        node = _definition(row) if isinstance(row, str) else None
+        if node is not None:
+            returns = "" if node.returns is None else f" -> {ast.unparse(node.returns)}"
+            return Documentation(f"{node.name}({ast.unparse(node.args)}){returns}", ast.get_docstring(node) or "")
+        factory = self[name]
+        return Documentation(f"{factory.__name__}{inspect.signature(factory)}", inspect.getdoc(factory) or "")
+
+    def _adopted(self, name: str) -> Factory:
+        """Import a function of another package, and check the type that it returns."""
+        make, wanted = self._load(name), _attribute(self.returns)
+        returned = _returned(make)
+        if not (isinstance(returned, type) and issubclass(returned, wanted)):
+            said = "it has no such annotation" if returned is None else f"it returns {returned}"
+            raise UserError(f"{self.kind} {name!r}: the function must be annotated to return {wanted.__name__}; {said}")
+        found: Factory = make
+        return found
+
+    def _entry_point(self, name: str) -> EntryPoint | None:
+        return next(iter(entry_points(group=self.group, name=name)), None)
 
     def _load(self, name: str) -> Any:
-        for point in entry_points(group=self.group, name=name):
+        point = self._entry_point(name)
+        if point is not None:
             try:
                 return point.load()
             except (ImportError, AttributeError) as error:
@@ -85,8 +153,33 @@ class Registry(dict[str, Member], Generic[Member]):
         return getattr(module, function)
 
 
+def _attribute(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+@cache
+def _module_source(module: str) -> ast.Module | None:
+    """Parse the source of a module; None if there is no source file."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _definition(reference: str) -> ast.FunctionDef | None:
+    """Find the definition of ``module:function`` in the source of the module."""
+    module, _, name = reference.partition(":")
+    source = _module_source(module)
+    nodes = [] if source is None else source.body
+    return next((node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == name), None)
+
+
 def _returned(make: Any) -> Any:
-    """Read what a function is annotated to return; None where it does not say."""
+    """Return the annotated return type of a function; None if it has none."""
     try:
         return typing.get_type_hints(make).get("return")
     except (TypeError, NameError):

@@ -120,7 +120,7 @@ def test_an_installed_package_names_its_members_by_entry_points(here: Path) -> N
     [
         ("mine:shrt", r"module 'mine' has no 'shrt'; did you mean 'short'\?"),
         ("nowhere:short", r"module 'nowhere' cannot be imported: No module named 'nowhere'"),
-        ("mine:secretive", r"must be annotated to return Defense; it returns nothing that it says"),
+        ("mine:secretive", r"must be annotated to return Defense; it has no such annotation"),
         ("mine:stripe", r"must be annotated to return Defense; it returns <class 'rflbat.attacks.base.Attack'>"),
         ("mine:number", r"must be annotated to return Defense"),
         ("os:system", r"must be annotated to return Defense"),

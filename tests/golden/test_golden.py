@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rflbat.clients.backend import GRADIENTS, Backend
-from rflbat.clients.optimizer import OPTIMIZERS
-from rflbat.data.partition import KINDS
+from rflbat.clients.registry import OPTIMIZERS
+from rflbat.data.registry import PARTITIONS
 from rflbat.experiment.config import ROLES, Experiment
 from tests.golden import account
 from tests.golden.runs import EVERY, RANKS, RESUMED, RUNS, STRAIGHT
@@ -34,7 +34,7 @@ def experiments() -> list[Experiment]:
 
 COVERED: dict[str, tuple[Iterable[str], Callable[[Experiment], object]]] = {
     "back end": (GRADIENTS, lambda each: each.backend),
-    "partition": (KINDS, lambda each: each.partition),
+    "partition": (PARTITIONS, lambda each: each.partition),
     "optimizer": (OPTIMIZERS, lambda each: each.optimizer),
     "roles": (ROLES, lambda each: each.roles),
 }

@@ -1,23 +1,27 @@
 """Every attack by name: one file and one row each."""
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from rflbat.arguments import check_arguments, lookup
-from rflbat.attacks.base import Attack, SampleFormat
-from rflbat.attacks.dba import dba
-from rflbat.attacks.pixel import pixel
-from rflbat.attacks.sentence import sentence
 from rflbat.registry import Registry
 
-_OURS: dict[str, Callable[..., Attack]] = {
-    "pixel": pixel,
-    "sentence": sentence,
-    "dba": dba,
-}
-ATTACKS: Registry[Callable[..., Attack]] = Registry("attack", "rflbat.attacks", Attack, lambda make: make, _OURS)
+if TYPE_CHECKING:
+    from rflbat.attacks.base import Attack, SampleFormat
+
+ATTACKS: "Registry[Callable[..., Attack]]" = Registry(
+    "attack",
+    "rflbat.attacks",
+    "rflbat.attacks.base:Attack",
+    {
+        "pixel": "rflbat.attacks.pixel:pixel",
+        "sentence": "rflbat.attacks.sentence:sentence",
+        "dba": "rflbat.attacks.dba:dba",
+    },
+)
 
 
-def make_attack(name: str, samples: SampleFormat, scale: float, arguments: Mapping[str, object]) -> Attack:
+def make_attack(name: str, samples: "SampleFormat", scale: float, arguments: Mapping[str, object]) -> "Attack":
     """Build an attack by name.
 
     Args:

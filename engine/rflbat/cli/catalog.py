@@ -1,52 +1,44 @@
-"""What there is to choose from, for ``rflbat list`` and ``rflbat show``."""
+"""Names and documentation of everything that can be chosen, for ``rflbat list`` and ``rflbat show``."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rflbat.arguments import lookup
-from rflbat.attacks.registry import ATTACKS
-from rflbat.data.registry import DATASETS
-from rflbat.defenses.registry import DEFENSES
 from rflbat.errors import UserError
-from rflbat.experiment.recipes import GRIDS, RECIPES
-from rflbat.models.registry import MODELS
+from rflbat.experiment.config import METHODS, Experiment
+from rflbat.experiment.recipes import RECIPES, Recipe
+from rflbat.registry import Documentation
 from rflbat.trackers.registry import TRACKERS
 from rflbat_kernels import dispatch
 
 Row = Mapping[str, Callable[..., Any] | dispatch.OnDemand]
 
 
-def _first_line(make: Callable[..., Any]) -> str:
-    return (inspect.getdoc(make) or "").partition("\n")[0]
-
-
 def catalog() -> dict[str, dict[str, str]]:
     """List every registry.
 
     Returns:
-        kind -> name -> one line that says what it is.
+        kind -> name -> one line that describes it.
     """
+    methods = {
+        f"{setting}s": {name: registry.documentation(name).summary for name in registry.names()}
+        for setting, registry in METHODS.items()
+    }
     return {
-        "datasets": {name: DATASETS[name].summary for name in DATASETS.names()},
-        "models": {name: _first_line(MODELS[name]) for name in MODELS.names()},
-        "attacks": {name: _first_line(ATTACKS[name]) for name in ATTACKS.names()},
-        "defenses": {name: _first_line(DEFENSES[name].make) for name in DEFENSES.names()},
-        "recipes": {name: _first_line(make) for name, make in RECIPES.items()},
+        **methods,
+        "recipes": {name: recipe.summary for name, recipe in RECIPES.items()},
         "trackers": {name: row.title for name, row in TRACKERS.items()},
         "kernels": {op: _names(row) for op, row in dispatch.IMPLEMENTATIONS.items()},
     }
 
 
-def _documented(make: Callable[..., Any]) -> str:
-    return f"{make.__name__}{inspect.signature(make)}\n\n{inspect.getdoc(make)}"
-
-
 def show(name: str) -> str:
-    """Give the whole page of a data set, model, attack, defense, recipe or kernel: its docstring.
+    """Return the documentation of a data set, model, attack, defense, recipe, tracker or kernel.
 
     Args:
-        name: a name of any registry.
+        name: a name of any registry, or ``module:function`` of a data set, model, attack or defense.
 
     Returns:
         text.
@@ -56,46 +48,64 @@ def show(name: str) -> str:
 
     Example:
         >>> show("krum").splitlines()[0]
-        'krum(*, f: int | str | None = None) -> rflbat.defenses.base.Defense'
+        'krum(*, f: int | str | None=None) -> Defense'
     """
-    kernels = {key: _implementations(row) for key, row in dispatch.IMPLEMENTATIONS.items()}
-    recipes = {
-        key: f"{_documented(make)}\n\n{_settings(make().to_dict())}{_grid(key)}" for key, make in RECIPES.items()
-    }
-    pages: Mapping[str, str] = {
-        **{key: f"{key}: {DATASETS[key].summary}\n\n{DATASETS[key].where}" for key in DATASETS.names()},
-        **{key: f"{key}: {row.title}\n\n{_tracker(key)}" for key, row in TRACKERS.items()},
-        **{key: _documented(MODELS[key]) for key in MODELS.names()},
-        **{key: _documented(ATTACKS[key]) for key in ATTACKS.names()},
-        **{key: _documented(DEFENSES[key].make) for key in DEFENSES.names()},
-    }
     if ":" in name:
         return _of_a_module(name)
-    # A recipe may bear the name of its data set, a defense that of a kernel: both pages are shown then.
-    books = (pages, recipes, kernels)
-    merged = {key: "\n\n".join(book[key] for book in books if key in book) for key in {**pages, **recipes, **kernels}}
-    return lookup("name", merged, name)
+    # A recipe may have the name of its data set, and a defense that of a kernel: all pages are shown then.
+    pages: dict[str, list[str]] = {}
+    for registry in METHODS.values():
+        for key in registry.names():
+            if key == name:
+                pages.setdefault(key, []).append(_page(registry.documentation(key)))
+            else:
+                pages.setdefault(key, [])
+    for key, row in TRACKERS.items():
+        text = f"`rflbat run --track {key}` reports every round to it; needs the package {key} (rflbat[track])"
+        pages.setdefault(key, []).append(f"{key}: {row.title}\n\n{text}")
+    for key, recipe in RECIPES.items():
+        pages.setdefault(key, []).append(_recipe_page(key, recipe))
+    for key, implementations in dispatch.IMPLEMENTATIONS.items():
+        pages.setdefault(key, []).extend([_implementations(implementations)] if key == name else [])
+    return "\n\n".join(lookup("name", pages, name))
+
+
+def _page(documentation: Documentation) -> str:
+    return f"{documentation.signature}\n\n{documentation.text}"
 
 
 def _of_a_module(name: str) -> str:
-    """Give the page of a defense, attack or model that a module of another package holds."""
-    said = ""
-    for table in (DEFENSES, ATTACKS, MODELS):
+    """Return the documentation of a function of another package, which must fit one of the kinds."""
+    message = ""
+    for registry in METHODS.values():
         try:
-            row: Any = table[name]
-            return _documented(getattr(row, "make", row))
+            registry[name]
         except UserError as error:
-            said = said or str(error)
-    raise UserError(said)
+            message = message or str(error)
+        else:
+            return _page(registry.documentation(name))
+    raise UserError(message)
 
 
-def _tracker(name: str) -> str:
-    return f"`rflbat run --track {name}` tells it of every round; needs the package {name} (rflbat[track])"
+def _recipe_page(name: str, recipe: Recipe) -> str:
+    defaults = {item.name: item.default for item in dataclasses.fields(Experiment)}
+    settings = {**defaults, **recipe.settings}
+    lines = [
+        f"{key} = {value}"
+        for key, value in settings.items()
+        if value not in (None, {}) and value is not dataclasses.MISSING
+    ]
+    lines += [f"rflbat sweep {name} varies {key} = {', '.join(values)}" for key, values in recipe.grid.items()]
+    return f"{name}: {recipe.summary}\n\n" + "\n".join(lines)
 
 
 def _names(row: Row) -> str:
     on_demand = {name: entry for name, entry in row.items() if isinstance(entry, dispatch.OnDemand)}
     return ", ".join(f"{name} ({'/'.join(on_demand[name].devices)})" if name in on_demand else name for name in row)
+
+
+def _documented(make: Callable[..., Any]) -> str:
+    return f"{make.__name__}{inspect.signature(make)}\n\n{inspect.getdoc(make)}"
 
 
 def _implementations(row: Row) -> str:
@@ -109,12 +119,3 @@ def _implementations(row: Row) -> str:
             except ImportError as error:
                 pages.append(f"{needs}: {error}")
     return "\n\n".join(pages)
-
-
-def _grid(recipe: str) -> str:
-    grid = GRIDS.get(recipe, {})
-    return "".join(f"\nrflbat sweep {recipe} varies {key} = {', '.join(values)}" for key, values in grid.items())
-
-
-def _settings(config: Mapping[str, object]) -> str:
-    return "\n".join(f"{key} = {value}" for key, value in config.items() if value not in (None, {}))

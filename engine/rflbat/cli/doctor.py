@@ -3,12 +3,17 @@
 import importlib.util
 import os
 from collections.abc import Iterator
+from dataclasses import make_dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
 
+from rflbat.cli.flags import DATA_FOLDER, parse
 from rflbat.data.registry import DATASETS, load
 from rflbat.errors import UserError
 from rflbat.round.setup import DATA_DIR
@@ -76,7 +81,7 @@ def _extras() -> Iterator[tuple[str, bool, str]]:
 
 def _data(name: str, data_dir: Path | None) -> tuple[bool, str]:
     if data_dir is None and name != "digits":
-        return False, f"set {DATA_DIR} or give --data-dir; {DATASETS[name].where}"
+        return False, f"set {DATA_DIR} or pass --data-dir; `rflbat show {name}` lists the files"
     try:
         return True, f"read from {load(name, data_dir).source}"
     except UserError as error:
@@ -103,3 +108,19 @@ def examine(data_dir: str | None = None) -> list[tuple[str, bool, str]]:
     folder = data_dir or os.environ.get(DATA_DIR)
     found += [(f"data: {name}", *_data(name, Path(folder) if folder else None)) for name in DATASETS]
     return found
+
+
+def doctor_command(arguments: list[str]) -> None:
+    """Print what this installation can do on this machine: ``rflbat doctor``.
+
+    Args:
+        arguments: words after the subcommand.
+
+    Raises:
+        UserError: a mistake of the user.
+    """
+    flags = parse(make_dataclass("doctor", [DATA_FOLDER]), arguments, "doctor")
+    table = Table("", "", Column(overflow="fold"), box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, found, line in examine(flags.data_dir):
+        table.add_row("yes" if found else "no", escape(name), escape(line))
+    Console().print(table)

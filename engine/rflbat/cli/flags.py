@@ -13,16 +13,11 @@ import tyro
 
 from rflbat.arguments import lookup
 from rflbat.errors import UserError, nearest
-from rflbat.experiment.config import Experiment
+from rflbat.experiment.config import METHODS, Experiment
 from rflbat.experiment.recipes import RECIPES
 from rflbat.storage.untrusted import read_bounded
 
-REPEATED = {
-    "dataset_args": "dataset_arg",
-    "defense_args": "defense_arg",
-    "attack_args": "attack_arg",
-    "kernels": "kernels",
-}
+REPEATED = {**{f"{setting}_args": f"{setting}_arg" for setting in METHODS}, "kernels": "kernels"}
 """Fields of a configuration that are mappings, and the flag that adds one entry."""
 
 Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]

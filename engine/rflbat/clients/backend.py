@@ -9,6 +9,7 @@ from torch import Tensor
 from rflbat.clients import analytic, executor, loop, vmap
 from rflbat.clients.memory import bytes_per_client, refuse_random
 from rflbat.clients.optimizer import Optimizer
+from rflbat.clients.registry import BACKENDS
 from rflbat.clients.step import BatchSource, Gradient
 from rflbat.errors import UserError, nearest
 from rflbat.models.base import Model
@@ -18,7 +19,6 @@ GRADIENTS: dict[str, Callable[[Model], Gradient]] = {
     "loop": loop.gradient,
     "analytic": analytic.gradient,
 }
-BACKENDS = ("auto", *GRADIENTS)
 CPU_BUDGET = 128 * 2**20
 """Bytes that a chunk may work on where no device memory is there to ask about."""
 CACHE_BUDGET = 2 * 2**20

@@ -12,8 +12,6 @@ from torch import Tensor
 from rflbat.models.base import Gradients
 from rflbat.parameters import Layout
 
-OPTIMIZERS = ("sgd", "adam")
-
 Step = Callable[[Gradients], None]
 """``step(gradients)`` moves the parameters of a chunk once, in place; the gradients are not written to."""
 

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
+from rflbat.data.registry import PARTITIONS
 from rflbat.errors import UserError, nearest
 
-KINDS = ("iid", "dirichlet", "natural")
 _LARGEST_ALPHA = 1e9  # numpy's draw overflows far beyond; every such alpha means equal shares
 
 Indices = npt.NDArray[np.int64]
@@ -53,8 +53,8 @@ def partition(
     visual classification, 2019 (arXiv:1909.06335) draws over classes per client; here, as in E. Bagdasaryan et al.,
     How to backdoor federated learning, 2020, the draw is over clients per class.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown partition {kind!r}{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
+    if kind not in PARTITIONS:
+        raise UserError(f"unknown partition {kind!r}{nearest(kind, PARTITIONS)}; known: {', '.join(PARTITIONS)}")
     if clients < 1:
         raise UserError(f"clients is {clients}, allowed: at least 1")
     if kind == "natural":

@@ -1,107 +1,59 @@
-"""The data sets by name: one row says how to load it, what it is and how to get it."""
+"""Every data set by name: one file and one row each."""
 
-import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rflbat.arguments import lookup
-from rflbat.data import amazon, digits, femnist, imdb, mnist
-from rflbat.data.base import Dataset
-from rflbat.data.tables import Origin
 from rflbat.registry import Registry
 
+if TYPE_CHECKING:
+    from rflbat.data.base import Dataset
 
-@dataclass(frozen=True)
-class Row:
-    """One data set of the registry.
+PARTITIONS = ("iid", "dirichlet", "natural")
+TOKENIZERS = ("basic_english", "torchtext")
 
-    Attributes:
-        load: reads it, given the data folder or None; its keyword-only parameters are the user's.
-        summary: what it is, one line.
-        where: how its files are found and where to get them, one line.
-        attack: name of the attack used when none is asked for.
-    """
-
-    load: Callable[..., Dataset]
-    summary: str
-    where: str
-    attack: str = "pixel"
-
-
-def _where(family: mnist.Family) -> str:
-    folders = ", ".join(f"DIR/{folder}" for folder in family.folders)
-    return (
-        f"four IDX files (plain or .gz) in DIR, {folders}, from {family.origin}; "
-        "without DIR torchvision downloads them to ~/.cache/rflbat"
-    )
-
-
-def _below(origin: Origin) -> str:
-    return ", ".join(f"DIR/{folder}" for folder in origin.folders)
-
-
-def _adopt(load: Callable[..., Dataset]) -> Row:
-    """A data set of another package: its own docstring says what it is."""
-    about = (inspect.getdoc(load) or "a data set of another package").partition("\n")[0]
-    return Row(load=load, summary=about, where=f"as {load.__module__} says")
-
-
-_OURS: dict[str, Row] = {
-    "digits": Row(
-        load=digits.load,
-        summary="1,797 handwritten digits enlarged to 28x28, 10 classes",
-        where="inside scikit-learn: no files, no network",
-    ),
-    "mnist": Row(
-        load=mnist.load,
-        summary="70,000 handwritten digits 28x28, 10 classes; 539 training writers where QMNIST's labels are at hand",
-        where=f"{_where(mnist.MNIST)}; writers: qmnist-train-labels-idx2-int.gz in DIR/mnist_writers",
-    ),
-    "fashion-mnist": Row(
-        load=mnist.load_fashion,
-        summary="70,000 articles of clothing 28x28, 10 classes",
-        where=_where(mnist.FASHION_MNIST),
-    ),
-    "femnist": Row(
-        load=femnist.load,
-        summary="handwritten characters 28x28, 62 classes, each with its writer (LEAF: 3,500 writers in all)",
-        where=f"in DIR, DIR/femnist or DIR/femnist_leaf: {femnist.WANTED}; from {femnist.ORIGIN}",
-    ),
-    "amazon": Row(
-        load=amazon.load,
-        summary="food reviews as texts of 100 tokens, 5 classes (scores), equally many of each; writers by UserId",
-        where=(
-            f"any number of {amazon.TABLES} (plain or .gz) in DIR, {_below(amazon.ORIGIN)}, "
-            f"from {amazon.ORIGIN.address}; or texts.txt and labels.txt, one text and one score 1..5 a line; the "
-            "natural partition needs a UserId in every table that is read; needs rflbat[text]"
-        ),
-        attack="sentence",
-    ),
-    "imdb": Row(
-        load=imdb.load,
-        summary="50,000 film reviews as texts of 200 tokens, 2 classes (negative, positive); writers are the films",
-        where=(
-            f"{imdb.TABLE} (plain or .gz; columns split, label, title, text) or the folder {imdb.ARCHIVE} in DIR, "
-            f"{_below(imdb.ORIGIN)}, from {imdb.ORIGIN.address}; needs rflbat[text]"
-        ),
-        attack="sentence",
-    ),
+_ROWS = {
+    "digits": ("rflbat.data.digits:load", "pixel"),
+    "mnist": ("rflbat.data.mnist:load", "pixel"),
+    "fashion-mnist": ("rflbat.data.mnist:load_fashion", "pixel"),
+    "femnist": ("rflbat.data.femnist:load", "pixel"),
+    "amazon": ("rflbat.data.amazon:load", "sentence"),
+    "imdb": ("rflbat.data.imdb:load", "sentence"),
 }
-DATASETS: Registry[Row] = Registry("data set", "rflbat.datasets", Dataset, _adopt, _OURS)
+"""Name -> function that loads the data set, and the attack that is used by default."""
+
+DATASETS: "Registry[Callable[..., Dataset]]" = Registry(
+    "data set", "rflbat.datasets", "rflbat.data.base:Dataset", {name: row[0] for name, row in _ROWS.items()}
+)
 
 
-def load(name: str, data_dir: Path | None = None, arguments: Iterable[tuple[str, Any]] = ()) -> Dataset:
+def default_attack(name: str) -> str:
+    """Return the attack that is used against a data set if none is named.
+
+    Args:
+        name: name of a data set; ``pixel`` is the default for data sets of other packages.
+
+    Returns:
+        name of an attack.
+
+    Example:
+        >>> default_attack("amazon")
+        'sentence'
+    """
+    return _ROWS[name][1] if name in _ROWS else "pixel"
+
+
+def load(name: str, data_dir: Path | None = None, arguments: Iterable[tuple[str, Any]] = ()) -> "Dataset":
     """Load a data set by its name in the registry.
 
     Args:
-        name: a key of `DATASETS`.
-        data_dir: folder of data sets; None lets the data set fall back on what it carries or can download.
-        arguments: (name, value) of parameters of the data set, checked before.
+        name: a key of ``DATASETS``.
+        data_dir: folder of data sets; None uses what the data set carries or can download.
+        arguments: (name, value) of parameters of the data set, already checked.
 
     Returns:
-        The data set, on the CPU.
+        the data set, on the CPU.
 
     Raises:
         UserError: the name is unknown, or the files are missing or wrong.
@@ -114,4 +66,4 @@ def load(name: str, data_dir: Path | None = None, arguments: Iterable[tuple[str,
             ...
         rflbat.errors.UserError: unknown data set 'fasion-mnist'; did you mean 'fashion-mnist'?; known: digits, ...
     """
-    return lookup("data set", DATASETS, name).load(data_dir, **dict(arguments))
+    return lookup("data set", DATASETS, name)(data_dir, **dict(arguments))

@@ -1,65 +1,37 @@
-"""Every defense by name: one file and one row each.
-
-``translation`` says whether adding one vector to every update adds it to the result; the battery of tests asks.
-"""
+"""Every defense by name: one file and one row each."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rflbat.arguments import check_arguments, lookup
-from rflbat.defenses.auror import auror
-from rflbat.defenses.autoencoder import autoencoder
-from rflbat.defenses.base import Defense
-from rflbat.defenses.bulyan import bulyan
-from rflbat.defenses.fedavg import fedavg
-from rflbat.defenses.foolsgold import foolsgold
-from rflbat.defenses.geomed import geomed
-from rflbat.defenses.krum import krum, multikrum
-from rflbat.defenses.median import median
-from rflbat.defenses.norm_clipping import norm_clipping
-from rflbat.defenses.rfa import rfa
-from rflbat.defenses.rflbat import rflbat
-from rflbat.defenses.trimmed_mean import trimmed_mean
 from rflbat.registry import Registry
 
+if TYPE_CHECKING:
+    from rflbat.defenses.base import Defense
 
-@dataclass(frozen=True)
-class Row:
-    """One defense.
-
-    Args:
-        make: factory; its keyword-only parameters are the user's.
-        translation: the result moves with a common translation of the updates.
-    """
-
-    make: Callable[..., Defense]
-    translation: bool
-
-
-def _adopt(make: Callable[..., Defense]) -> Row:
-    """Nothing is promised of a defense of another package."""
-    return Row(make, translation=False)
-
-
-_OURS = {
-    "fedavg": Row(fedavg, translation=True),
-    "rflbat": Row(rflbat, translation=False),
-    "foolsgold": Row(foolsgold, translation=False),
-    "krum": Row(krum, translation=True),
-    "multikrum": Row(multikrum, translation=True),
-    "geomed": Row(geomed, translation=True),
-    "rfa": Row(rfa, translation=True),
-    "median": Row(median, translation=True),
-    "trimmed_mean": Row(trimmed_mean, translation=True),
-    "bulyan": Row(bulyan, translation=True),
-    "norm_clipping": Row(norm_clipping, translation=False),
-    "auror": Row(auror, translation=True),
-    "autoencoder": Row(autoencoder, translation=False),
-}
-DEFENSES: Registry[Row] = Registry("defense", "rflbat.defenses", Defense, _adopt, _OURS)
+DEFENSES: "Registry[Callable[..., Defense]]" = Registry(
+    "defense",
+    "rflbat.defenses",
+    "rflbat.defenses.base:Defense",
+    {
+        "fedavg": "rflbat.defenses.fedavg:fedavg",
+        "rflbat": "rflbat.defenses.rflbat:rflbat",
+        "foolsgold": "rflbat.defenses.foolsgold:foolsgold",
+        "krum": "rflbat.defenses.krum:krum",
+        "multikrum": "rflbat.defenses.krum:multikrum",
+        "geomed": "rflbat.defenses.geomed:geomed",
+        "rfa": "rflbat.defenses.rfa:rfa",
+        "median": "rflbat.defenses.median:median",
+        "trimmed_mean": "rflbat.defenses.trimmed_mean:trimmed_mean",
+        "bulyan": "rflbat.defenses.bulyan:bulyan",
+        "norm_clipping": "rflbat.defenses.norm_clipping:norm_clipping",
+        "auror": "rflbat.defenses.auror:auror",
+        "autoencoder": "rflbat.defenses.autoencoder:autoencoder",
+    },
+)
 
 
-def make_defense(name: str, arguments: Mapping[str, object]) -> Defense:
+def make_defense(name: str, arguments: Mapping[str, object]) -> "Defense":
     """Build a defense by name.
 
     Args:
@@ -72,5 +44,5 @@ def make_defense(name: str, arguments: Mapping[str, object]) -> Defense:
     Raises:
         UserError: an unknown name or parameter, or a value that does not fit.
     """
-    make = lookup("defense", DEFENSES, name).make
+    make = lookup("defense", DEFENSES, name)
     return make(**check_arguments(f"defense '{name}'", make, arguments))

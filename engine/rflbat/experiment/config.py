@@ -4,20 +4,22 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rflbat.arguments import Call, calls, check_arguments, lookup
 from rflbat.attacks.registry import ATTACKS
-from rflbat.clients.backend import BACKENDS
-from rflbat.clients.optimizer import OPTIMIZERS, Optimizer
-from rflbat.data.partition import KINDS
-from rflbat.data.registry import DATASETS
-from rflbat.data.text import TOKENIZERS
+from rflbat.clients.registry import BACKENDS, OPTIMIZERS
+from rflbat.data.registry import DATASETS, PARTITIONS, TOKENIZERS, default_attack
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
-from rflbat_kernels import dispatch
+from rflbat.registry import Registry
 
+if TYPE_CHECKING:
+    from rflbat.clients.optimizer import Optimizer
+
+METHODS: dict[str, Registry[Any]] = {"dataset": DATASETS, "model": MODELS, "attack": ATTACKS, "defense": DEFENSES}
+"""Settings that name a method -> registry. ``NAME_args`` holds the method's parameters; ``--NAME-arg`` adds one."""
 ROLES = ("redrawn", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
 MOST = 3.4e38
@@ -48,15 +50,18 @@ class Experiment:
     tokenizer: str | None = _option(None, f"tokens of texts: {', '.join(TOKENIZERS)}")
     clients: int = _option(100, "clients of the federation")
     participants: int | None = _option(None, "clients drawn for each round; default all")
-    partition: str = _option("iid", f"how samples are divided: {', '.join(KINDS)}")
+    partition: str = _option("iid", f"how samples are divided among clients: {', '.join(PARTITIONS)}")
     alpha: float = _option(1.0, "Dirichlet concentration; small is skewed")
     model: str | None = _option(None, f"model: {', '.join(MODELS)}; default the data set's")
+    model_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the model, name=value; repeatable"}
+    )
     attack: str | None = _option(None, f"attack: {', '.join(ATTACKS)}; default the data set's")
     attack_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the attack, name=value; repeatable"}
     )
     malicious: float = _option(0.5, "share of malicious clients, 0 to 1")
-    roles: str = _option("redrawn", "who is malicious: redrawn in each round, or fixed")
+    roles: str = _option("redrawn", "malicious clients: redrawn in each round, or fixed")
     attack_start: int = _option(0, "first attacked round, counted from 0")
     scale: float = _option(1.0, "factor lambda of the malicious updates")
     target: int = _option(0, "label that the backdoor wants")
@@ -65,7 +70,7 @@ class Experiment:
         default_factory=dict, metadata={"help": "a parameter of the defense, name=value; repeatable"}
     )
     shadow: str | None = _option(
-        None, "further defenses that look on, NAME,NAME(parameter=value),...; they change nothing"
+        None, "shadow defenses, NAME,NAME(parameter=value),...: they judge every round and change nothing"
     )
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
@@ -80,7 +85,7 @@ class Experiment:
     clip_norm: float | None = _option(None, "largest L2 norm of a client's gradient in a step; default no limit")
     server_lr: float = _option(1.0, "learning rate of the server")
     seed: int = _option(0, "key of every draw")
-    device: str = _option("auto", f"where everything runs: {', '.join(DEVICES)}")
+    device: str = _option("auto", f"device: {', '.join(DEVICES)}")
     backend: str = _option("auto", f"local training: {', '.join(BACKENDS)}")
     chunk: int | None = _option(None, "clients per tensor program; default by memory")
     kernels: dict[str, str] = field(
@@ -96,21 +101,18 @@ class Experiment:
         )
         _check_names(self)
         _check_ranges(self)
-        dataset, defense = lookup("data set", DATASETS, self.dataset), lookup("defense", DEFENSES, self.defense).make
-        attack = self.attack or dataset.attack
-        arguments = check_arguments(f"defense '{self.defense}'", defense, self.defense_args)
-        defense(**arguments)
-        self._store({"defense_args": arguments})
-        attack_args = check_arguments(f"attack '{attack}'", lookup("attack", ATTACKS, attack), self.attack_args)
-        self._store({"attack_args": attack_args})
-        owner = f"data set '{self.dataset}'"
-        check_arguments(owner, dataset.load, self.load_args)
-        self._store({"dataset_args": check_arguments(owner, dataset.load, self.dataset_args)})
+        for setting, registry in METHODS.items():
+            name = getattr(self, setting) or (default_attack(self.dataset) if setting == "attack" else None)
+            if name is not None:  # the default model is known once the data set is loaded
+                make, given = lookup(registry.kind, registry, name), getattr(self, f"{setting}_args")
+                self._store({f"{setting}_args": check_arguments(f"{registry.kind} '{name}'", make, given)})
+        check_arguments(f"data set '{self.dataset}'", DATASETS[self.dataset], self.load_args)
+        make_defense(self.defense, self.defense_args)
         for label, name, given in self.shadows:
             if make_defense(name, given).pretrain is not None:
                 raise UserError(
-                    f"shadow={label!r} learns from samples that the clients would lose, and a shadow must change "
-                    f"nothing; run it on its own: defense={name!r}"
+                    f"shadow={label!r} learns from root data, which the clients would lose, and a shadow must change "
+                    f"nothing; run it alone: defense={name!r}"
                 )
 
     @property
@@ -120,23 +122,25 @@ class Experiment:
 
     @property
     def shadows(self) -> tuple[Call, ...]:
-        """Defenses that look on, with their parameters."""
+        """Shadow defenses, with their parameters."""
         return calls(self.shadow or "", "shadow")
 
     @property
-    def client_optimizer(self) -> Optimizer:
+    def client_optimizer(self) -> "Optimizer":
         """Optimizer and local steps of every client."""
+        from rflbat.clients.optimizer import Optimizer
+
         return Optimizer(
             self.local_steps, self.lr, self.momentum, self.weight_decay, name=self.optimizer, clip_norm=self.clip_norm
         )
 
     def _store(self, values: Mapping[str, Any]) -> None:
-        """Replace what was given, which may be text, by values of the declared types."""
+        """Replace settings, which may be text, by values of the declared types."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every setting by name, as run.json stores it.
+        """Return every setting by name, as run.json stores it.
 
         Returns:
             plain dictionary; ``Experiment.from_dict`` takes it.
@@ -144,7 +148,7 @@ class Experiment:
         return dataclasses.asdict(self)
 
     def changed(self, settings: Mapping[str, object]) -> "Experiment":
-        """Give a copy with other settings; the parameters of a method that is replaced go with it.
+        """Return a copy with other settings; the parameters of a method that is replaced are dropped.
 
         Args:
             settings: name -> value.
@@ -160,17 +164,17 @@ class Experiment:
             {}
         """
         kept = self.to_dict()
-        for method in ("dataset", "defense", "attack"):
+        for method in METHODS:
             if settings.get(method, kept[method]) != kept[method]:
                 kept[f"{method}_args"] = {}
         return Experiment.from_dict({**kept, **settings})
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, object]) -> "Experiment":
-        """Build an experiment from a mapping (a TOML file, run.json).
+        """Build an experiment from a mapping, such as a TOML file or run.json.
 
         Args:
-            settings: name -> value; what is missing takes its default.
+            settings: name -> value; a missing setting takes its default.
 
         Returns:
             the experiment.
@@ -187,13 +191,10 @@ class Experiment:
 
 
 def _check_names(experiment: Experiment) -> None:
-    lookup("data set", DATASETS, experiment.dataset)
-    if experiment.model is not None:
-        lookup("model", MODELS, experiment.model)
     if experiment.tokenizer is not None:
-        lookup("tokenizer", TOKENIZERS, experiment.tokenizer)
+        lookup("tokenizer", dict.fromkeys(TOKENIZERS), experiment.tokenizer)
     for key, allowed in (
-        ("partition", KINDS),
+        ("partition", PARTITIONS),
         ("roles", ROLES),
         ("device", DEVICES),
         ("backend", BACKENDS),
@@ -203,6 +204,8 @@ def _check_names(experiment: Experiment) -> None:
         if value not in allowed:
             raise UserError(f"{key}={value!r}{nearest(value, allowed)}; allowed: {', '.join(allowed)}")
     for op, name in experiment.kernels.items():
+        from rflbat_kernels import dispatch
+
         if not (isinstance(op, str) and isinstance(name, str)):
             raise UserError(f"kernels: {op!r}={name!r} is not a pair of names")
         try:

@@ -11,19 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rflbat.arguments import lookup
 from rflbat.attacks.base import Attack, SampleFormat
 from rflbat.attacks.registry import ATTACKS, make_attack
 from rflbat.clients.backend import choose_backend
 from rflbat.clients.row_sparse import at_most_with_rows, row_sparse
 from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.partition import partition
-from rflbat.data.registry import DATASETS, load
+from rflbat.data.registry import default_attack, load
 from rflbat.defenses.base import Defense, check_clients
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
 from rflbat.experiment.config import Experiment
-from rflbat.models.registry import MODELS
+from rflbat.models.registry import make_model
 from rflbat.randomness import generator
 from rflbat.ranks import get_ranks, take_device
 from rflbat.round.root_data import draw_root_data, pretrain_defense
@@ -134,7 +133,7 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
         raise UserError(
             f"target={experiment.target} is no label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
         )
-    attack_name = experiment.attack or DATASETS[experiment.dataset].attack
+    attack_name = experiment.attack or default_attack(experiment.dataset)
     experiment = replace(experiment, model=experiment.model or dataset.model, attack=attack_name)
     format_ = SampleFormat(dataset.shape, dataset.high, dataset.encode, experiment.device)
     attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
@@ -175,7 +174,7 @@ def build(experiment: Experiment) -> Federation:
     if device.type == "cuda" and not ranks.is_single:
         take_device()
     words = 0 if dataset.words is None else len(dataset.words)
-    model = lookup("model", MODELS, str(experiment.model))(dataset.shape, dataset.classes, words)
+    model = make_model(str(experiment.model), dataset.shape, dataset.classes, words, experiment.model_args)
     train_x = as_inputs(dataset.train_x, dataset)
     sparse, _ = row_sparse(model, experiment.weight_decay, attack, ranks.count)
     tokens = experiment.local_steps * experiment.batch_size * dataset.train_x[0].numel()

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rflbat.errors import UserError
+from rflbat.errors import Stopped, UserError
 from rflbat.experiment.config import Experiment
 from rflbat.ranks import Ranks, get_ranks
 from rflbat.round.memory import explain_out_of_memory
@@ -28,7 +28,7 @@ from rflbat.storage.run_folder import RUN, RunFolder
 from rflbat_kernels import using
 
 
-class Interrupted(Exception):
+class Interrupted(Stopped):
     """A run was stopped by the user, and can be resumed.
 
     Args:
@@ -36,13 +36,16 @@ class Interrupted(Exception):
         rounds: rounds done.
     """
 
+    exit_status = 130
+
     def __init__(self, folder: Path | None, rounds: int) -> None:
         super().__init__(folder, rounds)
         self.folder = folder
         self.rounds = rounds
 
     def __str__(self) -> str:
-        return f"interrupted after {self.rounds} rounds"
+        command = f"; continue with `rflbat resume {shlex.quote(str(self.folder))}`" if self.folder else ""
+        return f"interrupted after {self.rounds} rounds{command}"
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from rflbat.errors import UserError
-from rflbat.experiment.config import Experiment
+from rflbat.errors import Stopped, UserError
+from rflbat.experiment.config import METHODS, Experiment
 from rflbat.round.setup import check, resolve
 from rflbat.simulation.loop import Interrupted, recorded, resume, run
 from rflbat.storage.atomic import replacing
@@ -26,7 +26,7 @@ from rflbat.sweep.work import CellOutcome, Launcher
 
 FAILURE = "failure.txt"
 OVERCOME = "failure.overcome.txt"
-ARGUMENTS = {"dataset_arg.": "dataset_args", "defense_arg.": "defense_args", "attack_arg.": "attack_args"}
+ARGUMENTS = {f"{setting}_arg.": f"{setting}_args" for setting in METHODS}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Event:
     error: str = ""
 
 
-class CellsFailed(Exception):
+class CellsFailed(Stopped):
     """A sweep is over, and some of its cells have no result.
 
     Args:
@@ -77,7 +77,7 @@ class CellsFailed(Exception):
     def __str__(self) -> str:
         which = "; ".join(f"{name}: {error}" for name, error in self.failed.items())
         total, where = len(self.failed) + len(self.summaries), self.out / CELLS / "NAME" / FAILURE
-        return f"{len(self.failed)} of {total} cells failed ({which}); the same command tries them again; see {where}"
+        return f"{len(self.failed)} of {total} cells failed ({which}); rerun the command to retry them; see {where}"
 
 
 def _experiment(base: Experiment, chosen: Mapping[str, object]) -> Experiment:

@@ -186,7 +186,7 @@ def test_the_largest_float32_numbers_stay_finite(subject: Subject) -> None:
 
 def test_nan_is_no_value_of_a_parameter(subject: Subject) -> None:
     """Every comparison with NaN is false: a threshold of NaN would switch a filter off without a word."""
-    for key, parameter in inspect.signature(DEFENSES[subject.name].make).parameters.items():
+    for key, parameter in inspect.signature(DEFENSES[subject.name]).parameters.items():
         if parameter.annotation is float:
             with pytest.raises(UserError, match=key):
                 make_defense(subject.name, {key: float("nan")})

@@ -5,7 +5,6 @@ import re
 import shlex
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from rflbat.cli.main import main
-from rflbat.experiment.recipes import RECIPES, smoke
+from rflbat.experiment.recipes import RECIPES, Recipe
 
 Call = Callable[[str], tuple[int, str, str]]
 Mistake = Callable[[str], str]
@@ -68,8 +67,9 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 @pytest.fixture
 def mistake(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mistake:
     """Call the command wrongly; gives the one line that it says."""
-    tiny = replace(smoke(), clients=5, rounds=1, local_steps=1, batch_size=9)  # ends soon where a mistake is missed
-    monkeypatch.setitem(RECIPES, "smoke", lambda: tiny)
+    # Ends soon if a mistake is missed.
+    tiny = {**RECIPES["smoke"].settings, "clients": 5, "rounds": 1, "local_steps": 1, "batch_size": 9}
+    monkeypatch.setitem(RECIPES, "smoke", Recipe("", tiny))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def made(line: str) -> str:

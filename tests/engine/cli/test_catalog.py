@@ -25,7 +25,7 @@ REGISTRIES = {
     "trackers": TRACKERS,
     "kernels": IMPLEMENTATIONS,
 }
-FACTORIES = {**MODELS, **ATTACKS, **{name: row.make for name, row in DEFENSES.items()}}
+FACTORIES = {**MODELS, **ATTACKS, **DEFENSES}
 EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry]
 
 
@@ -64,23 +64,22 @@ def test_show_prints_every_page(kind: str, name: str, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("name", FACTORIES)
 def test_page_of_a_method_holds_signature_and_docstring(name: str) -> None:
-    page = show(name)
-    assert page.startswith(f"{name}{inspect.signature(FACTORIES[name])}\n\n")
-    assert page.removeprefix(f"{name}{inspect.signature(FACTORIES[name])}\n\n").startswith(
-        str(inspect.getdoc(FACTORIES[name]))
-    )
+    signature, _, text = show(name).partition("\n\n")
+    parameters = inspect.signature(FACTORIES[name]).parameters
+    assert re.fullmatch(rf"{name}\(.*\) -> \w+", signature)
+    assert [word for word in parameters if not re.search(rf"\b{word}: ", signature)] == []
+    assert text.startswith(str(inspect.getdoc(FACTORIES[name])))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_page_of_a_recipe_holds_what_it_sets(name: str) -> None:
-    told = {key: value for key, value in RECIPES[name]().to_dict().items() if value not in (None, {})}
-    assert [key for key, value in told.items() if f"\n{key} = {value}" not in show(name)] == []
+    set_ = {key: value for key, value in RECIPES[name]().to_dict().items() if value not in (None, {})}
+    assert [key for key, value in set_.items() if f"\n{key} = {value}" not in show(name)] == []
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_page_of_a_data_set_says_where_to_get_it(name: str) -> None:
-    assert DATASETS[name].summary in show(name)
-    assert DATASETS[name].where in show(name)
+    assert "\nFiles:\n" in show(name)
 
 
 def test_unknown_name() -> None:

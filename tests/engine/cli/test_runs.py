@@ -160,7 +160,7 @@ def test_the_command_shown_after_ctrl_c_finishes_the_run(
     assert [line.split()[1] for line in out.splitlines() if line.startswith("round ")] == ["1/3", "2/3"]
     assert (path / "checkpoint.safetensors").is_file()
     assert not (path / "summary.json").exists()
-    shown = re.fullmatch(r"rflbat: interrupted after 2 rounds; go on with `rflbat (resume .*)`\n", err)
+    shown = re.fullmatch(r"rflbat: interrupted after 2 rounds; continue with `rflbat (resume .*)`\n", err)
     assert shown, err
     assert shlex.split(shown[1]) == ["resume", folder]
     assert call(f"{shown[1]} --quiet") == (0, "", "")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from rflbat.cli import main
+from rflbat.cli import runs
 from rflbat.errors import UserError
 from rflbat.experiment.config import Experiment
-from rflbat.experiment.recipes import RECIPES, smoke
+from rflbat.experiment.recipes import RECIPES, Recipe
 from tests.engine.cli.conftest import Call
 
 MINE = Experiment(clients=9, rounds=4, lr=0.3, defense_args={"eps1": 9.0, "weighting": "samples"})
@@ -27,8 +27,8 @@ def asked(call: Call, monkeypatch: pytest.MonkeyPatch) -> Asked:
         found.append(experiment)
         raise UserError("asked")
 
-    monkeypatch.setattr(main, "run", stop)
-    monkeypatch.setitem(RECIPES, "mine", lambda: MINE)
+    monkeypatch.setattr(runs, "run", stop)
+    monkeypatch.setitem(RECIPES, "mine", Recipe("", MINE.to_dict()))
 
     def ask(line: str) -> Experiment:
         assert call(line) == (2, "", "rflbat: asked\n")
@@ -38,7 +38,7 @@ def asked(call: Call, monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 
 def test_a_recipe_as_it_is(asked: Asked) -> None:
-    assert asked("run") == asked("run smoke") == smoke()
+    assert asked("run") == asked("run smoke") == RECIPES["smoke"]()
     assert asked("run mnist") == RECIPES["mnist"]()
     assert asked("run mine") == MINE
 
@@ -49,7 +49,7 @@ def test_flags_override_toml_overrides_recipe(asked: Asked, tmp_path: Path) -> N
     assert told == replace(MINE, rounds=6, lr=0.1, partition="dirichlet", defense_args={"eps2": 3})
     assert asked("run mine --lr=0.1 --partition=dirichlet --config=own.toml") == told
     assert asked("run --config own.toml --local_steps 3") == replace(
-        smoke(), rounds=6, lr=0.2, local_steps=3, defense_args={"eps2": 3}
+        RECIPES["smoke"](), rounds=6, lr=0.2, local_steps=3, defense_args={"eps2": 3}
     )
 
 

@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from rflbat import Experiment
 from rflbat.cli.sweep_display import shown
-from rflbat.experiment.recipes import RECIPES, smoke
+from rflbat.experiment.recipes import RECIPES, Recipe
 from rflbat.simulation import loop
 from rflbat.simulation.loop import Interrupted
 from rflbat.sweep.cells import Event, make_cells
@@ -106,8 +105,8 @@ def test_sweep_goes_on_after_ctrl_c(call: Call, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_parameters_stay_with_their_defense(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    mine = replace(smoke(), clients=5, rounds=1, local_steps=1, batch_size=9, defense_args={"eps1": 9.0})
-    monkeypatch.setitem(RECIPES, "mine", lambda: mine)
+    mine = {"clients": 5, "rounds": 1, "local_steps": 1, "batch_size": 9, "defense_args": {"eps1": 9.0}}
+    monkeypatch.setitem(RECIPES, "mine", Recipe("", mine))
     assert call("sweep mine --grid defense=rflbat,fedavg --out two --quiet") == (0, "", "")
     configs = [load(path / "run.json")["config"] for path in (tmp_path / "two/cells").iterdir()]
     assert {c["defense"]: c["defense_args"] for c in configs} == {"rflbat": {"eps1": 9.0}, "fedavg": {}}
@@ -138,7 +137,7 @@ def test_failed_cells_are_told_of_behind_the_report_of_the_others(
     cell = f"defense={name.replace(':', '_')},seed=3"
     assert status == 1
     assert err == (
-        f"rflbat: 1 of 2 cells failed ({cell}: RuntimeError: too bad); the same command tries them again; "
+        f"rflbat: 1 of 2 cells failed ({cell}: RuntimeError: too bad); rerun the command to retry them; "
         "see some/cells/NAME/failure.txt\n"
     )
     assert f"failed, runs again  {cell}  RuntimeError: too bad\ncell 1/2  defense=fedavg,seed=3  accuracy" in out

@@ -35,7 +35,7 @@ def test_a_run_that_nobody_writes_is_named(run, call):
     (run.path / "summary.json").unlink()
     status, out, err = call("watch run")
     assert (status, err) == (0, "")
-    assert out.splitlines()[-1] == "nobody writes this run any more; go on with `rflbat resume run`"
+    assert out.splitlines()[-1] == "no process is writing this run; continue it with `rflbat resume run`"
 
 
 def test_rounds_are_given_as_they_are_written(run):

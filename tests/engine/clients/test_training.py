@@ -14,8 +14,8 @@ import torch
 from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.pixel import pixel
 from rflbat.clients.batches import draw_batches
-from rflbat.clients.optimizer import OPTIMIZERS as OPTIMIZER_NAMES
 from rflbat.clients.optimizer import Optimizer
+from rflbat.clients.registry import OPTIMIZERS as OPTIMIZER_NAMES
 from rflbat.clients.step import make_batch_source
 from rflbat.models.logistic import logistic
 from rflbat.parameters import Layout

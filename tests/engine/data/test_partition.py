@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rflbat.data.partition import KINDS, partition
+from rflbat.data.partition import partition
+from rflbat.data.registry import PARTITIONS
 from rflbat.errors import UserError
 
 Ints = npt.NDArray[np.int64]
@@ -22,7 +23,7 @@ def problems(draw: st.DrawFn) -> dict[str, Any]:
     samples = draw(st.integers(1, 101))
     labels = draw(st.lists(st.integers(-3, draw(st.sampled_from([-3, 0, 9]))), min_size=samples, max_size=samples))
     writers = draw(st.lists(st.integers(-2, 11), min_size=samples, max_size=samples))
-    kind = draw(st.sampled_from(KINDS))
+    kind = draw(st.sampled_from(PARTITIONS))
     most = len(set(writers)) if kind == "natural" else samples
     return {
         "kind": kind,
@@ -78,7 +79,7 @@ def test_parts_share_no_memory(problem: dict[str, Any]) -> None:
     assert [part.tolist() for part in parts[1:]] == wanted
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PARTITIONS)
 def test_another_seed_gives_another_partition(kind: str) -> None:
     labels, writers = np.arange(1001) % 10, np.arange(1001) % 63
     first, second = (partition(kind, labels, 7, 1.0, np.random.default_rng(seed), writers) for seed in (0, 1))
@@ -101,7 +102,7 @@ def test_iid_ignores_the_order_of_the_samples() -> None:
 
 def test_clients_equal_samples_gives_one_each() -> None:
     labels = np.arange(101) % 10
-    for kind in KINDS:
+    for kind in PARTITIONS:
         for alpha in (1e-300, 1.0, 1e9):
             parts = partition(kind, labels, 101, alpha, np.random.default_rng(0), np.arange(101))
             assert sorted(part.tolist() for part in parts) == [[number] for number in range(101)]

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rflbat.data import DATASETS, load
 from rflbat.data.mnist import FASHION_MNIST, MNIST
+from rflbat.data.registry import DATASETS, load
 from rflbat.errors import UserError
 from tests.engine.data.conftest import write_family
 from tests.engine.data.leaf_files import write_femnist
@@ -45,14 +45,6 @@ def test_every_row_keeps_the_contract_of_a_dataset(name: str, data_dir: Path) ->
         assert dataset.encode is not None
     assert dataset.model
     assert dataset.source
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_every_row_says_what_it_is_and_where_to_get_it_in_one_line(name: str) -> None:
-    row = DATASETS[name]
-    for text in (row.summary, row.where):
-        assert text
-        assert "\n" not in text
 
 
 @pytest.mark.parametrize(

@@ -44,4 +44,4 @@ def test_values_that_cannot_be_used_are_refused(mean: float, std: float, message
 
 def test_texts_take_neither() -> None:
     with pytest.raises(TypeError):
-        DATASETS["amazon"].load(None, mean=0.5)
+        DATASETS["amazon"](None, mean=0.5)

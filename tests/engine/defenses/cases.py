@@ -115,6 +115,7 @@ class Case:
         scores: name of the defense's scores in the oracle's detail.
         stages: names of the stages at which the cases above must let somebody fall.
         clean: for a defense that learns before the first round: its clean updates.
+        translation: a vector added to every update is added to the result.
         untied: from how many clients on their order does not matter; below, the method's ties are decided by it.
     """
 
@@ -127,6 +128,7 @@ class Case:
     stages: frozenset[str] = frozenset()
     clean: Callable[[], Array] | None = None
     untied: int = 1
+    translation: bool = True
 
 
 CASES = {
@@ -134,12 +136,13 @@ CASES = {
     "rflbat": Case(
         oracles.rflbat,
         clustered,
+        translation=False,
         uses_sizes=True,
         scores="similarities",
         stages=frozenset({"filter1", "cluster", "filter2"}),
     ),
     # Whoever agrees perfectly is a sybil: identical updates all weigh 0.
-    "foolsgold": Case(oracles.foolsgold, identical_pass=False, scores="alphas"),
+    "foolsgold": Case(oracles.foolsgold, translation=False, identical_pass=False, scores="alphas"),
     "krum": Case(oracles.krum, scores="scores", stages=frozenset({"distant"})),
     "multikrum": Case(oracles.multikrum, scores="scores", stages=frozenset({"distant"})),
     # Both iterate until nothing moves, since the tolerance bounds the last step and not the error.
@@ -149,12 +152,13 @@ CASES = {
     "trimmed_mean": Case(related.trimmed_mean),
     # f = 3 leaves at least two neighbours to the last selection; with one, the two nearest clients score the same.
     "bulyan": Case(related.bulyan, scores="scores", stages=frozenset({"bulyan"}), untied=15),
-    "norm_clipping": Case(related.norm_clipping, uses_sizes=True, scores="scores"),
+    "norm_clipping": Case(related.norm_clipping, translation=False, uses_sizes=True, scores="scores"),
     "auror": Case(related.auror, conspiring, uses_sizes=True, scores="scores", stages=frozenset({"auror"})),
     # Its state lasts: the battery goes on from what it has learned once.
     "autoencoder": Case(
         autoencoder,
         straying,
+        translation=False,
         uses_sizes=True,
         scores="scores",
         stages=frozenset({"autoencoder"}),

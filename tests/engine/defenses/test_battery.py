@@ -80,15 +80,15 @@ def test_one_and_two_clients(name, clients):
 
 
 @every_defense
-def test_a_common_translation_moves_the_result_where_the_registry_says_so(name):
+def test_a_common_translation_moves_the_result_where_the_case_says_so(name):
     updates_ND = CASES[name].make(12, 1)
     straight = decide(name, updates_ND).update
     moved = []
     for shift_D in (-updates_ND[0], 3 * updates_ND[5], *(-updates_ND[6:])):
         error_D = decide(name, updates_ND + shift_D).update - (straight + torch.as_tensor(shift_D))
         moved.append(float(error_D.abs().max()) < 1e-9 * np.abs(updates_ND).max())
-    # Where the flag is False, some translation really changes who is trusted: the flag gives nothing away.
-    assert all(moved) is DEFENSES[name].translation
+    # If the flag is False, some translation really changes which clients are trusted.
+    assert all(moved) is CASES[name].translation
 
 
 @every_defense

@@ -20,13 +20,13 @@ LINES = ("rounds.jsonl", "clients.jsonl", "shadows.jsonl")
 
 def remembering() -> list[str]:
     """Names of the defenses whose state holds anything."""
-    states = {name: row.make().init(5, 63, torch.device("cpu")) for name, row in DEFENSES.items()}
+    states = {name: make().init(5, 63, torch.device("cpu")) for name, make in DEFENSES.items()}
     return [name for name, state in states.items() if state_tensors(state)]
 
 
 def experiment(defense: str) -> Experiment:
     """A run of that defense, with two others that look on, one of which remembers."""
-    known = inspect.signature(DEFENSES[defense].make).parameters
+    known = inspect.signature(DEFENSES[defense]).parameters
     return Experiment(
         clients=9,
         participants=7,

@@ -152,7 +152,7 @@ def test_an_absurdly_large_run_json_is_not_read(tmp_path: Path) -> None:
 
 def test_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Through the command, whose exit status is 2 and which writes one line; `show` of it would run a whole run."""
-    monkeypatch.setattr("rflbat.cli.main.run", lambda *rest: pytest.skip("a configuration that fits"))
+    monkeypatch.setattr("rflbat.cli.runs.run", lambda *rest: pytest.skip("a configuration that fits"))
     path, refused = tmp_path / "settings.toml", 0
     for content in [*damaged(TOML.encode(), 3, 120), b"a = " + b"[" * 50_000, b"a" * 2**21, b"lr = " + b"9" * 400]:
         path.write_bytes(content)

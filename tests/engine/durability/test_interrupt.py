@@ -57,7 +57,7 @@ def test_once(tmp_path: Path) -> None:
     with started(tmp_path / "run", 0.0) as process:
         _, err = process.communicate(timeout=120)
     assert (process.returncode, err.count("\n")) == (130, 1)
-    assert f"; go on with `rflbat resume {tmp_path / 'run'}`" in err
+    assert f"; continue with `rflbat resume {tmp_path / 'run'}`" in err
     number = load_tensors(tmp_path / "run/checkpoint.safetensors")[1]["round"]
     assert f"interrupted after {number} rounds" in err
     assert number > 3

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import BACKENDS
-from rflbat.clients.optimizer import OPTIMIZERS
-from rflbat.data.partition import KINDS
-from rflbat.data.registry import DATASETS
+from rflbat.clients.registry import OPTIMIZERS
+from rflbat.data.registry import DATASETS, PARTITIONS
 from rflbat.defenses.registry import DEFENSES
 from rflbat.errors import UserError
 from rflbat.experiment.config import DEVICES, ROLES, Experiment
@@ -24,7 +23,7 @@ NAMES = {
     "model": MODELS,
     "attack": ATTACKS,
     "defense": DEFENSES,
-    "partition": KINDS,
+    "partition": PARTITIONS,
     "roles": ROLES,
     "device": DEVICES,
     "backend": BACKENDS,
@@ -171,7 +170,7 @@ def test_text_is_read_as_what_the_setting_is() -> None:
             "lr": st.floats(1e-300, 3.4e38),
             "scale": st.floats(-3.4e38, 3.4e38),
             "seed": st.integers(),
-            "partition": st.sampled_from(KINDS),
+            "partition": st.sampled_from(PARTITIONS),
             "kernels": st.fixed_dictionaries({}, optional={"pca": st.just("eigh"), "kmeans": st.just("cuml")}),
             "defense_args": st.fixed_dictionaries({}, optional={"clusters": st.integers(1, 9), "eps1": st.just(3.0)}),
         },

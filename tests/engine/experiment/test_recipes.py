@@ -4,7 +4,7 @@ import pytest
 
 import rflbat
 from rflbat.experiment.config import Experiment
-from rflbat.experiment.recipes import GRIDS, RECIPES
+from rflbat.experiment.recipes import RECIPES
 from rflbat.sweep.cells import make_cells
 
 
@@ -15,7 +15,7 @@ def test_recipe_gives_an_experiment_of_its_own(name: str) -> None:
     assert Experiment.from_dict(told.to_dict()) == told
     told.defense_args["changed"] = 1
     assert "changed" not in RECIPES[name]().defense_args
-    assert (RECIPES[name].__doc__ or "").strip()
+    assert RECIPES[name].summary.endswith(".")
 
 
 def test_recipes_are_public() -> None:
@@ -38,9 +38,9 @@ def test_mnist_is_the_paper_s() -> None:
     assert (told.attack, told.scale, told.attack_start, told.defense) == (None, 1.0, 0, "rflbat")
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.grid])
 def test_a_grid_gives_the_cells_of_the_paper_s_scenario(name: str) -> None:
-    cells = make_cells(RECIPES[name](), GRIDS[name], 1)
+    cells = make_cells(RECIPES[name](), RECIPES[name].grid, 1)
     assert len(cells) == {"dna": 18, "dns": 6, "dnc": 8, "dba": 4}[name.partition("-")[0]]
     assert {cell.experiment.dataset for cell in cells} == {RECIPES[name]().dataset}
 
@@ -49,7 +49,7 @@ def test_the_distributed_backdoor_is_the_paper_s() -> None:
     for name in ("dba", "dba-femnist", "dba-amazon"):
         told = RECIPES[name]()
         assert (told.attack, told.malicious, told.participants or told.clients) == ("dba", 0.4, 100)
-        assert {cell.experiment.scale for cell in make_cells(told, GRIDS[name], 1)} == {1.0, 100.0}
+        assert {cell.experiment.scale for cell in make_cells(told, RECIPES[name].grid, 1)} == {1.0, 100.0}
 
 
 def test_writers_are_the_clients_of_femnist() -> None:

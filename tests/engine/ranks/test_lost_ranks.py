@@ -19,7 +19,7 @@ from tests.engine.ranks.launch import DRIVER, LIMIT, environment, finish, start
 from tests.engine.ranks.test_ranks import SMALL, alike
 
 ENDLESS = {**SMALL, "defense": "foolsgold", "rounds": 100_000, "checkpoint_every": 1, "eval_every": 100_000}
-LOST = r"another rank has ended or does not answer \(.+\)"
+LOST = r"another rank exited or stopped responding \(.+\)"
 WORDS = [word for name, value in ENDLESS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -46,7 +46,7 @@ def test_a_rank_that_is_killed_ends_the_others(victim, tmp_path):
     assert status == 1
     last = text.splitlines()[-1]
     who = f"rflbat, rank {1 - victim} of 2: {LOST}"
-    assert re.fullmatch(rf"{who}; the last checkpoint is whole, and `rflbat resume` goes on from it", last)
+    assert re.fullmatch(rf"{who}; the last checkpoint is complete, and `rflbat resume` continues from it", last)
     assert "Traceback" not in text
 
     reached = load_tensors(folder / CHECKPOINT)[1]["round"]
@@ -99,7 +99,7 @@ def test_torchrun_stops_at_a_signal_and_the_run_goes_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     said, told = process.communicate(timeout=LIMIT)
     reached = load_tensors(folder / CHECKPOINT)[1]["round"]
-    assert told.count(f"rflbat, rank 0 of 2: interrupted after {reached} rounds; go on with `rflbat resume") == 1
+    assert told.count(f"rflbat, rank 0 of 2: interrupted after {reached} rounds; continue with `rflbat resume") == 1
     assert said.count("dataset=digits") == 1
     assert len(RunFolder(folder).rounds()) == reached
     assert not (folder / ".lock").exists()
