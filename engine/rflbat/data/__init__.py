@@ -1,4 +1,4 @@
-"""Data sets held whole on one device, and the ways to divide their training samples among clients."""
+"""Data sets, stored whole on one device, and the partitions of their training samples among clients."""
 
 from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.registry import DATASETS, Row, load

@@ -1,4 +1,4 @@
-"""The data sets by name: one row says how to load it, what it is and how to get it."""
+"""Registry of the data sets by name: how to load each, what it is and where to get it."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -18,10 +18,11 @@ class Row:
     """One data set of the registry.
 
     Attributes:
-        load: reads it, given the data folder or None; its keyword-only parameters are the user's.
-        summary: what it is, one line.
-        where: how its files are found and where to get them, one line.
-        attack: name of the attack used when none is asked for.
+        load: function that loads it, given the data folder or None; its keyword-only parameters are options of the
+            user.
+        summary: description on one line.
+        where: where its files are searched and where to get them, on one line.
+        attack: name of the default attack.
     """
 
     load: Callable[..., Dataset]
@@ -43,7 +44,7 @@ def _below(origin: Origin) -> str:
 
 
 def _adopt(load: Callable[..., Dataset]) -> Row:
-    """A data set of another package: its own docstring says what it is."""
+    """Build the row of a third-party data set; its summary is the first line of the loader's docstring."""
     about = (inspect.getdoc(load) or "a data set of another package").partition("\n")[0]
     return Row(load=load, summary=about, where=f"as {load.__module__} says")
 
@@ -96,12 +97,12 @@ def load(name: str, data_dir: Path | None = None, arguments: Iterable[tuple[str,
     """Load a data set by its name in the registry.
 
     Args:
-        name: a key of `DATASETS`.
-        data_dir: folder of data sets; None lets the data set fall back on what it carries or can download.
-        arguments: (name, value) of parameters of the data set, checked before.
+        name: a key of ``DATASETS``.
+        data_dir: folder of data sets; None uses embedded data or a download, if the data set has either.
+        arguments: (name, value) pairs of the data set's parameters, already checked.
 
     Returns:
-        The data set, on the CPU.
+        the data set, on the CPU.
 
     Raises:
         UserError: the name is unknown, or the files are missing or wrong.
