@@ -116,9 +116,9 @@ class Registry(MutableMapping[str, Factory], Generic[Factory]):
         node = _definition(row) if isinstance(row, str) else None
         if node is not None:
             returns = "" if node.returns is None else f" -> {ast.unparse(node.returns)}"
-            return Documentation(f"{node.name}({ast.unparse(node.args)}){returns}", ast.get_docstring(node) or "")
+            return Documentation(f"{_shown(name)}({ast.unparse(node.args)}){returns}", ast.get_docstring(node) or "")
         factory = self[name]
-        return Documentation(f"{factory.__name__}{inspect.signature(factory)}", inspect.getdoc(factory) or "")
+        return Documentation(f"{_shown(name)}{inspect.signature(factory)}", inspect.getdoc(factory) or "")
 
     def _adopted(self, name: str) -> Factory:
         """Import a function of another package, and check the type that it returns."""
@@ -151,6 +151,11 @@ class Registry(MutableMapping[str, Factory], Generic[Factory]):
             close = nearest(function, [each for each in vars(module) if not each.startswith("_")])
             raise UserError(f"{self.kind} {name!r}: module {module_name!r} has no {function!r}{close}")
         return getattr(module, function)
+
+
+def _shown(name: str) -> str:
+    """Return the name that a signature begins with."""
+    return name.rpartition(":")[2]
 
 
 def _attribute(reference: str) -> Any:

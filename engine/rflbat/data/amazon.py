@@ -1,4 +1,4 @@
-"""Amazon Fine Food Reviews: texts with a score of 1 to 5, from tables such as Kaggle's Reviews.csv or from text files.
+"""Amazon Fine Food Reviews: texts with scores from 1 to 5, read from CSV tables such as Kaggle's or from text files.
 
 Source: J. McAuley, J. Leskovec, From amateurs to connoisseurs: modeling the evolution of user expertise through online
 reviews, 2013 (SNAP web-FineFoods); Kaggle snap/amazon-fine-food-reviews.
@@ -26,7 +26,7 @@ ORIGIN = Origin(
 _TEXTS, _LABELS = "texts.txt", "labels.txt"
 _CLASSES = 5
 _SCORES = {f"{score}{tail}": score for score in range(1, _CLASSES + 1) for tail in ("", ".0")}
-_PER_CLASS = 20_000  # of the paper
+_PER_CLASS = 20_000  # as in the paper
 
 
 def load(
@@ -38,38 +38,44 @@ def load(
     tokenizer: str = "basic_english",
     files: str = TABLES,
 ) -> Dataset:
-    """Load the reviews as token ids with the classes score - 1, equally many of each.
+    """Food reviews as texts of 100 tokens, 5 classes (scores), equally many of each; writers by UserId.
 
-    Every table ``Reviews*.csv``, plain or .gz, is read that lies in ``data_dir`` itself or in ``amazon``,
-    ``amazon_fine_food`` or ``amazon_fine_food_extra`` below it: in the order of these folders, then by name. Of
-    ``X.csv`` and ``X.csv.gz`` in one folder only the first is read. Where there is no such table, ``texts.txt`` and
-    ``labels.txt``, plain or .gz, are read from the first of the folders that has them. ``read_reviews`` describes both
-    forms.
+    Reviews as token ids, balanced over the classes score - 1.
 
-    The same text recurs across products and files. It counts once, with the score of its first row; only its letters
-    and digits count, in lower case (``rflbat.data.text.distinct``). Of each class ``per_class`` texts are taken, and a
-    fifth of them are test texts, chosen by a hash of the text: the same reviews give the same split, in any order of
-    rows, and no text stands on both sides. The vocabulary comes from the training texts alone. A text is cut to its
-    first ``tokens`` tokens, or filled up with zeros in front.
+    All tables ``Reviews*.csv``, plain or .gz, in ``data_dir`` and in its subfolders ``amazon``, ``amazon_fine_food``
+    and ``amazon_fine_food_extra`` are read, in the order of these folders and then by name. If a folder holds both
+    ``X.csv`` and ``X.csv.gz``, only the first is read. Without any such table, ``texts.txt`` and ``labels.txt``, plain
+    or .gz, are read from the first of the folders that has them. ``read_reviews`` describes both formats.
 
-    The natural partition (one client per reviewer) needs the ``UserId`` of every training review. One table without
-    that column is enough to rule it out; ``files="Reviews.csv"`` then reads Kaggle's table alone.
+    Texts that recur across products and files are counted once, with the score of their first row. Texts are compared
+    by their lower-case letters and digits only (``rflbat.data.text.distinct``). ``per_class`` texts of each class are
+    taken, and a fifth of them become test texts. The choice depends on a hash of the text: the same reviews give the
+    same split in any order of rows, and no text is in both parts. The vocabulary is built from the training texts
+    only. Each text is cut to its first ``tokens`` tokens or left-padded with zeros.
+
+    The natural partition (one client per reviewer) needs the ``UserId`` of every training review. A single table
+    without that column makes it unavailable; ``files="Reviews.csv"`` then reads Kaggle's table only.
+
+    Files:
+        any number of tables ``Reviews*.csv``, plain or .gz, in DIR, DIR/amazon, DIR/amazon_fine_food or
+        DIR/amazon_fine_food_extra, from kaggle.com/datasets/snap/amazon-fine-food-reviews; or ``texts.txt`` and
+        ``labels.txt``, one text and one score 1..5 a line. Needs ``rflbat[text]``.
 
     Args:
         data_dir: folder of data sets.
-        per_class: texts of each class, training and test together, at least 2; None takes as many as the rarest class
-            has, at most 20,000 as in the paper.
-        vocabulary: largest number of words, ``<pad>`` = 0 and ``<unk>`` = 1 included; at least 3.
+        per_class: texts per class, training and test together, at least 2; None takes as many as the rarest class
+            has, up to the paper's 20,000.
+        vocabulary: maximum number of words, including ``<pad>`` = 0 and ``<unk>`` = 1; at least 3.
         tokens: length of a sample, at least 1.
-        tokenizer: "basic_english", or "torchtext" where that is installed and loads.
-        files: names of the tables to read, without .gz; ``*`` stands for any characters.
+        tokenizer: "basic_english", or "torchtext" if it is installed and can be imported.
+        files: pattern of the table names to read, without .gz; ``*`` matches any characters.
 
     Returns:
-        training and test samples (tokens,) int32; writers where every training review has a UserId: its place among
-        all UserIds that were read, sorted.
+        training and test samples (tokens,) int32. If every training review has a UserId, the writers are positions in
+        the sorted list of all UserIds read.
 
     Raises:
-        UserError: files are missing, damaged or hold too few usable reviews; an option is out of range; or the extra
+        UserError: files are missing, damaged or hold too few usable reviews; an argument is out of range; or the extra
             ``rflbat[text]`` is not installed.
 
     Example:
@@ -100,28 +106,28 @@ def load(
 
 
 def read_reviews(path: Path, within: Path | None = None) -> Reviews:
-    """Read reviews from a table, or from a file of texts with its labels beside it.
+    """Read reviews from a table, or from a text file with a label file next to it.
 
-    * A table (any name but ``texts.txt``): CSV in UTF-8 with a header; the columns ``Score`` and ``Text`` are needed,
-      ``UserId`` is used where it is there, others are ignored. Quoted fields may hold line breaks.
-    * ``texts.txt`` and ``labels.txt`` in the same folder: one text a line in UTF-8, and its score 1..5 on the same
+    * A table (any name but ``texts.txt``): CSV in UTF-8 with a header. The columns ``Score`` and ``Text`` are required,
+      ``UserId`` is read if present, and other columns are ignored. Quoted fields may contain line breaks.
+    * ``texts.txt`` and ``labels.txt`` in the same folder: one text per line in UTF-8, and its score 1..5 on the same
       line of the other file.
 
-    Each file is plain or gzip (told apart by its first bytes) and read row by row. Rows that cannot be used are left
-    out and counted under the first of these reasons that holds: "unreadable row" (a field of more than 16,777,216
-    characters), "wrong number of fields", "NUL byte" (in score or text), "missing score", "bad score" (not 1..5),
-    "empty text" (no token), "not UTF-8". Blank lines of a table are no rows.
+    Files may be plain or gzip (detected by their first bytes) and are read row by row. Unusable rows are skipped and
+    counted under the first reason that applies: "unreadable row" (a field of more than 16,777,216 characters), "wrong
+    number of fields", "NUL byte" (in score or text), "missing score", "bad score" (not 1..5), "empty text" (no token),
+    "not UTF-8". Blank lines of a table are ignored.
 
     Args:
         path: the table, or ``texts.txt`` or ``texts.txt.gz``.
-        within: folder of data sets; a link in it that leads out is refused.
+        within: folder of data sets; a link inside it that leads out is refused.
 
     Returns:
-        The usable rows, label = score - 1, writer = UserId, and the counts of the other rows.
+        the usable rows with label = score - 1 and writer = UserId, and the counts of skipped rows.
 
     Raises:
-        UserError: the file cannot be read, is damaged, lacks a column or holds no usable row; or texts and labels
-            differ in number.
+        UserError: the file cannot be read, is damaged, lacks a column or holds no usable row; or the numbers of texts
+            and labels differ.
 
     Example:
         >>> import tempfile
@@ -156,7 +162,7 @@ def _joined(parts: list[Reviews]) -> Reviews:
 
 
 def _find(root: Path, files: str) -> list[Path]:
-    """List the tables to read; where there is none and no other was asked for, the file of texts."""
+    """List the tables to read; with the default pattern and no table, return the text file instead."""
     if paths := ORIGIN.tables(root, files):
         return paths
     folders = ORIGIN.places(root)
@@ -166,26 +172,26 @@ def _find(root: Path, files: str) -> list[Path]:
                 return [path]
         for folder in folders:
             if plain_or_packed(folder, _LABELS) is not None:
-                raise UserError(f"{folder}: holds {_LABELS} without {_TEXTS}; put both there, or {ORIGIN.hint(root)}")
+                raise UserError(f"{folder}: holds {_LABELS} but no {_TEXTS}; put both there, or {ORIGIN.hint(root)}")
     texts = f" and no {_TEXTS} with {_LABELS}," if files == TABLES else ""
     raise UserError(
-        f"{root}: holds no {files}, plain or .gz,{texts} neither itself nor in {', '.join(ORIGIN.folders)}; "
+        f"{root}: holds no {files}, plain or .gz,{texts} neither directly nor in {', '.join(ORIGIN.folders)}; "
         f"{ORIGIN.hint(root)}"
     )
 
 
 def _checked(per_class: int | None, numbers: dict[int, int], place: str) -> int:
-    """Choose the number of texts taken of each class, once it is sure that every class has them."""
+    """Check ``per_class`` against the number of distinct texts of each class, and resolve None."""
     rarest = min(range(_CLASSES), key=lambda label: numbers.get(label, 0))
     most = numbers.get(rarest, 0)
     if most < 2:
         raise UserError(
-            f"{place}: holds {most} different texts of score {rarest + 1}, expected at least 2 of each score 1 to "
+            f"{place}: holds {most} distinct texts of score {rarest + 1}, expected at least 2 of each score 1 to "
             f"{_CLASSES}, one to train and one to test; {ORIGIN.hint()}"
         )
     if per_class is not None and not 2 <= per_class <= most:
         raise UserError(
-            f"per_class is {per_class}, allowed: 2 to {most}, the different texts of score {rarest + 1} in {place}"
+            f"per_class is {per_class}; allowed: 2 to {most}, the distinct texts of score {rarest + 1} in {place}"
         )
     return min(most, _PER_CLASS) if per_class is None else per_class
 
@@ -200,10 +206,10 @@ def _fault(row: Row) -> str | None:
 
 
 def _pairs(path: Path, within: Path | None) -> Iterator[Row]:
-    """Read score, text and no user from each line of two files."""
+    """Yield (score, text, "") for each pair of lines of the two files."""
     labels_path = plain_or_packed(path.parent, _LABELS)
     if labels_path is None:
-        raise UserError(f"{path.parent}: holds {path.name} without {_LABELS}, one score 1 to 5 a line; put both there")
+        raise UserError(f"{path.parent}: holds {path.name} but no {_LABELS} (one score 1 to 5 per line); add it")
     texts = scores = 0
     hint = ORIGIN.hint()
     for text, score in zip_longest(lines(path, "\n", hint, within), lines(labels_path, "\n", hint, within)):
@@ -212,4 +218,4 @@ def _pairs(path: Path, within: Path | None) -> Iterator[Row]:
         if text is not None and score is not None:
             yield score, text.rstrip("\r\n"), ""
     if texts != scores:
-        raise UserError(f"{path}: holds {texts} lines, but {labels_path} holds {scores}, expected as many")
+        raise UserError(f"{path}: holds {texts} lines, but {labels_path} holds {scores}; expected the same number")

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the engine: six tensors and the facts needed to read them."""
+"""The data set type: tensors, and the facts needed to interpret them."""
 
 import math
 from collections.abc import Callable
@@ -12,27 +12,28 @@ from rflbat.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set that lies whole on one device, in its storage type (47 MB for MNIST as uint8).
+    """A data set stored whole on one device, in its storage type (47 MB for MNIST as uint8).
 
-    What models and triggers see is given by `as_inputs`: float value = stored value * scale + offset for images, token
-    ids for texts.
+    ``as_inputs`` converts stored samples to model inputs: float value = stored value * scale + offset for images,
+    token ids for texts.
 
     Attributes:
         name: name in the registry.
-        train_x: (n, *shape) uint8 or float32, as stored; for texts (n, tokens) int32 positions in `words`.
+        train_x: (n, *shape) uint8 or float32, as stored; for texts (n, tokens) int32 indices into ``words``.
         train_y: (n,) int64 in 0..classes-1.
-        test_x: (m, *shape), as `train_x`.
-        test_y: (m,), as `train_y`.
+        test_x: (m, *shape), as ``train_x``.
+        test_y: (m,), as ``train_y``.
         classes: number of labels.
         shape: shape of one sample, such as (1, 28, 28).
         low: background value after conversion to float.
-        high: ink value after conversion to float; a trigger is stamped with it.
-        scale: factor from stored to float values: 1/255 for uint8, negative where the polarity is inverted.
-        train_writers: (n,) int64, who produced each training sample (any integers), or None where unknown.
-        model: name of the model used when none is asked for.
+        high: ink value after conversion to float; triggers are stamped with it.
+        scale: factor from stored to float values: 1/255 for uint8, negative if the polarity is inverted.
+        train_writers: (n,) int64, the writer of each training sample (any integers), or None if unknown.
+        model: name of the default model.
         source: where the samples were read from.
-        words: for texts the vocabulary, position = token id; None for images.
-        encode: for texts, from a text to its token ids by the same tokens and vocabulary, neither cut nor padded.
+        words: the vocabulary of a text data set, index = token id; None for images.
+        encode: for texts, a function from a text to its token ids with the same tokenizer and vocabulary, without
+            truncation or padding.
         offset: added to the scaled values.
 
     Example:
@@ -60,7 +61,7 @@ class Dataset:
     offset: float = 0.0
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """Give the same data set on `device`; tensors that lie there already are shared, not copied."""
+        """Return the data set on ``device``; tensors already on it are shared, not copied."""
         return replace(
             self,
             train_x=self.train_x.to(device),
@@ -72,15 +73,15 @@ class Dataset:
 
 
 def as_inputs(x: Tensor, dataset: Dataset) -> Tensor:
-    """Convert stored samples to what models and triggers see: x * scale + offset as floats, or token ids.
+    """Convert stored samples to inputs of models and triggers: x * scale + offset as floats, or token ids.
 
     Args:
-        x: samples of `dataset` as stored, of any leading shape.
-        dataset: holds the scale and the offset, or texts.
+        x: stored samples of ``dataset``, with any leading shape.
+        dataset: the data set, which holds the scale and the offset.
 
     Returns:
-        float32 (images) or int64 (texts) of x's shape on x's device; always new memory, so stamping a trigger into it
-        leaves the data set alone.
+        float32 (images) or int64 (texts) of x's shape on x's device. Always new memory, so that a trigger stamped into
+        it does not change the data set.
 
     Example:
         >>> from rflbat.data.digits import load
@@ -91,21 +92,21 @@ def as_inputs(x: Tensor, dataset: Dataset) -> Tensor:
     """
     if dataset.words is not None:
         return x.to(torch.int64, copy=True)
-    # Out of place on purpose: for float32 storage `.to` alone would hand out the data set's own memory.
+    # Deliberately out of place: for float32 storage, ``.to`` alone would return the data set's own memory.
     inputs = torch.mul(x, dataset.scale).to(torch.float32)
     return inputs.add_(dataset.offset) if dataset.offset else inputs
 
 
 def standardized(dataset: Dataset, mean: float, std: float) -> Dataset:
-    """Feed images as ``(x - mean) / std``; the background and ink values move with them.
+    """Standardize images to ``(x - mean) / std``; the background and ink values change accordingly.
 
     Args:
-        dataset: images.
-        mean: subtracted from the float values; 0 leaves them.
-        std: divides what is left, above 0; 1 leaves it.
+        dataset: an image data set.
+        mean: subtracted from the float values; 0 has no effect.
+        std: divisor applied after the subtraction, above 0; 1 has no effect.
 
     Returns:
-        the data set with another scale, offset, background and ink; it shares the stored samples.
+        the data set with a new scale, offset, background and ink; it shares the stored samples.
 
     Raises:
         UserError: ``mean`` is not finite, or ``std`` is not a finite number above 0.

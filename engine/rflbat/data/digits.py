@@ -1,7 +1,7 @@
-"""The 1,797 handwritten 8x8 digits that scikit-learn carries inside its package: real data without a network.
+"""The 1,797 handwritten 8x8 digits embedded in scikit-learn: real data without a network.
 
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998
-(its test part), as `sklearn.datasets.load_digits` gives it.
+(its test set), as returned by ``sklearn.datasets.load_digits``.
 """
 
 from pathlib import Path
@@ -12,23 +12,26 @@ import torch
 
 from rflbat.data.base import Dataset, standardized
 
-_STORED = 8  # pixels a side, each 0..16
-_SIDE = 28  # pixels a side of MNIST, so that its models and triggers fit
+_STORED = 8  # pixels per side, each 0..16
+_SIDE = 28  # pixels per side of MNIST, so that its models and triggers fit
 _INK = 16
 
 
 def load(data_dir: Path | None = None, *, mean: float = 0.0, std: float = 1.0) -> Dataset:
-    """Load the embedded digits, enlarged to MNIST's 28x28 and split 80/20.
+    """1,797 handwritten digits enlarged to 28x28, 10 classes, split 80/20.
 
-    Each 8x8 image V (0..16) becomes round(255/16 * W V W') with W (28, 8) the bilinear weights (pixel centres at
-    half-integers, borders repeated: `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`). The
-    weights are multiples of 1/14, so all is computed in integers and every machine gets the same bytes.
-    The split is stratified and uses no randomness: of each class, every fifth sample in stored order is a test sample.
+    Each 8x8 image V (0..16) becomes round(255/16 * W V W'), where W (28, 8) holds bilinear weights (pixel centres at
+    half-integers, borders repeated: ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``). The
+    weights are multiples of 1/14, so the computation uses integers only and gives the same bytes on every machine.
+    The split is stratified and deterministic: of each class, every fifth sample in stored order is a test sample.
+
+    Files:
+        none; the digits are part of scikit-learn.
 
     Args:
-        data_dir: not used: no files are read.
-        mean: subtracted from the values 0 to 1; 0 leaves them.
-        std: divides what is left, above 0.
+        data_dir: not used; no files are read.
+        mean: subtracted from the values in 0..1; 0 has no effect.
+        std: divisor applied after the subtraction, above 0.
 
     Returns:
         1,442 training and 355 test samples (1, 28, 28) uint8, background 0, ink 255; no writers.
@@ -38,7 +41,7 @@ def load(data_dir: Path | None = None, *, mean: float = 0.0, std: float = 1.0) -
         >>> tuple(digits.train_x.shape), len(digits.test_y)
         ((1442, 1, 28, 28), 355)
     """
-    from sklearn.datasets import load_digits  # a second of imports that other data sets need not pay
+    from sklearn.datasets import load_digits  # imports take a second, which other data sets do not need
 
     stored, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(_enlarge(stored.reshape(-1, _STORED, _STORED).astype(np.int64))).unsqueeze(1)
@@ -70,7 +73,7 @@ def _enlarge(images: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
 
 
 def _bilinear_14ths() -> npt.NDArray[np.int64]:
-    """Weights (28, 8) in 14ths: the centre of pixel i lies at (i + 1/2) * 8/28 - 1/2 = (4 i - 5) / 14."""
+    """Return weights (28, 8) in 14ths: pixel i has its centre at (i + 1/2) * 8/28 - 1/2 = (4 i - 5) / 14."""
     weights = np.zeros((_SIDE, _STORED), dtype=np.int64)
     for pixel in range(_SIDE):
         left, past = divmod(4 * pixel - 5, 14)

@@ -1,4 +1,4 @@
-"""FEMNIST from the JSON files of LEAF: characters of 62 classes, each image with its writer.
+"""FEMNIST from LEAF's JSON files: handwritten characters of 62 classes, each image with its writer.
 
 Source: S. Caldas et al., LEAF: a benchmark for federated settings, 2018 (arXiv:1812.01097), from NIST Special Database
 19 (G. Cohen et al., EMNIST: extending MNIST to handwritten letters, 2017).
@@ -30,8 +30,8 @@ _PARTS = ("train", "test")
 _CLASSES = 62
 _SIDE = 28
 POLARITIES = {"ink": (0.0, 1.0), "leaf": (1.0, 0.0)}
-"""Name -> values of background and ink. LEAF's files hold the second."""
-_FORMAT = "femnist 1"  # of the cache; a change of what is stored needs a new number
+"""Name -> values of background and ink. LEAF's files use the second."""
+_FORMAT = "femnist 1"  # version of the cache; change it whenever the cached contents change
 
 WANTED = "*{train,test}*.json or LEAF's {train,test}/all_data_*.json (or .json.gz)"
 ORIGIN = "github.com/TalwalkarLab/leaf (in data/femnist: ./preprocess.sh -s niid --sf 1.0 -k 0 -t sample)"
@@ -44,36 +44,44 @@ Part = dict[str, tuple[Pixels, npt.NDArray[np.int64]]]
 def load(
     data_dir: Path | None = None, *, polarity: str = "ink", min_samples: int = 1, mean: float = 0.0, std: float = 1.0
 ) -> Dataset:
-    """Load FEMNIST: 28x28 grey images of 10 digits, 26 capitals and 26 small letters, background 0, ink 1.
+    """Handwritten characters 28x28, 62 classes, each with its writer (LEAF: 3,500 writers in all).
 
-    LEAF's files hold the opposite, background 1 and ink 0. Fed like that, nearly every input of the first layer is 1,
-    all updates share one large component, and training is slow; so images are inverted unless ``polarity="leaf"``.
+    Grey images of 10 digits, 26 capitals and 26 small letters, background 0, ink 1.
 
-    Any number of LEAF files, `*train*.json` and `*test*.json` or LEAF's own `train/all_data_*.json` and
-    `test/all_data_*.json`, each plain or .gz, are looked for in `data_dir`, then in `femnist` and `femnist_leaf` below
-    it. Samples are ordered by the name of their user, whatever the order or the number of the files. Users without
-    samples are skipped, and counted in the log.
-    Storage is uint8 if every value is k/255 to within the rounding of float32 (as in LEAF's own files), else float32.
+    LEAF's files store the opposite: background 1 and ink 0. With that polarity, nearly every input of the first layer
+    is 1, all updates share one large component, and training is slow. Images are therefore inverted unless
+    ``polarity="leaf"``.
 
-    What was parsed is kept beside the files as `femnist-KEY.safetensors`, or in `$XDG_CACHE_HOME/rflbat`
-    (`~/.cache/rflbat`) where their folder has no permission to write; KEY stands for the SHA-256 of every file, so a
-    changed file is parsed again. It may be deleted at any time.
+    The loader reads any number of LEAF files: ``*train*.json`` and ``*test*.json``, or LEAF's own
+    ``train/all_data_*.json`` and ``test/all_data_*.json``, each plain or .gz. It searches ``data_dir``, then its
+    subfolders ``femnist`` and ``femnist_leaf``. Samples are ordered by user name, regardless of the order and number of
+    the files. Users without samples are skipped, and their number is logged.
+    Storage is uint8 if every value is k/255 up to float32 rounding (as in LEAF's own files), else float32.
+
+    The parsed data are cached next to the files as ``femnist-KEY.safetensors``, or in ``$XDG_CACHE_HOME/rflbat``
+    (``~/.cache/rflbat``) if their folder is not writable. KEY is derived from the SHA-256 of every file, so changed
+    files are parsed again. The cache may be deleted at any time.
+
+    Files:
+        ``*train*.json`` and ``*test*.json``, or LEAF's ``train/all_data_*.json`` and ``test/all_data_*.json``, plain or
+        .gz, in DIR, DIR/femnist or DIR/femnist_leaf; from github.com/TalwalkarLab/leaf (in data/femnist:
+        ``./preprocess.sh -s niid --sf 1.0 -k 0 -t sample``).
 
     Args:
-        data_dir: folder of data sets; None is refused, since nothing is downloaded.
-        polarity: "ink" (background 0, ink 1, as MNIST) or "leaf" (background 1, ink 0, as the files).
-        min_samples: training images that a writer has at least, as LEAF's option ``-k``; the training images of other
-            writers are left out. LEAF's samples of the whole data (``--sf``) cut some writers short, to 2 images.
-        mean: subtracted from the values; 0 leaves them.
-        std: divides what is left, above 0.
+        data_dir: folder of data sets; required, because FEMNIST cannot be downloaded.
+        polarity: "ink" (background 0, ink 1, as in MNIST) or "leaf" (background 1, ink 0, as in the files).
+        min_samples: minimum number of training images per writer, like LEAF's option ``-k``; training images of other
+            writers are dropped. LEAF's subsampling (``--sf``) leaves some writers with as few as 2 images.
+        mean: subtracted from the values; 0 has no effect.
+        std: divisor applied after the subtraction, above 0.
 
     Returns:
-        Training and test samples (n, 1, 28, 28), and for the training samples their writers: positions in the sorted
-        names of all users that have samples, of training or test.
+        training and test samples (n, 1, 28, 28), and the writers of the training samples: positions in the sorted
+        names of all users with training or test samples.
 
     Raises:
-        UserError: an argument is out of its range; files are missing or damaged, or hold a user twice or anything but
-            784 values in 0..1 and labels in 0..61.
+        UserError: an argument is out of range; or files are missing, damaged, repeat a user, or hold anything other
+            than 784 values in 0..1 per image and labels in 0..61.
 
     Example:
         >>> load(Path("no-such-folder"))  # doctest: +ELLIPSIS
@@ -91,7 +99,7 @@ def load(
     tensors = _recall(folder, key)
     if tensors is None:
         tensors = _parse(root, folder, paths)
-        # Files that changed while they were read must not be remembered by what they held before.
+        # Files that changed while they were read must not be cached under the hash of their old contents.
         if _key(root, paths) == key:
             _remember(folder, key, tensors)
     tensors = _of_writers(tensors, min_samples)
@@ -117,11 +125,11 @@ def load(
 
 
 def _of_writers(tensors: dict[str, Tensor], min_samples: int) -> dict[str, Tensor]:
-    """Leave out the training images of writers that have too few; the test images are nobody's in particular."""
+    """Drop the training images of writers with too few; test images are not assigned to writers."""
     counts = torch.bincount(tensors["train_writers"])
     most = int(counts.max())
     if not 1 <= min_samples <= most:
-        raise UserError(f"min_samples={min_samples} is out of range; allowed: 1 to {most}, the most that a writer has")
+        raise UserError(f"min_samples={min_samples} is out of range; allowed: 1 to {most}, the largest of any writer")
     kept = counts[tensors["train_writers"]] >= min_samples
     if kept.all():
         return tensors
@@ -129,7 +137,7 @@ def _of_writers(tensors: dict[str, Tensor], min_samples: int) -> dict[str, Tenso
 
 
 def _find(root: Path) -> tuple[Path, dict[str, list[Path]]]:
-    """Find the first folder that holds files of both parts; give it and the files of each part."""
+    """Return the first folder with files of both parts, and the files of each part."""
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder; {_HINT}")
     folders = [root, *(root / name for name in _FOLDERS)]
@@ -138,13 +146,13 @@ def _find(root: Path) -> tuple[Path, dict[str, list[Path]]]:
         if all(paths.values()):
             both = set(paths["train"]) & set(paths["test"])
             if both:
-                raise UserError(f"{min(both)}: its name says both train and test, allowed is one of them; {_HINT}")
+                raise UserError(f"{min(both)}: its name contains both train and test; allowed: one of them; {_HINT}")
             return folder, paths
     for folder, paths in found.items():
         for part, other in (_PARTS, _PARTS[::-1]):
             if paths[part]:
                 raise UserError(f"{folder}: holds {paths[part][0].name}, but no {other} files; {_HINT}")
-    raise UserError(f"{root}: holds no FEMNIST, neither itself nor in {', '.join(_FOLDERS)}; {_HINT}")
+    raise UserError(f"{root}: holds no FEMNIST, neither directly nor in {', '.join(_FOLDERS)}; {_HINT}")
 
 
 def _files(folder: Path, part: str) -> list[Path]:
@@ -170,14 +178,14 @@ def _parse(root: Path, folder: Path, paths: dict[str, list[Path]]) -> dict[str, 
 
 
 def _read_part(root: Path, paths: list[Path]) -> Part:
-    """Read images (n, 784) and labels (n,) of each user that has any."""
+    """Read images (n, 784) and labels (n,) of each user with samples."""
     part: Part = {}
     homes: dict[str, Path] = {}
     for path in paths:
         for user, x, y in read_users(path, _HINT, root):
             if user in homes:
                 raise UserError(
-                    f"{path}: user {shown(user)} stands in {homes[user]}, too; keep one of the two files; {_HINT}"
+                    f"{path}: user {shown(user)} is also in {homes[user]}; keep one of the two files; {_HINT}"
                 )
             homes[user] = path
             try:
@@ -191,18 +199,18 @@ def _read_part(root: Path, paths: list[Path]) -> Part:
 
 
 def _to_pixels(images: list[Any]) -> Pixels:
-    """Give uint8 levels k if every value rounds to the same float32 as k/255, else the values as float32."""
+    """Return uint8 levels k if every value rounds to the same float32 as k/255, else the values as float32."""
     for number, image in enumerate(images):
         if not isinstance(image, list) or len(image) != _SIDE**2:
             found = f"{len(image)} values" if isinstance(image, list) else shown(image)
             raise ValueError(f"image {number} holds {found}, expected {_SIDE**2} numbers")
-        # numpy would take true for 1.0.
+        # numpy would accept true as 1.0.
         if not {*map(type, image)} <= {int, float}:
             wrong = next(value for value in image if type(value) not in (int, float))
-            raise ValueError(f"image {number} holds {shown(wrong)}, allowed are numbers from 0 to 1")
+            raise ValueError(f"image {number} holds {shown(wrong)}; allowed: numbers from 0 to 1")
         if not (min(image) >= 0 and max(image) <= 1):
             wrong = min(image) if min(image) < 0 else max(image)
-            raise ValueError(f"image {number} holds {shown(wrong)}, allowed are numbers from 0 to 1")
+            raise ValueError(f"image {number} holds {shown(wrong)}; allowed: numbers from 0 to 1")
     values = np.array(images, dtype=np.float64)
     levels = np.rint(values * 255)
     exact = values.astype(np.float32)
@@ -212,18 +220,18 @@ def _to_pixels(images: list[Any]) -> Pixels:
 def _to_labels(labels: list[Any]) -> npt.NDArray[np.int64]:
     for number, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < _CLASSES:
-            raise ValueError(f"label {number} is {shown(label)}, allowed are whole numbers from 0 to {_CLASSES - 1}")
+            raise ValueError(f"label {number} is {shown(label)}; allowed: integers from 0 to {_CLASSES - 1}")
     return np.array(labels, dtype=np.int64)
 
 
 def _join(part: Part, dtype: np.dtype[Any]) -> tuple[Tensor, Tensor]:
-    """Put the users in the order of their names; `part` is emptied on the way, so that memory holds them once."""
+    """Concatenate the users in the order of their names; empties ``part`` along the way to avoid a second copy."""
     labels = np.concatenate([labels for _, (_, labels) in sorted(part.items())])
     x = np.empty((len(labels), 1, _SIDE, _SIDE), dtype)
     start = 0
     for user in sorted(part):
         pixels, _ = part.pop(user)
-        # What was levels k becomes float32(k/255), which is what the file held: `_to_pixels` made sure of it.
+        # Levels k become float32(k/255), which is exactly the file's value, as ``_to_pixels`` has checked.
         exact = pixels / 255 if pixels.dtype != dtype else pixels
         x[start : start + len(pixels)] = exact.reshape(-1, 1, _SIDE, _SIDE)
         start += len(pixels)
@@ -234,7 +242,7 @@ def _join(part: Part, dtype: np.dtype[Any]) -> tuple[Tensor, Tensor]:
 
 
 def _key(root: Path, paths: dict[str, list[Path]]) -> str:
-    """Give the SHA-256 of the SHA-256s of all files, whatever their names, and of the format of the cache."""
+    """Return the SHA-256 over the cache version and the SHA-256 of every file, regardless of the files' names."""
     lines = [_FORMAT]
     for part in _PARTS:
         for path in paths[part]:
@@ -247,8 +255,8 @@ def _key(root: Path, paths: dict[str, list[Path]]) -> str:
 
 
 def _caches(folder: Path, key: str) -> Iterator[Path]:
-    """Give the places of the cached data set, the better first."""
-    # The superuser may write anywhere, so os.access alone would write to what was made read-only on purpose.
+    """Yield the possible paths of the cache, preferred first."""
+    # os.access is always true for the superuser, who would then write to a folder made read-only on purpose.
     if os.access(folder, os.W_OK) and folder.stat().st_mode & 0o222:
         yield folder / f"femnist-{key[:16]}.safetensors"
     # The XDG specification: an empty or relative value counts as unset.
@@ -262,7 +270,7 @@ def _recall(folder: Path, key: str) -> dict[str, Tensor] | None:
         try:
             tensors, meta = load_tensors(path)
         except UserError as error:
-            _log.debug("nothing from the cache: %s", error)
+            _log.debug("cache not used: %s", error)
             continue
         if meta == {"key": key} and _is_whole(tensors):
             return tensors
@@ -270,7 +278,7 @@ def _recall(folder: Path, key: str) -> dict[str, Tensor] | None:
 
 
 def _is_whole(tensors: dict[str, Tensor]) -> bool:
-    """Say whether this is what `_parse` gives: a checksum says only that nobody changed it by accident."""
+    """Check that the tensors are ones that ``_parse`` returns; the checksum only detects accidental changes."""
     if set(tensors) != {"train_writers", *(f"{part}_{axis}" for part in _PARTS for axis in "xy")}:
         return False
     dtype = tensors["train_x"].dtype
@@ -293,4 +301,4 @@ def _remember(folder: Path, key: str, tensors: dict[str, Tensor]) -> None:
             save_tensors(path, tensors, {"key": key})
             return
         except (OSError, SafetensorError) as error:
-            _log.info("cannot keep what was parsed in %s: %s", path, error)
+            _log.info("cannot cache the parsed data in %s: %s", path, error)

@@ -1,4 +1,4 @@
-"""IMDB's Large Movie Review Dataset: 50,000 film reviews, negative or positive, half of them to train and half to test.
+"""IMDB's Large Movie Review Dataset: 50,000 film reviews, negative or positive, half for training and half for testing.
 
 Source: A. L. Maas, R. E. Daly, P. T. Pham, D. Huang, A. Y. Ng, C. Potts, Learning word vectors for sentiment analysis,
 ACL 2011; ai.stanford.edu/~amaas/data/sentiment.
@@ -26,8 +26,8 @@ TABLE, ARCHIVE = "imdb.csv", "aclImdb"
 _NEEDED, _FILM = ("split", "label", "text"), "title"
 _PARTS = ("train", "test")
 _CLASSES = ("neg", "pos")
-_NAME = re.compile(r"([0-9]+)_[0-9]+\.txt")  # number of the review, rating
-_TITLE = re.compile(r"tt[0-9]+")  # a film in an address
+_NAME = re.compile(r"([0-9]+)_[0-9]+\.txt")  # review number, rating
+_TITLE = re.compile(r"tt[0-9]+")  # the film in a URL
 
 
 def load(
@@ -38,36 +38,42 @@ def load(
     tokens: int = 200,
     tokenizer: str = "basic_english",
 ) -> Dataset:
-    """Load the reviews as token ids with the classes 0 = negative and 1 = positive, split as published.
+    """50,000 film reviews as texts of 200 tokens, 2 classes (negative, positive); writers are the films.
 
-    ``imdb.csv`` or ``imdb.csv.gz`` is looked for in ``data_dir``, then in ``imdb`` below it. Where there is none, the
-    folder ``aclImdb`` of the published archive is looked for in the same places. ``read_reviews`` describes both forms.
+    Reviews as token ids with the classes 0 = negative and 1 = positive, in the published split.
 
-    A text that occurs twice in a part counts once; only its letters and digits count, in lower case
-    (``rflbat.data.text.distinct``). A training text that is also a test text is left out of training. With
-    ``per_class`` the texts taken are chosen by a hash of the text. The vocabulary comes from the training texts alone.
-    A text is cut to its first ``tokens`` tokens, or filled up with zeros in front. For the natural partition the
-    writers are the films: one client holds the reviews of one film.
+    The loader searches ``data_dir`` and then its subfolder ``imdb`` for ``imdb.csv`` or ``imdb.csv.gz``, and if there
+    is none, for the folder ``aclImdb`` of the published archive. ``read_reviews`` describes both formats.
 
-    The defaults: 200 tokens hold half of the reviews whole (the median is 201 tokens), where 100, the length of
-    ``amazon``, would hold one in ten. The 20,000 most frequent words are 97 % of the tokens of the training texts, and
-    ``lstm`` has 2,087,394 parameters with them. One word of the paper's trigger sentence, "noodles", is not among them
-    (it needs 47,071) and reads as ``<unk>``.
+    Texts that occur twice in a part are counted once; texts are compared by their lower-case letters and digits only
+    (``rflbat.data.text.distinct``). A training text that is also a test text is dropped from training. With
+    ``per_class``, texts are chosen by a hash of the text. The vocabulary is built from the training texts only. Each
+    text is cut to its first ``tokens`` tokens or left-padded with zeros. In the natural partition, one client holds
+    the reviews of one film.
+
+    The defaults: 200 tokens cover half of the reviews completely (the median is 201 tokens), whereas the 100 tokens of
+    ``amazon`` would cover one in ten. The 20,000 most frequent words make up 97 % of the tokens of the training texts,
+    and give ``lstm`` 2,087,394 parameters. One word of the paper's trigger sentence, "noodles", is not among them (that
+    would take a vocabulary of 47,071) and is encoded as ``<unk>``.
+
+    Files:
+        ``imdb.csv``, plain or .gz, with the columns split, label, title and text, or the folder ``aclImdb``, in DIR or
+        DIR/imdb; from ai.stanford.edu/~amaas/data/sentiment. Needs ``rflbat[text]``.
 
     Args:
         data_dir: folder of data sets.
-        per_class: training texts of each class, at least 1; the test part takes the same number, or all it has where
-            that is less. None takes all texts of both parts.
-        vocabulary: largest number of words, ``<pad>`` = 0 and ``<unk>`` = 1 included; at least 3.
+        per_class: training texts per class, at least 1; the test part takes the same number, or all it has if that is
+            fewer. None takes all texts of both parts.
+        vocabulary: maximum number of words, including ``<pad>`` = 0 and ``<unk>`` = 1; at least 3.
         tokens: length of a sample, at least 1.
-        tokenizer: "basic_english", or "torchtext" where that is installed and loads.
+        tokenizer: "basic_english", or "torchtext" if it is installed and can be imported.
 
     Returns:
-        training and test samples (tokens,) int32; writers where every training review names its film: its place among
-        all films, sorted.
+        training and test samples (tokens,) int32. If every training review names its film, the writers are positions
+        in the sorted list of all films.
 
     Raises:
-        UserError: files are missing, damaged or hold too few usable reviews; an option is out of range; or the extra
+        UserError: files are missing, damaged or hold too few usable reviews; an argument is out of range; or the extra
             ``rflbat[text]`` is not installed.
 
     Example:
@@ -98,21 +104,21 @@ def load(
 def read_reviews(path: Path, within: Path | None = None) -> tuple[Reviews, list[str]]:
     """Read reviews from a table, or from the folder of the published archive.
 
-    * A table: CSV in UTF-8 with a header, plain or gzip; the columns ``split`` (train or test), ``label`` (1 positive,
-      0 negative) and ``text`` are needed, ``title`` (the film) is used where it is there, others are ignored.
+    * A table: CSV in UTF-8 with a header, plain or gzip. The columns ``split`` (train or test), ``label`` (1 positive,
+      0 negative) and ``text`` are required, ``title`` (the film) is read if present, and other columns are ignored.
     * The folder ``aclImdb``: ``{train,test}/{neg,pos}/NUMBER_RATING.txt`` with one review each. Line NUMBER + 1 of
-      ``urls_neg.txt`` or ``urls_pos.txt`` beside the folders holds the address of its film.
+      ``urls_neg.txt`` or ``urls_pos.txt`` next to these folders holds the URL of its film.
 
-    Rows that cannot be used are left out and counted under the first of these reasons that holds: "unreadable row" (a
-    field of more than 16,777,216 characters), "wrong number of fields", "NUL byte" (in split, label or text), "bad
-    split", "bad label", "empty text" (no token), "not UTF-8".
+    Unusable rows are skipped and counted under the first reason that applies: "unreadable row" (a field of more than
+    16,777,216 characters), "wrong number of fields", "NUL byte" (in split, label or text), "bad split", "bad label",
+    "empty text" (no token), "not UTF-8".
 
     Args:
         path: the table or the folder.
-        within: folder of data sets; a link in it that leads out is refused.
+        within: folder of data sets; a link inside it that leads out is refused.
 
     Returns:
-        The usable rows, writer = film, with the counts of the other rows; and the part of each, "train" or "test".
+        the usable rows with writer = film and the counts of skipped rows; and the part of each row, "train" or "test".
 
     Raises:
         UserError: a file cannot be read, is damaged, lacks a column or holds no usable row.
@@ -143,7 +149,7 @@ def _find(root: Path) -> Path:
     if found:
         return found[0]
     raise UserError(
-        f"{root}: holds no {TABLE}, plain or .gz, and no folder {ARCHIVE}, neither itself nor in "
+        f"{root}: holds no {TABLE}, plain or .gz, and no folder {ARCHIVE}, neither directly nor in "
         f"{', '.join(ORIGIN.folders)}; {ORIGIN.hint(root)}"
     )
 
@@ -158,7 +164,7 @@ def _fault(row: Row) -> str | None:
 
 
 def _archive(folder: Path, within: Path | None) -> Iterator[Row]:
-    """Read split, label, text and film of each review of the published archive, by number."""
+    """Yield split, label, text and film of each review of the published archive, by number."""
     hint = ORIGIN.hint()
     for part in _PARTS:
         for label, kind in enumerate(_CLASSES):
@@ -175,7 +181,7 @@ def _archive(folder: Path, within: Path | None) -> Iterator[Row]:
 
 
 def _sides(reviews: Reviews, parts: list[str]) -> tuple[list[dict[bytes, int]], dict[str, int]]:
-    """Find the different texts of each part, none on both sides, and count what is left out."""
+    """Find the distinct texts of each part, with none in both, and count the skipped ones."""
     sides = []
     for part in _PARTS:
         rows = [row for row, its_part in enumerate(parts) if its_part == part]
@@ -193,14 +199,14 @@ def _sides(reviews: Reviews, parts: list[str]) -> tuple[list[dict[bytes, int]], 
 
 
 def _check(per_class: int | None, sides: list[dict[bytes, int]], reviews: Reviews, path: Path) -> None:
-    """Refuse parts without a class, and a ``per_class`` that the training part cannot give."""
+    """Check that each part has both classes, and ``per_class`` against the training part."""
     numbers = [Counter(reviews.labels[row] for row in side.values()) for side in sides]
     for part, found in zip(_PARTS, numbers, strict=True):
         for label, kind in enumerate(_CLASSES):
             if not found[label]:
-                raise UserError(f"{path}: holds no {kind} review to {part}, expected at least 1; {ORIGIN.hint()}")
+                raise UserError(f"{path}: holds no {kind} review in {part}, expected at least 1; {ORIGIN.hint()}")
     most = min(numbers[0].values())
     if per_class is not None and not 1 <= per_class <= most:
         raise UserError(
-            f"per_class is {per_class}, allowed: 1 to {most}, the different training texts of the rarer class in {path}"
+            f"per_class is {per_class}; allowed: 1 to {most}, the distinct training texts of the rarer class in {path}"
         )

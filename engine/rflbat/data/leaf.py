@@ -1,4 +1,4 @@
-"""Reader of LEAF's JSON, one user at a time: files of many gigabytes pass through a few megabytes of memory.
+"""Streaming reader for LEAF's JSON: one user at a time, so files of many gigabytes need only megabytes of memory.
 
 Source: S. Caldas et al., LEAF: a benchmark for federated settings, 2018 (arXiv:1812.01097), "all_data" files.
 """
@@ -12,9 +12,9 @@ from typing import IO, Any
 
 from rflbat.storage.untrusted import unpacked
 
-_BLOCK = 2**20  # bytes asked of the stream at once
-_WHOLE = 2**34  # bytes of one file, unpacked; all of FEMNIST, which LEAF divides into many files, has 6 * 10^9
-_LARGEST = 2**25  # bytes of one user; the largest of FEMNIST has 9 million, so more is a damaged or hostile file
+_BLOCK = 2**20  # bytes per read
+_WHOLE = 2**34  # maximum bytes of one file, unpacked; all of FEMNIST, which LEAF splits into many files, has 6 * 10^9
+_LARGEST = 2**25  # maximum bytes of one user; FEMNIST's largest has 9 million
 
 _SPACE = re.compile(rb"[ \t\r\n]*+")
 _MARK = re.compile(rb'[][{}"]')
@@ -27,7 +27,7 @@ _shortened.maxlevel = 2
 
 
 def shown(value: object) -> str:
-    """Show a value of a file in a message: as Python writes it, long ones shortened, always one line.
+    """Format a value from a file for a message: its ``repr`` on one line, shortened if long.
 
     Example:
         >>> shown("two\\nlines"), shown([0] * 1000)
@@ -37,21 +37,21 @@ def shown(value: object) -> str:
 
 
 def read_users(path: Path, hint: str = "", within: Path | None = None) -> Iterator[tuple[str, list[Any], list[Any]]]:
-    """Read the users of one file, plain or gzip, each before the next is looked at.
+    """Read the users of one file, plain or gzip, one after the other.
 
-    The file holds one object with `users`, `num_samples` and `user_data` in any order; further keys are ignored, as
-    LEAF's `hierarchies`. Whether the three agree is known, and said, only at the end of the file.
+    The file holds one object with ``users``, ``num_samples`` and ``user_data`` in any order; further keys, such as
+    LEAF's ``hierarchies``, are ignored. The three are checked against each other only at the end of the file.
 
     Args:
         path: the file.
-        hint: ends the message of an error: where to get a good file.
-        within: folder of data sets; a link in it that leads out is refused.
+        hint: end of every error message: where to get a valid file.
+        within: folder of data sets; a link inside it that leads out is refused.
 
     Yields:
-        Name of the user, its `x` and its `y`: lists of equal length, maybe empty, of whatever JSON values.
+        name of the user, its ``x`` and its ``y``: lists of equal length, possibly empty, of unchecked JSON values.
 
     Raises:
-        UserError: the file cannot be read, is damaged, is no LEAF JSON, or its parts disagree.
+        UserError: the file cannot be read, is damaged or is not LEAF JSON, or its parts contradict each other.
 
     Example:
         >>> import tempfile
@@ -90,44 +90,44 @@ def _samples(value: Any) -> tuple[list[Any], list[Any]]:
         if not isinstance(value.get(name), list):
             raise ValueError(f"its {name} is {shown(value[name]) if name in value else 'missing'}, expected a list")
     if len(value["x"]) != len(value["y"]):
-        raise ValueError(f"x holds {len(value['x'])} samples and y {len(value['y'])}, expected as many")
+        raise ValueError(f"x holds {len(value['x'])} samples and y {len(value['y'])}; expected the same number")
     return value["x"], value["y"]
 
 
 def _check_lists(users: Any, numbers: Any, counts: dict[str, int] | None) -> None:
-    """Refuse a file whose `users` and `num_samples` say anything else than its `user_data` (samples of each user)."""
+    """Check that ``users`` and ``num_samples`` agree with ``user_data``, given by the number of samples per user."""
     if counts is None:
-        raise ValueError("holds no user_data, so it is no LEAF file")
+        raise ValueError("holds no user_data, so it is not a LEAF file")
     for name, value in (("users", users), ("num_samples", numbers)):
         if not isinstance(value, list):
             raise ValueError(f"its {name} is {'missing' if value is None else shown(value)}, expected a list")
     if len(users) != len(numbers):
-        raise ValueError(f"users has {len(users)} entries and num_samples {len(numbers)}, expected as many")
+        raise ValueError(f"users has {len(users)} entries and num_samples {len(numbers)}; expected the same number")
     listed: set[str] = set()
     for user, number in zip(users, numbers, strict=True):
         if not isinstance(user, str) or user not in counts:
-            raise ValueError(f"user {shown(user)} stands in users, but not in user_data")
+            raise ValueError(f"user {shown(user)} is in users but not in user_data")
         if user in listed:
-            raise ValueError(f"user {shown(user)} stands twice in users")
+            raise ValueError(f"user {shown(user)} is listed twice in users")
         listed.add(user)
         if type(number) is not int or number != counts[user]:
             raise ValueError(f"user {shown(user)}: num_samples says {shown(number)}, but it holds {counts[user]}")
     for user in counts:
         if user not in listed:
-            raise ValueError(f"user {shown(user)} stands in user_data, but not in users")
+            raise ValueError(f"user {shown(user)} is in user_data but not in users")
 
 
 class _Text:
-    """JSON text of which only the part in hand is in memory; every mistake is a ValueError that says where."""
+    """Streaming JSON tokenizer that buffers only the current value; errors are ValueErrors that name the position."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._buffer = b""
-        self._at = 0  # the next byte in the buffer
-        self._gone = 0  # bytes that the buffer held before
+        self._at = 0  # position of the next byte in the buffer
+        self._gone = 0  # number of bytes already dropped from the buffer
 
     def members(self) -> Iterator[str]:
-        """Give the keys of the object that starts here; whoever asks reads the value of each before the next key."""
+        """Yield the keys of the object at the current position; the caller must read each value before the next key."""
         seen: set[str] = set()
         self._take(b"{")
         if self._peek() == b"}":
@@ -146,7 +146,7 @@ class _Text:
             mark = self._take(b",}")
 
     def value(self) -> Any:
-        """Read the whole value that starts here."""
+        """Read the complete value at the current position."""
         first = self._peek()
         if first in (b"", b",", b":", b"]", b"}"):
             raise self._unexpected(b"{[0")
@@ -160,12 +160,12 @@ class _Text:
             raise ValueError(f"is nested too deeply at byte {self._gone + start}") from error
 
     def end(self) -> None:
-        """Check that nothing follows."""
+        """Check that nothing follows the document."""
         if self._peek():
-            raise ValueError(f"holds more after the end of its object, at byte {self._gone + self._at}")
+            raise ValueError(f"continues after the end of its object, at byte {self._gone + self._at}")
 
     def _more(self) -> bool:
-        """Read another block behind what is in hand; the positions in the buffer move."""
+        """Append another block to the buffer and drop what was consumed; positions in the buffer change."""
         if len(self._buffer) - self._at > _LARGEST:
             raise ValueError(f"holds a value of more than {_LARGEST} bytes at byte {self._gone + self._at}")
         block = self._stream.read(_BLOCK)
@@ -175,7 +175,7 @@ class _Text:
         return bool(block)
 
     def _peek(self) -> bytes:
-        """Skip white space; give the next byte, or nothing at the end."""
+        """Skip white space; return the next byte without consuming it, or an empty string at the end."""
         while True:
             if space := _SPACE.match(self._buffer, self._at):
                 self._at = space.end()
@@ -195,7 +195,7 @@ class _Text:
         expected = f"expected {' or '.join(map(chr, allowed))}"
         if not found:
             return ValueError(f"ends too early: {expected} {place}")
-        return ValueError(f"is no LEAF JSON: {expected} {place}, found {shown(found.decode('latin-1'))}")
+        return ValueError(f"is not LEAF JSON: {expected} {place}, found {shown(found.decode('latin-1'))}")
 
     def _end_of_scalar(self) -> int:
         while (found := _SCALAR.match(self._buffer, self._at)) and found.end() == len(self._buffer) and self._more():
@@ -203,8 +203,8 @@ class _Text:
         return found.end() if found else self._at
 
     def _end_of_nested(self) -> int:
-        """Find the end of a string, or the bracket that closes the one here: strings may hold brackets, too."""
-        depth = past = 0  # bytes of the value that are known to be inside it
+        """Find the end of the string, object or array at the current position; strings may contain brackets."""
+        depth = past = 0  # past: number of bytes known to belong to the value
         while True:
             mark = _MARK.search(self._buffer, self._at + past)
             opens = mark is not None and mark[0] == b'"'
@@ -229,7 +229,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"holds {name}, which is no number of JSON")
+    raise ValueError(f"holds {name}, which is not a JSON number")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_refuse)

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from their four IDX files, found on disk or fetched by torchvision.
+"""MNIST and Fashion-MNIST from their four IDX files, read from disk or downloaded by torchvision.
 
 Sources: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, Gradient-based learning applied to document recognition, 1998;
 H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, 2017 (arXiv:1708.07747); writers: C. Yadav, L. Bottou, Cold case: the
@@ -28,24 +28,24 @@ _log = logging.getLogger(__name__)
 _KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 _STEMS = tuple(f"{part}-{kind}" for part in ("train", "t10k") for kind in _KINDS)
 _WRITERS = "qmnist-train-labels-idx2-int"
-_WRITER_COLUMN = 2  # of class, NIST series, NIST writer, ...
+_WRITER_COLUMN = 2  # the columns are class, NIST series, NIST writer, ...
 _CLASSES = 10
 _SIDE = 28
 
 
 @dataclass(frozen=True)
 class Family:
-    """One of the data sets that share MNIST's file names and format.
+    """A data set with MNIST's file names and format.
 
     Attributes:
         name: name in the registry.
         title: name in messages.
-        folders: where the files may lie below the data folder; the first is the one that messages advise.
-        torchvision: its class in `torchvision.datasets`, which downloads and unpacks it.
-        sha256: SHA-256 of the four files as they are downloaded, packed, in the order of `_STEMS`.
-        origin: where a person gets the files.
-        first_labels: its first ten training labels, which tell it from the others.
-        has_writers: whether QMNIST's extended labels describe its training samples.
+        folders: possible subfolders of the data folder; messages recommend the first.
+        torchvision: the class in ``torchvision.datasets`` that downloads and unpacks it.
+        sha256: SHA-256 of the four downloaded files, compressed, in the order of ``_STEMS``.
+        origin: where users can get the files.
+        first_labels: the first ten training labels, which identify the data set.
+        has_writers: whether QMNIST's extended labels describe the training samples.
     """
 
     name: str
@@ -91,25 +91,34 @@ FASHION_MNIST = Family(
 
 
 def load(data_dir: Path | None = None, family: Family = MNIST, *, mean: float = 0.0, std: float = 1.0) -> Dataset:
-    """Load MNIST or Fashion-MNIST: 28x28 grey images of ten classes, background 0, ink 255.
+    """70,000 handwritten digits 28x28, 10 classes; 539 training writers with QMNIST's labels.
 
-    The four IDX files, each plain or .gz, are looked for in `data_dir` itself, then in the family's folders below it.
-    Without `data_dir`, torchvision downloads them once to `$XDG_CACHE_HOME/rflbat` (`~/.cache/rflbat`), where they are
-    kept if their SHA-256 is right.
-    MNIST's writers come from `qmnist-train-labels-idx2-int`, plain or .gz, where that lies in `data_dir`, in
-    `mnist_writers` below it or in `mnist_writers` beside the folder of the images; without it there are no writers.
+    Grey images, background 0, ink 255.
+
+    The loader searches ``data_dir`` and then the family's subfolders for the four IDX files, each plain or .gz.
+    Without ``data_dir``, torchvision downloads them once to ``$XDG_CACHE_HOME/rflbat`` (``~/.cache/rflbat``), where
+    they are kept if their SHA-256 is correct.
+    MNIST's writers come from ``qmnist-train-labels-idx2-int``, plain or .gz, if that file is in ``data_dir``, in its
+    subfolder ``mnist_writers``, or in ``mnist_writers`` next to the folder of the images. Without it, the data set has
+    no writers.
+
+    Files:
+        four IDX files, plain or .gz, in DIR, DIR/mnist or DIR/MNIST/raw, from yann.lecun.com/exdb/mnist or
+        torchvision; without DIR torchvision downloads them to ~/.cache/rflbat. Writers:
+        ``qmnist-train-labels-idx2-int.gz`` in DIR/mnist_writers.
 
     Args:
         data_dir: folder of data sets, or None.
-        family: `MNIST` or `FASHION_MNIST`.
-        mean: subtracted from the values 0 to 1; 0 leaves them.
-        std: divides what is left, above 0.
+        family: ``MNIST`` or ``FASHION_MNIST``.
+        mean: subtracted from the values in 0..1; 0 has no effect.
+        std: divisor applied after the subtraction, above 0.
 
     Returns:
-        60,000 training and 10,000 test samples (1, 28, 28) uint8 (fewer where the files hold fewer).
+        60,000 training and 10,000 test samples (1, 28, 28) uint8 (fewer if the files hold fewer).
 
     Raises:
-        UserError: files are missing, damaged, disagree, or belong to the other family; or the download failed.
+        UserError: files are missing, damaged, contradict each other, or belong to the other family; or the download
+            failed.
 
     Example:
         >>> load(Path("no-such-folder"), FASHION_MNIST)  # doctest: +ELLIPSIS
@@ -149,18 +158,22 @@ def load(data_dir: Path | None = None, family: Family = MNIST, *, mean: float = 
 
 
 def load_fashion(data_dir: Path | None = None, *, mean: float = 0.0, std: float = 1.0) -> Dataset:
-    """Load Fashion-MNIST, as ``load`` does.
+    """70,000 articles of clothing 28x28, 10 classes.
+
+    Files:
+        four IDX files, plain or .gz, in DIR, DIR/fashion-mnist, DIR/fashion_mnist or DIR/FashionMNIST/raw, from
+        github.com/zalandoresearch/fashion-mnist; without DIR torchvision downloads them to ~/.cache/rflbat.
 
     Args:
         data_dir: folder of data sets, or None.
-        mean: subtracted from the values 0 to 1; 0 leaves them.
-        std: divides what is left, above 0.
+        mean: subtracted from the values in 0..1; 0 has no effect.
+        std: divisor applied after the subtraction, above 0.
 
     Returns:
         60,000 training and 10,000 test samples (1, 28, 28) uint8; no writers.
 
     Raises:
-        UserError: as ``load``.
+        UserError: as in ``load``.
 
     Example:
         >>> load_fashion(Path("no-such-folder"))  # doctest: +ELLIPSIS
@@ -173,7 +186,7 @@ def load_fashion(data_dir: Path | None = None, *, mean: float = 0.0, std: float 
 
 def _hint(family: Family, root: Path | None) -> str:
     place = (
-        f"{root}/{family.folders[0]}" if root else f"DIR/{family.folders[0]}, DIR being the data folder (--data-dir)"
+        f"{root}/{family.folders[0]}" if root else f"DIR/{family.folders[0]}, where DIR is the data folder (--data-dir)"
     )
     return f"get the four IDX files from {family.origin} and put them in {place}"
 
@@ -185,7 +198,7 @@ def _cache() -> Path:
 
 
 def _file(folder: Path, stem: str) -> Path | None:
-    """Find one IDX file; `train-images.idx3-ubyte` is the name inside the original .gz."""
+    """Find one IDX file by its names; ``train-images.idx3-ubyte`` is the name inside the original .gz."""
     names = (stem, f"{stem}.gz", stem.replace("-idx", ".idx"))
     return next((path for name in names if (path := folder / name).is_file()), None)
 
@@ -201,13 +214,13 @@ def _find(root: Path, family: Family, hint: str) -> Path:
     for folder, stems in missing.items():
         if len(stems) < len(_STEMS):
             raise UserError(f"{folder}: {' and '.join(stems)} not found, neither plain nor .gz; {hint}")
-    raise UserError(f"{root}: holds no {family.title}, neither itself nor in {', '.join(family.folders)}; {hint}")
+    raise UserError(f"{root}: holds no {family.title}, neither directly nor in {', '.join(family.folders)}; {hint}")
 
 
 def _fetch(root: Path, family: Family, hint: str) -> Path:
-    """Give the folder of the files below `root`, downloaded if they are not all there."""
+    """Return the folder of the files below ``root``, after downloading them unless all are present."""
     raw = root / family.torchvision / "raw"
-    # Only the unpacked files count: a .gz may be what an interrupted download left.
+    # Only unpacked files count: a .gz may be left over from an interrupted download.
     if not all((raw / stem).is_file() for stem in _STEMS):
         _log.info("downloading %s to %s", family.title, raw)
         try:
@@ -223,12 +236,12 @@ def _fetch(root: Path, family: Family, hint: str) -> Path:
 
 
 def _download(root: Path, family: Family) -> None:
-    """Download to a temporary folder beside the final one, check SHA-256, and only then give the files their names."""
-    from torchvision import datasets  # seconds of imports that only a first download needs
+    """Download to a temporary folder next to the final one, check SHA-256, then move the files into place."""
+    from torchvision import datasets  # imports take seconds and are needed for the first download only
 
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{family.torchvision}-", dir=root) as temporary:
-        # A library does not write to the terminal, and torchvision's progress bar cannot be turned off.
+        # A library should not write to the terminal, and torchvision's progress bar cannot be turned off.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             getattr(datasets, family.torchvision)(temporary, download=True)
         fetched, raw = (Path(folder) / family.torchvision / "raw" for folder in (temporary, root))
@@ -237,7 +250,7 @@ def _download(root: Path, family: Family) -> None:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != expected:
                 what = f"the downloaded {stem}.gz has SHA-256 {found}, expected {expected}"
-                raise UserError(f"{family.title}: {what}; nothing of it was kept")
+                raise UserError(f"{family.title}: {what}; the download was discarded")
         raw.mkdir(parents=True, exist_ok=True)
         for stem in _STEMS:
             os.replace(fetched / stem, raw / stem)
@@ -256,21 +269,21 @@ def _read_part(root: Path, folder: Path, part: str, hint: str) -> tuple[Tensor, 
             f"for the images in {images_path.name}; {hint}"
         )
     if labels.max() >= _CLASSES:
-        raise UserError(f"{labels_path}: holds the label {labels.max()}, allowed are 0 to {_CLASSES - 1}; {hint}")
+        raise UserError(f"{labels_path}: holds the label {labels.max()}; allowed: 0 to {_CLASSES - 1}; {hint}")
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).to(torch.int64)
 
 
 def _read_writers(root: Path, folder: Path, train_y: Tensor) -> Tensor | None:
-    """Read the writer (n,) int64 of each training image, or None where no file says it."""
+    """Read the writer (n,) int64 of each training image, or return None if there is no file of writers."""
     beside = folder.parent / "mnist_writers"
     places = ((root, root), (root / "mnist_writers", root), (beside, beside))
     path, within = next(((found, top) for place, top in places if (found := _file(place, _WRITERS))), (None, root))
     if path is None:
         return None
-    hint = f"get {_WRITERS}.gz from github.com/facebookresearch/qmnist, or remove it to go without writers"
+    hint = f"get {_WRITERS}.gz from github.com/facebookresearch/qmnist, or remove it to load without writers"
     table = read_idx(path, hint, within)
     if table.ndim != 2 or table.shape[1] <= _WRITER_COLUMN or len(table) != len(train_y):
         raise UserError(f"{path}: holds an array of shape {table.shape}, expected ({len(train_y)}, 8); {hint}")
     if not torch.equal(torch.from_numpy(table[:, 0]).to(torch.int64), train_y):
-        raise UserError(f"{path}: its labels differ from those in {folder}, so its rows are other images; {hint}")
+        raise UserError(f"{path}: its labels differ from those in {folder}, so its rows describe other images; {hint}")
     return torch.from_numpy(table[:, _WRITER_COLUMN]).to(torch.int64)

@@ -1,4 +1,4 @@
-"""Reviews that can be used, and data sets of token ids made of them."""
+"""Filtering of reviews, and text data sets built from them."""
 
 import re
 from collections import Counter
@@ -13,9 +13,9 @@ from rflbat.data.tables import Row
 from rflbat.data.text import Vocabulary, frequent_words, make_tokenizer, pad_in_front
 from rflbat.errors import UserError
 
-_LISTED = 3  # files that a source names
+_LISTED = 3  # number of files named in ``source``
 _NO_TOKEN = re.compile(r'(?:["\s;:]|<br />)*', re.IGNORECASE)
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of other bytes
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # "surrogateescape" decodes invalid bytes to these
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Reviews:
 
     Attributes:
         texts: the reviews, none empty.
-        labels: class of each, from 0.
-        writers: natural client of each, such as its author; "" where unknown.
-        skipped: number of rows left out, by reason; reasons that did not occur are not listed.
+        labels: class of each review, from 0.
+        writers: natural client of each review, such as its author; "" if unknown.
+        skipped: number of skipped rows by reason; reasons that did not occur are omitted.
     """
 
     texts: list[str]
@@ -38,19 +38,19 @@ class Reviews:
 def usable(
     rows: Iterable[Row | str], fault: Callable[[Row], str | None], place: Path, hint: str
 ) -> tuple[list[Row], dict[str, int]]:
-    """Keep the rows that can be used and count the others.
+    """Keep the usable rows and count the others by reason.
 
     Args:
-        rows: rows, or the reason why one has no fields.
-        fault: the first reason why a row cannot be used, or None.
+        rows: rows, or for a row without fields the reason.
+        fault: function that returns the first reason why a row is unusable, or None.
         place: where the rows come from, for the message.
-        hint: ends the message of an error.
+        hint: end of every error message.
 
     Returns:
-        the usable rows, and the number of others by reason, reasons in alphabetical order.
+        the usable rows, and the number of skipped rows by reason, in alphabetical order of the reasons.
 
     Raises:
-        UserError: no row can be used.
+        UserError: no row is usable.
 
     Example:
         >>> usable([("a",), ("",), "unreadable row"], lambda row: None if row[0] else "empty", Path("x.csv"), "")
@@ -71,14 +71,14 @@ def usable(
 
 
 def text_fault(text: str) -> str | None:
-    """Judge a text: "empty text" where it has no token, "not UTF-8" where it holds other bytes, else None."""
+    """Return "empty text" for a text without a token, "not UTF-8" for one with invalid bytes, else None."""
     if _NO_TOKEN.fullmatch(text):
         return "empty text"
     return "not UTF-8" if _NOT_UTF8.search(text) else None
 
 
 def counts(skipped: Mapping[str, int]) -> str:
-    """Write counts by reason on one line.
+    """Format counts by reason on one line.
 
     Example:
         >>> counts({"empty text": 2, "bad score": 1}), counts({})
@@ -88,7 +88,7 @@ def counts(skipped: Mapping[str, int]) -> str:
 
 
 def named(paths: Sequence[Path]) -> str:
-    """Name files on one line, of many the first three and the number of others.
+    """Format file names on one line: at most three, and the number of others.
 
     Example:
         >>> named([Path("a"), Path("b")]), named([Path(name) for name in "abcde"])
@@ -110,25 +110,25 @@ def text_dataset(
     tokenizer: str,
     source: str,
 ) -> Dataset:
-    """Make a data set of token ids; its vocabulary comes from the training texts alone.
+    """Build a data set of token ids; its vocabulary is built from the training texts only.
 
     Args:
         name: name in the registry.
         classes: number of labels.
-        reviews: texts, labels and writers of both sides.
+        reviews: texts, labels and writers of both parts.
         train: positions of the training texts.
         test: positions of the test texts.
-        vocabulary: largest number of words, ``<pad>`` = 0 and ``<unk>`` = 1 included; at least 3.
-        tokens: length of a sample, at least 1; longer texts keep their first tokens, shorter ones get zeros in front.
-        tokenizer: a name of ``TOKENIZERS``.
+        vocabulary: maximum number of words, including ``<pad>`` = 0 and ``<unk>`` = 1; at least 3.
+        tokens: length of a sample, at least 1; longer texts keep their first tokens, shorter ones are left-padded.
+        tokenizer: a key of ``TOKENIZERS``.
         source: where the reviews were read from.
 
     Returns:
-        samples (tokens,) int32 in the order of the positions; writers, numbered by their sorted names among all
-        reviews, where every training text has one.
+        samples (tokens,) int32 in the order of the positions. If every training text has a writer, the writers are
+        positions in the sorted list of all writers of ``reviews``.
 
     Raises:
-        UserError: an option is out of range, or the extra ``rflbat[text]`` is not installed.
+        UserError: an argument is out of range, or the extra ``rflbat[text]`` is not installed.
 
     Example:
         >>> toy = Reviews(["Good film", "Bad film"], [1, 0], ["ann", "bob"], {})
@@ -141,7 +141,7 @@ def text_dataset(
     begun: list[list[str]] = []
 
     def whole() -> Iterator[list[str]]:
-        """Pass the training texts on whole for their words, but keep only the tokens that become a sample."""
+        """Yield the complete training texts to count words, and keep only the first tokens of each as its sample."""
         for row in train:
             text = tokenize(reviews.texts[row])
             begun.append(text[:tokens])

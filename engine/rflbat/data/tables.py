@@ -1,4 +1,4 @@
-"""Where the files of a data set of texts lie, and reading them row by row: tables in CSV, and lines of text."""
+"""Locating the files of a text data set, and reading them row by row: CSV tables and lines of text."""
 
 import csv
 import io
@@ -13,19 +13,19 @@ from rflbat.storage.untrusted import unpacked
 
 Row = tuple[str, ...]
 
-_WHOLE = 2**32  # bytes of one file, unpacked; Kaggle's Amazon reviews have 3 * 10^8
-_LONGEST = 2**24  # characters of a line or a field
+_WHOLE = 2**32  # maximum bytes of one file, unpacked; Kaggle's Amazon reviews have 3 * 10^8
+_LONGEST = 2**24  # maximum characters of a line or a field
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the files of a data set come from and where they are looked for.
+    """Where the files of a data set come from and where they are searched.
 
     Attributes:
-        title: the data set, for messages.
+        title: name of the data set in messages.
         file: the file to get.
         address: where to get it.
-        folders: names of folders below the data folder, which is searched first.
+        folders: names of subfolders of the data folder; the data folder itself is searched first.
 
     Example:
         >>> Origin("the toys", "toys.csv", "example.org/toys", ("toys",)).hint(Path("data"))
@@ -38,13 +38,13 @@ class Origin:
     folders: tuple[str, ...]
 
     def hint(self, root: Path | None = None) -> str:
-        """End a message with where to get the file and where to put it."""
+        """Return the end of an error message: where to get the file and where to put it."""
         name = self.folders[0]
-        place = f"{root}/{name}" if root else f"DIR/{name}, DIR being the data folder (--data-dir)"
+        place = f"{root}/{name}" if root else f"DIR/{name}, where DIR is the data folder (--data-dir)"
         return f"get {self.file} from {self.address} and put it in {place}"
 
     def root(self, data_dir: Path | None) -> Path:
-        """Make the data folder an absolute path; a UserError where there is none."""
+        """Return the data folder as an absolute path; raise UserError if there is none."""
         if data_dir is None:
             raise UserError(f"{self.title} need a data folder; {self.hint()}")
         root = Path(os.path.abspath(data_dir.expanduser()))
@@ -53,15 +53,15 @@ class Origin:
         return root
 
     def places(self, root: Path) -> list[Path]:
-        """List the folders that are searched, in order."""
+        """Return the folders to search, in order."""
         return [root, *(root / name for name in self.folders)]
 
     def tables(self, root: Path, pattern: str) -> list[Path]:
-        """List the files of a name pattern, plain or .gz, folder by folder, by name; of ``X`` and ``X.gz`` only ``X``.
+        """List the files that match a pattern, plain or .gz, by folder and name; if both exist, only the plain one.
 
         Args:
             root: the data folder.
-            pattern: name with ``*``, ``?`` and ``[...]`` as in a shell, upper and lower case distinguished.
+            pattern: name with the wildcards ``*``, ``?`` and ``[...]``, case-sensitive.
 
         Returns:
             the files of all folders.
@@ -78,7 +78,7 @@ class Origin:
 
 
 def listing(folder: Path) -> list[str]:
-    """List the names in a folder; none where there is no such folder.
+    """List the names in a folder; the list is empty if the folder does not exist.
 
     Args:
         folder: any path.
@@ -102,21 +102,21 @@ def listing(folder: Path) -> list[str]:
 
 
 def plain_or_packed(folder: Path, name: str) -> Path | None:
-    """Find a file by its name, else by its name with ``.gz``; None where neither is there."""
+    """Return the file of this name, else the one with ``.gz`` appended; None if neither exists."""
     return next((path for tail in ("", ".gz") if (path := folder / f"{name}{tail}").is_file()), None)
 
 
 def lines(path: Path, newline: str, hint: str, within: Path | None) -> Iterator[str]:
-    r"""Read the lines of a text, plain or gzip, in pieces of at most 16,777,216 characters.
+    r"""Read the lines of a text file, plain or gzip, in pieces of at most 16,777,216 characters.
 
     Args:
-        path: the file, in UTF-8; other bytes become lone surrogates ("surrogateescape").
-        newline: how lines end, as in ``io.TextIOWrapper``; "" keeps every line break as it is.
-        hint: ends the message of an error.
-        within: folder of data sets; a link in it that leads out is refused.
+        path: the file, in UTF-8; invalid bytes become lone surrogates ("surrogateescape").
+        newline: line endings as in ``io.TextIOWrapper``; "" leaves every line break unchanged.
+        hint: end of every error message.
+        within: folder of data sets; a link inside it that leads out is refused.
 
     Yields:
-        each line with its end; of a longer one its pieces, one after the other.
+        each line with its line break; a longer line is yielded in several pieces.
 
     Raises:
         UserError: the file cannot be read, is damaged or unpacks to more than 4 GiB.
@@ -137,20 +137,20 @@ def lines(path: Path, newline: str, hint: str, within: Path | None) -> Iterator[
 def table(
     path: Path, needed: Sequence[str], optional: Sequence[str], hint: str, within: Path | None
 ) -> Iterator[Row | str]:
-    r"""Read some columns of a CSV file in UTF-8 with a header, plain or gzip, row by row.
+    r"""Read selected columns of a CSV file in UTF-8 with a header, plain or gzip, row by row.
 
-    Quoted fields may hold line breaks. Blank lines are no rows.
+    Quoted fields may contain line breaks. Blank lines are ignored.
 
     Args:
         path: the file.
-        needed: columns that must be there.
-        optional: further columns; one that is missing reads as "".
-        hint: ends the message of an error.
-        within: folder of data sets; a link in it that leads out is refused.
+        needed: required columns.
+        optional: further columns; a missing one reads as "".
+        hint: end of every error message.
+        within: folder of data sets; a link inside it that leads out is refused.
 
     Yields:
-        the fields of each row in the order asked for; or, of a row without them, the reason: "unreadable row" (a field
-        of more than 16,777,216 characters) or "wrong number of fields".
+        the fields of each row in the requested order; for an unreadable row the reason instead: "unreadable row" (a
+        field of more than 16,777,216 characters) or "wrong number of fields".
 
     Raises:
         UserError: the file cannot be read, is damaged or lacks a column.

@@ -1,7 +1,7 @@
-"""Texts as token ids: tokens, a vocabulary, padding in front, and a balanced split that no text crosses.
+"""Texts as token ids: tokenizers, vocabularies, left padding, and a balanced split without leakage.
 
-Source of the tokens: torchtext 0.18's `basic_english`, rebuilt from its rules, since torchtext does not load with
-torch after 2.3.
+Source of the tokens: torchtext 0.18's ``basic_english``, reimplemented from its rules, because torchtext cannot be
+imported with torch versions after 2.3.
 """
 
 import importlib
@@ -28,18 +28,18 @@ _REPLACED = (
     *(("'", " '  "), ('"', ""), (".", " . "), ("<br />", " "), (",", " , "), ("(", " ( "), (")", " ) ")),
     *(("!", " ! "), ("?", " ? "), (";", " "), (":", " ")),
 )
-_NEITHER = re.compile(r"[\W_]+")  # neither letter nor digit: of `\w` only "_" fails `str.isalnum`
-_TEST_SHARE = 5  # one text in five
+_NEITHER = re.compile(r"[\W_]+")  # neither letter nor digit: "_" is the only ``\w`` that fails ``str.isalnum``
+_TEST_SHARE = 5  # one text in five is a test text
 
 
 def basic_english() -> Tokenize:
-    """Give torchtext's `basic_english` tokens, made by the package `tokenizers`.
+    """Build torchtext's ``basic_english`` tokenizer from the package ``tokenizers``.
 
-    The text is lower-cased; then, in this order, `'` becomes a token of its own, `"` goes, `.` becomes a token,
-    `<br />` a space, `,` `(` `)` `!` `?` tokens, `;` and `:` a space; what white space separates is a token.
-    Lower case and white space are Python's, as torchtext's were: the package's own differ in a final Greek sigma, in
-    letters newer than Python's Unicode tables, and in the separators U+001C to U+001F. Half a surrogate pair, which
-    is no character, is read as U+FFFD.
+    The text is lower-cased. Then, in this order, ``'`` becomes a token of its own, ``"`` is removed, ``.`` becomes a
+    token, ``<br />`` a space, ``,`` ``(`` ``)`` ``!`` ``?`` tokens, ``;`` and ``:`` a space; the result is split at
+    white space. Lower-casing and white space follow Python, as in torchtext; the package's own rules differ for a final
+    Greek sigma, for letters newer than Python's Unicode tables, and for the separators U+001C to U+001F. A lone
+    surrogate is read as U+FFFD.
 
     Returns:
         function from a text to its tokens.
@@ -55,7 +55,7 @@ def basic_english() -> Tokenize:
         from tokenizers import normalizers  # an optional extra
     except ImportError as error:
         raise UserError(
-            f"texts need the package tokenizers, which does not load ({error}); pip install 'rflbat[text]'"
+            f"texts need the package tokenizers, which cannot be imported ({error}); pip install 'rflbat[text]'"
         ) from error
     rules = normalizers.Sequence([normalizers.Replace(found, put) for found, put in _REPLACED])
 
@@ -71,13 +71,13 @@ def basic_english() -> Tokenize:
 
 
 def torchtext_basic_english() -> Tokenize:
-    """Give the tokens of an installed torchtext that loads, for comparison with `basic_english`.
+    """Return the tokenizer of an installed torchtext, for comparison with ``basic_english``.
 
     Returns:
         function from a text to its tokens.
 
     Raises:
-        UserError: torchtext does not load; says why.
+        UserError: torchtext cannot be imported; the message gives the reason.
 
     Example:
         >>> torchtext_basic_english()  # doctest: +SKIP
@@ -87,8 +87,8 @@ def torchtext_basic_english() -> Tokenize:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"tokenizer is 'torchtext', but torchtext does not load ({reason}); its last version, 0.18, needs "
-            "torch 2.3; allowed: basic_english, which gives the same tokens"
+            f"tokenizer is 'torchtext', but torchtext cannot be imported ({reason}); its last version, 0.18, needs "
+            "torch 2.3; allowed: basic_english, which produces the same tokens"
         ) from error
     return tokenize
 
@@ -100,7 +100,7 @@ TOKENIZERS: dict[str, Callable[[], Tokenize]] = {
 
 
 def make_tokenizer(name: str) -> Tokenize:
-    """Give the tokens of a name in `TOKENIZERS`.
+    """Build the tokenizer with a name in ``TOKENIZERS``.
 
     Args:
         name: "basic_english" or "torchtext".
@@ -109,7 +109,7 @@ def make_tokenizer(name: str) -> Tokenize:
         function from a text to its tokens.
 
     Raises:
-        UserError: the name is unknown, or what it needs is not installed.
+        UserError: the name is unknown, or a required package is not installed.
 
     Example:
         >>> make_tokenizer("basic_english")("Good, isn't it?")
@@ -122,11 +122,11 @@ def make_tokenizer(name: str) -> Tokenize:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by their ids, and the tokens they are words of.
+    """A vocabulary and its tokenizer.
 
     Attributes:
-        words: position = id; 0 is `<pad>`, 1 is `<unk>`.
-        tokenize: from a text to its tokens.
+        words: index = id; 0 is ``<pad>``, 1 is ``<unk>``.
+        tokenize: function from a text to its tokens.
 
     Example:
         >>> Vocabulary(("<pad>", "<unk>", "a", "b"), str.split).encode("b a c")
@@ -138,27 +138,27 @@ class Vocabulary:
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        # A text may contain "<pad>" or "<unk>" as a token: it is an unknown word like any other.
+        # A text may contain "<pad>" or "<unk>" as a token, which then is an unknown word like any other.
         return {word: number for number, word in enumerate(self.words) if number >= len(SPECIAL)}
 
     def ids(self, tokens: Iterable[str]) -> list[int]:
-        """Give the id of each token; of one that is no word, 1."""
+        """Return the id of each token; unknown words have id 1."""
         return [self._ids.get(token, UNKNOWN) for token in tokens]
 
     def encode(self, text: str) -> list[int]:
-        """Give the ids of a text's tokens, neither cut nor padded."""
+        """Return the ids of a text's tokens, without truncation or padding."""
         return self.ids(self.tokenize(text))
 
 
 def frequent_words(token_lists: Iterable[Sequence[str]], size: int) -> tuple[str, ...]:
-    """Choose the words of a vocabulary: the most frequent tokens, by falling count, of equals the alphabetically first.
+    """Choose the words of a vocabulary: the most frequent tokens, by descending count, ties in alphabetical order.
 
     Args:
-        token_lists: tokens of each training text, whole.
-        size: largest number of words, the two special ones included; at least 3.
+        token_lists: tokens of each training text, untruncated.
+        size: maximum number of words, including the two special ones; at least 3.
 
     Returns:
-        `<pad>`, `<unk>`, then at most size - 2 tokens.
+        ``<pad>``, ``<unk>``, then at most size - 2 tokens.
 
     Raises:
         UserError: size is below 3.
@@ -168,7 +168,7 @@ def frequent_words(token_lists: Iterable[Sequence[str]], size: int) -> tuple[str
         ('<pad>', '<unk>', 'b', 'a', 'c')
     """
     if size <= len(SPECIAL):
-        raise UserError(f"vocabulary is {size}, allowed: at least 3 ({SPECIAL[0]}, {SPECIAL[1]} and one word)")
+        raise UserError(f"vocabulary is {size}; allowed: at least 3 ({SPECIAL[0]}, {SPECIAL[1]} and one word)")
     counts = Counter(token for tokens in token_lists for token in tokens)
     for word in SPECIAL:
         del counts[word]
@@ -177,13 +177,13 @@ def frequent_words(token_lists: Iterable[Sequence[str]], size: int) -> tuple[str
 
 
 def pad_in_front(id_lists: Sequence[Sequence[int]], tokens: int) -> Tensor:
-    """Cut each text to its first ids and put zeros before the shorter ones.
+    """Truncate long texts to their first ids and left-pad short ones with zeros.
 
-    The zeros stand in front, since an LSTM that reads zeros after a text has forgotten it at the end.
+    Padding is on the left because an LSTM that reads zeros after a text has forgotten the text at the end.
 
     Args:
         id_lists: ids of each text.
-        tokens: length wanted, at least 1.
+        tokens: target length, at least 1.
 
     Returns:
         (n, tokens) int32.
@@ -196,7 +196,7 @@ def pad_in_front(id_lists: Sequence[Sequence[int]], tokens: int) -> Tensor:
         [[0, 5, 6], [7, 8, 9]]
     """
     if tokens < 1:
-        raise UserError(f"tokens is {tokens}, allowed: at least 1")
+        raise UserError(f"tokens is {tokens}; allowed: at least 1")
     padded = np.full((len(id_lists), tokens), PADDING, dtype=np.int32)
     for row, ids in zip(padded, id_lists, strict=True):
         kept = ids[:tokens]
@@ -205,18 +205,18 @@ def pad_in_front(id_lists: Sequence[Sequence[int]], tokens: int) -> Tensor:
 
 
 def distinct(texts: Iterable[str]) -> dict[bytes, int]:
-    """Find the first of each text, where texts of the same lower-cased letters and digits count as one.
+    """Find the first occurrence of each distinct text, ignoring all but lower-case letters and digits.
 
-    Spaces, punctuation and `<br />` make no difference: copies of a review differ in them. (So `a part` and `apart`
-    count as one text too.) Texts without a letter or digit, such as `:-)` or `???`, are compared by their
-    `basic_english` tokens written without spaces, so that they stay apart.
+    Spaces, punctuation and ``<br />`` are ignored because copies of a review differ in them. (``a part`` and ``apart``
+    therefore count as one text, too.) Texts without any letter or digit, such as ``:-)`` or ``???``, are compared by
+    their ``basic_english`` tokens joined without spaces, so that they remain distinct.
 
     Args:
-        texts: any texts; those without a token (white space, `"`, `;`, `:`, `<br />` only) are left out.
+        texts: any texts; those without a token (only white space, ``"``, ``;``, ``:``, ``<br />``) are skipped.
 
     Returns:
-        position of the first of each text, by a key that depends on the text alone: 16 bytes of BLAKE2b over what is
-        compared.
+        position of the first occurrence of each text by its key, 16 bytes of BLAKE2b over the compared form; the key
+        depends on the text only.
 
     Example:
         >>> list(distinct(["Good, but", "", 'GOOD; "but"...', "bad", "???", "!"]).values())
@@ -236,9 +236,9 @@ def balanced(firsts: Mapping[bytes, int], labels: Sequence[int], per_class: int 
     """Take the first texts of each class in the order of their keys, which is as good as shuffled.
 
     Args:
-        firsts: position of each text by its key, as `distinct` gives it.
+        firsts: position of each text by its key, as returned by ``distinct``.
         labels: class of each position.
-        per_class: texts wanted of each class, at least 1; a class with fewer gives all it has. None takes all texts.
+        per_class: texts per class, at least 1; a class with fewer contributes all it has. None takes all texts.
 
     Returns:
         positions in the order of the keys, classes mixed.
@@ -252,16 +252,16 @@ def balanced(firsts: Mapping[bytes, int], labels: Sequence[int], per_class: int 
 
 
 def split(firsts: Mapping[bytes, int], labels: Sequence[int], per_class: int) -> tuple[list[int], list[int]]:
-    """Take equally many texts of each class and divide them 80/20 into training and test texts.
+    """Take equally many texts of each class and split them 80/20 into training and test texts.
 
-    No randomness: texts stand in the order of their keys, which is as good as shuffled and has nothing to do with
-    their order in a file. Of each class the first `per_class` are taken; the first fifth of these (at least one) are
-    test texts, the rest training texts.
+    The split is deterministic: texts are ordered by their keys, which is as good as shuffled and independent of their
+    order in a file. Of the first ``per_class`` texts of each class, the first fifth (at least one) are test texts and
+    the rest training texts.
 
     Args:
-        firsts: position of each text by its key, as `distinct` gives it; so no text can stand on both sides.
+        firsts: position of each text by its key, as returned by ``distinct``, so no text can be in both parts.
         labels: class of each position.
-        per_class: texts wanted of each class, at least 2; a class with fewer gives all it has.
+        per_class: texts per class, at least 2; a class with fewer contributes all it has.
 
     Returns:
         positions of the training texts and of the test texts, each in the order of the keys, classes mixed.

@@ -1,1 +1,1 @@
-"""Run folders and other files: schema, tensors, atomic writes, locks, untrusted input."""
+"""Files of a run: the run folder, checkpoints, atomic writes, locks, and bounded reading of untrusted input."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and JSON that every reader accepts."""
+"""Atomic file replacement and strict JSON."""
 
 import json
 import math
@@ -11,17 +11,18 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
-    """Hand out a temporary path beside `path`, and put what was written there in the place of `path`.
+    """Replace a file atomically: yield a temporary path next to ``path``, then rename it to ``path``.
 
-    The file reaches the disk (fsync) before it takes its name (os.replace), so a crash at any moment leaves either the
-    old file or the new one. An error inside the block leaves the old one and removes the temporary.
+    The file is synced to disk (fsync) before it is renamed (``os.replace``), so a crash at any moment leaves either
+    the old file or the new one. An error inside the block keeps the old file and removes the temporary one.
 
     Args:
-        path: the file to replace; it need not exist, its folder must.
-        previous: where the old file is kept, in the same folder. A crash may then leave it there alone, and no `path`.
+        path: the file to replace; it need not exist, but its folder must.
+        previous: path in the same folder under which the old file is kept. After a crash between the two renames, the
+            old file exists under this name only and ``path`` does not exist.
 
     Yields:
-        The path to write to; the block must create a file there.
+        the path to write to; the block must create a file at this path.
 
     Example:
         >>> import tempfile
@@ -31,9 +32,9 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         >>> target.read_text()
         'whole'
     """
-    # One fixed name: what a killed process left is overwritten by the next write instead of piling up.
+    # The name is fixed, so the next write overwrites what a killed process left instead of adding another file.
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.unlink(missing_ok=True)  # it may be a link to a file of somebody else
+    temporary.unlink(missing_ok=True)  # it may be a link to an unrelated file
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -47,17 +48,17 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON text in which every NaN and infinity is null, since JSON has no word for them.
+    """Serialize to JSON, with every NaN and infinity as null, because JSON cannot represent them.
 
     Args:
-        value: dicts, lists, tuples, strings, numbers, booleans and None, nested as one likes.
+        value: dicts, lists, tuples, strings, numbers, booleans and None, nested to any depth.
         indent: spaces per level; None writes one line.
 
     Returns:
-        The text, without a final newline.
+        the text, without a final newline.
 
     Raises:
-        TypeError: a value that JSON does not know, such as a tensor.
+        TypeError: a value has a type that JSON does not support, such as a tensor.
 
     Example:
         >>> to_json({"accuracy": float("nan"), "round": 3})

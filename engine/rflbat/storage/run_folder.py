@@ -1,7 +1,7 @@
-"""The folder of a run: what was asked (run.json), what happened (lines of JSON), what came out (summary.json).
+"""The folder of a run: its settings (run.json), its records (JSON lines) and its result (summary.json).
 
-Lines are appended and flushed as they come, so that a run can be watched and a killed one read. A line counts once its
-newline is written: a half-written last line is ignored on reading and removed by `truncate`.
+Lines are appended and flushed as they are produced, so a running or killed run can be read. A line counts once its
+newline is written: readers ignore a half-written last line, and ``truncate`` removes it.
 """
 
 import json
@@ -29,7 +29,7 @@ PREVIOUS = "checkpoint.previous.safetensors"
 FIGURES = "figures"
 
 _LARGEST = 2**26
-"""Bytes of a JSON file or of a line; run.json lists the sizes of all clients, and more is damage or malice."""
+"""Maximum bytes of a JSON file or of a line. run.json lists the sizes of all clients; anything larger is invalid."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RunFolder:
     """One run on disk.
 
     Args:
-        path: the folder; use `create` for a new run and `open` for one that exists.
+        path: the folder; use ``create`` for a new run and ``open`` for an existing one.
 
     Example:
         >>> import tempfile
@@ -58,28 +58,28 @@ class RunFolder:
         """Start a run in a new or unused folder by writing its run.json.
 
         Args:
-            path: the folder; made, with its parents, where it does not exist. Files of others in it are left alone.
-            run: what run.json is to hold.
+            path: the folder; created, with its parents, if it does not exist. Unrelated files in it are left alone.
+            run: the contents of run.json.
 
         Returns:
-            The folder, ready for lines.
+            the folder, ready for records.
 
         Raises:
-            UserError: the folder already holds a run, or cannot be made.
+            UserError: the folder already holds a run, or cannot be created.
         """
         own = (RUN, SUMMARY, ROUNDS, CLIENTS, TIMINGS, SHADOWS, CHECKPOINT, PREVIOUS)
         if any(os.path.lexists(path / name) for name in own):
-            raise UserError(f"{path} already holds a run: go on with `rflbat resume {path}`, or give another --out")
+            raise UserError(f"{path} already holds a run: continue with `rflbat resume {path}` or use another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
             _write(path / RUN, run)
         except OSError as error:
-            raise UserError(f"{path}: cannot make a run folder here: {error.strerror}") from error
+            raise UserError(f"{path}: cannot make a run folder: {error.strerror}") from error
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the folder of an earlier run.
+        """Open the folder of an existing run.
 
         Raises:
             UserError: run.json is missing or is not JSON.
@@ -90,26 +90,26 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the checkpoint of this run lies, if there is one."""
+        """The path of this run's checkpoint, which may not exist."""
         return self.path / CHECKPOINT
 
     @property
     def previous(self) -> Path:
-        """Where the checkpoint before it lies, if there is one."""
+        """The path of the checkpoint before the latest one, which may not exist."""
         return self.path / PREVIOUS
 
     @property
     def latest(self) -> Path | None:
-        """The checkpoint to go on from: the previous one where a kill fell between two renames; None without any."""
+        """The checkpoint to resume from: the previous one after a kill between the two renames; None without any."""
         return next((path for path in (self.checkpoint, self.previous) if os.path.lexists(path)), None)
 
     @property
     def figures(self) -> Path:
-        """The folder of this run's pictures; `report_run` makes it."""
+        """The folder of this run's figures; ``report_run`` creates it."""
         return self.path / FIGURES
 
     def run(self) -> Record:
-        """What was asked: the contents of run.json.
+        """Return the run's settings: the contents of run.json.
 
         Raises:
             UserError: run.json is missing or is not JSON.
@@ -117,79 +117,79 @@ class RunFolder:
         return read_json(self.path / RUN)
 
     def summary(self) -> Record | None:
-        """What came out: the contents of summary.json, None while the run is unfinished.
+        """Return the run's result: the contents of summary.json, or None while the run is unfinished.
 
         Raises:
-            UserError: summary.json is there but is not JSON.
+            UserError: summary.json exists but is not JSON.
         """
         path = self.path / SUMMARY
         return read_json(path) if path.exists() else None
 
     def write_run(self, run: Mapping[str, Any]) -> None:
-        """Replace run.json as a whole."""
+        """Replace run.json."""
         _write(self.path / RUN, run)
 
     def write_vocabulary(self, words: Iterable[str]) -> None:
-        """Write vocabulary.txt as a whole: one word a line, the first with token id 0."""
+        """Write vocabulary.txt: one word per line, the first with token id 0."""
         with replacing(self.path / VOCABULARY) as temporary:
             temporary.write_text("".join(f"{word}\n" for word in words), encoding="utf-8", newline="\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json as a whole, which marks the run as finished."""
+        """Write summary.json, which marks the run as finished."""
         _write(self.path / SUMMARY, summary)
 
     def append_round(self, record: Mapping[str, Any]) -> None:
-        """Add the line of one round to rounds.jsonl."""
+        """Append the record of one round to rounds.jsonl."""
         _append(self.path / ROUNDS, [record])
 
     def append_clients(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add the lines of one round's clients to clients.jsonl, in one write."""
+        """Append the records of one round's clients to clients.jsonl, in one write."""
         _append(self.path / CLIENTS, records)
 
     def append_shadows(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add the lines of one round's shadow defenses to shadows.jsonl, in one write."""
+        """Append the records of one round's shadow defenses to shadows.jsonl, in one write."""
         _append(self.path / SHADOWS, records)
 
     def append_timing(self, record: Mapping[str, Any]) -> None:
-        """Add the line of one round to timings.jsonl."""
+        """Append the record of one round to timings.jsonl."""
         _append(self.path / TIMINGS, [record])
 
     def rounds(self) -> list[Record]:
-        """The lines of rounds.jsonl; none where the file does not exist yet.
+        """Return the records of rounds.jsonl, or an empty list if the file does not exist yet.
 
         Raises:
-            UserError: a line other than the last is broken; `clients` and `timings` do the same.
+            UserError: a line other than the last is not a record; also raised by the other readers of lines.
         """
         return _read(self.path / ROUNDS)
 
     def clients(self) -> list[Record]:
-        """The lines of clients.jsonl."""
+        """Return the records of clients.jsonl."""
         return _read(self.path / CLIENTS)
 
     def shadows(self) -> list[Record]:
-        """The lines of shadows.jsonl; none where no defense looked on."""
+        """Return the records of shadows.jsonl, or an empty list if the run has no shadow defenses."""
         return _read(self.path / SHADOWS)
 
     def timings(self) -> list[Record]:
-        """The lines of timings.jsonl."""
+        """Return the records of timings.jsonl."""
         return _read(self.path / TIMINGS)
 
     def sync(self) -> None:
-        """Bring every line to the disk, so that no checkpoint knows of rounds that a power cut takes away."""
+        """Sync all records to disk, so that after a power failure no checkpoint is ahead of them."""
         for path in (self.path / name for name in (ROUNDS, CLIENTS, TIMINGS, SHADOWS)):
             if path.exists():
                 with open(path, "rb+") as file:
                     os.fsync(file.fileno())
 
     def truncate(self, first: int) -> None:
-        """Forget the rounds from `first` on, and a half-written last line, so that a resumed run can append.
+        """Remove the records of round ``first`` and later, and a half-written last line, before a resumed run appends.
 
         Args:
-            first: the next round to run, counted from 0; lines of this and of later rounds go. Each file is replaced
-                as a whole, and the lines that stay keep their bytes.
+            first: the next round to run, counted from 0. Each file is replaced atomically, and the lines that stay are
+                unchanged byte for byte.
 
         Raises:
-            UserError: a line other than the last is broken.
+            UserError: a line other than the last is not a record.
         """
         for path in (self.path / name for name in (ROUNDS, CLIENTS, TIMINGS, SHADOWS)):
             if path.exists():
@@ -201,7 +201,7 @@ def read_json(path: Path) -> Record:
     """Read a file that holds one JSON object.
 
     Raises:
-        UserError: the file is missing, unreadable, not JSON, or JSON but no object.
+        UserError: the file is missing, unreadable, not JSON, or JSON but not an object.
     """
     try:
         value = json.loads(read_bounded(path, _LARGEST))
@@ -228,7 +228,7 @@ def _append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _no_link(name: str, flags: int) -> int:
-    """Open for writing; a link in the folder of a run would lead to a file of somebody else."""
+    """Open for writing, without following a link: a link in a run folder could lead to an unrelated file."""
     return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 

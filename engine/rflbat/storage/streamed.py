@@ -1,6 +1,6 @@
 """Checkpoints of which some tensors come and go in blocks of rows, since no process has room for them whole.
 
-The file is that of `rflbat.storage.tensors`, and each of the two reads what the other wrote.
+The file is that of ``rflbat.storage.tensors``, and each of the two reads what the other wrote.
 """
 
 import json
@@ -68,7 +68,7 @@ def rows_of(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[slice]:
 def save(
     path: Path, tensors: Mapping[str, Tensor | Rows], meta: Mapping[str, Any], previous: Path | None = None
 ) -> None:
-    """Write a checkpoint as `save_tensors` does, tensor by tensor in the order of their names.
+    """Write a checkpoint as ``save_tensors`` does, tensor by tensor in the order of their names.
 
     Args:
         path: the file; its folder must exist.
@@ -129,7 +129,7 @@ class OpenCheckpoint:
     """An open checkpoint.
 
     Args:
-        file: as `safe_open` gives it.
+        file: as ``safe_open`` gives it.
         shapes: name -> a tensor of that shape and type on the meta device.
         meta: the JSON document.
     """

@@ -26,12 +26,12 @@ def save_tensors(
     """Write a checkpoint beside the old one, then put it in its place.
 
     The file is plain safetensors: other tools can read the tensors. A checksum of the document and of every name,
-    dtype, shape and byte goes into the metadata, so that `load_tensors` notices a flipped bit.
+    dtype, shape and byte goes into the metadata, so that ``load_tensors`` notices a flipped bit.
 
     Args:
         path: the file; its folder must exist.
         tensors: any dtype, shape (0-dim and empty too), layout and device; views of one buffer are fine.
-        meta: a JSON document: `round` (the next round to run), `seconds` (elapsed), `config`. NaN becomes null.
+        meta: a JSON document: ``round`` (the next round to run), ``seconds`` (elapsed), ``config``. NaN becomes null.
         previous: where the old checkpoint is kept; by default it is not.
 
     Raises:
@@ -62,10 +62,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint back, bit for bit.
 
     Args:
-        path: a file that `save_tensors` wrote.
+        path: a file that ``save_tensors`` wrote.
 
     Returns:
-        The tensors, on the CPU and independent of the file, and the JSON document.
+        the tensors, on the CPU and independent of the file, and the JSON document.
 
     Raises:
         UserError: the file is missing, truncated, damaged, or not a checkpoint of rflbat.
@@ -102,7 +102,7 @@ def read_document(path: Path, metadata: Mapping[str, str], checksum: str) -> dic
     if (found := metadata.get("format", "")) != FORMAT:
         name = FORMAT.rpartition(" ")[0]
         what = "a checkpoint of another version of rflbat" if found.startswith(name) else "not a checkpoint of rflbat"
-        raise UserError(f"{path}: {what}: format {found[:40]!r}, allowed: {FORMAT!r}")
+        raise UserError(f"{path}: {what}: format {found[:40]!r}; allowed: {FORMAT!r}")
     if metadata.get("crc32") != checksum:
         raise UserError(f"{path}: damaged checkpoint: its contents do not match their checksum")
     try:

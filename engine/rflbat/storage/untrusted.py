@@ -1,4 +1,4 @@
-"""Opening files that somebody else wrote: regular ones, of bounded size, plain or gzip, from where they may lie."""
+"""Reading untrusted files: regular files only, of bounded size, plain or gzip, and inside the allowed folder."""
 
 import errno
 import gzip
@@ -15,21 +15,21 @@ from rflbat.errors import UserError
 
 _FREE = 2**26
 _RATIO = 200
-"""What a gzip file may become: 200 times its size (text and images stay far below), or 64 MiB if that is more."""
+"""Bound on unpacked gzip data: 200 times the file's size (text and images stay far below), or 64 MiB if larger."""
 
 
 def open_regular(path: Path, within: Path | None = None) -> io.BufferedReader:
-    """Open a file for reading, unless it is a pipe, a device or a folder, which may never end or never begin.
+    """Open a regular file for reading; refuse pipes and devices, which may block or never end, and folders.
 
     Args:
         path: the file; links are followed.
-        within: folder of data sets, which may itself be a link; a link in it that leads out is refused.
+        within: folder of data sets, which may itself be a link; a link inside it that leads out is refused.
 
     Returns:
-        its bytes.
+        the open file, in binary mode.
 
     Raises:
-        OSError: it cannot be opened, is no regular file, or lies elsewhere.
+        OSError: the file cannot be opened, is not a regular file, or is outside ``within``.
 
     Example:
         >>> open_regular(Path(os.devnull))
@@ -40,7 +40,7 @@ def open_regular(path: Path, within: Path | None = None) -> io.BufferedReader:
     place = os.path.realpath(path)
     if within is not None and not Path(place).is_relative_to(os.path.realpath(within)):
         raise OSError(errno.EXDEV, f"it leads out of the data folder {within}, to {place}", str(path))
-    # Without O_NONBLOCK opening a pipe waits for somebody who writes.
+    # Without O_NONBLOCK, opening a pipe blocks until another process opens it for writing.
     descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -51,18 +51,18 @@ def open_regular(path: Path, within: Path | None = None) -> io.BufferedReader:
 
 
 def read_bounded(path: Path, most: int) -> bytes:
-    """Read a whole file that is small when it is what it should be.
+    """Read a whole file of bounded size.
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: maximum size in bytes.
 
     Returns:
         its contents.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is larger.
+        OSError: the file cannot be read.
+        ValueError: the file is larger than ``most``.
     """
     with open_regular(path) as file:
         contents = file.read(most + 1)
@@ -73,22 +73,22 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 @contextmanager
 def unpacked(path: Path, most: int, hint: str = "", within: Path | None = None) -> Iterator[IO[bytes]]:
-    """Open a data file, plain or gzip (told apart by its first bytes, since browsers unpack and keep the name).
+    """Open a data file, plain or gzip; the first bytes decide, because browsers unpack files without renaming them.
 
-    Neither memory nor time is given to a bomb: what comes out of gzip is at most `most` bytes, and at most 64 MiB or
-    200 times the bytes that went in, whichever is more.
+    Decompression bombs cost neither memory nor time: gzip data may unpack to ``most`` bytes, and to no more than the
+    larger of 64 MiB and 200 times the size of the file.
 
     Args:
         path: the file.
-        most: bytes that it may have, unpacked.
-        hint: ends the message of an error: where to get a good file.
-        within: folder of data sets, which may itself be a link; a link in it that leads out is refused.
+        most: maximum size in bytes, unpacked.
+        hint: end of every error message: where to get a valid file.
+        within: folder of data sets, which may itself be a link; a link inside it that leads out is refused.
 
     Yields:
-        the bytes to read; a ValueError of whoever reads them becomes a UserError that names the file.
+        the unpacked bytes as a stream; a ValueError raised in the block becomes a UserError that names the file.
 
     Raises:
-        UserError: the file cannot be read, lies elsewhere, is damaged or too large; or the block raised a ValueError.
+        UserError: the file cannot be read, is outside ``within``, damaged or too large, or the block raised ValueError.
     """
     try:
         with open_regular(path, within) as raw:
@@ -100,7 +100,7 @@ def unpacked(path: Path, most: int, hint: str = "", within: Path | None = None) 
                     yield io.BufferedReader(_Bounded(content, min(most, max(_FREE, _RATIO * size))))
             else:
                 if size > most:
-                    raise ValueError(f"has {size} bytes, allowed are {most}")
+                    raise ValueError(f"has {size} bytes; allowed: at most {most}")
                 yield raw
     except UserError:
         raise
@@ -117,7 +117,7 @@ def _message(path: Path, reason: str, hint: str) -> str:
 
 
 class _Bounded(io.RawIOBase):
-    """What comes out of gzip, up to a limit."""
+    """Unpacked gzip data, up to a limit."""
 
     def __init__(self, content: gzip.GzipFile, most: int) -> None:
         self._content = content
@@ -130,7 +130,7 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         piece = self._content.read(min(len(buffer), self._left + 1))
         if len(piece) > self._left:
-            raise ValueError(f"unpacks to more than {self._most} bytes, which is a bomb or no such file")
+            raise ValueError(f"unpacks to more than {self._most} bytes: not such a file, or a decompression bomb")
         buffer[: len(piece)] = piece
         self._left -= len(piece)
         return len(piece)

@@ -243,7 +243,7 @@ def test_a_text_of_several_tables_has_the_score_of_the_first(tmp_path: Path) -> 
     for folder, (first, second) in {"a": (5, 1), "b": (1, 5)}.items():
         write(tmp_path / folder / "amazon/Reviews_2.csv", [*rows, (first, "T0!")], ("Score", "Text"))
         write(tmp_path / folder / "amazon_fine_food/Reviews.csv", [(second, "t 0")], ("Score", "Text"))
-    assert "holds 1 different texts of score 1, expected" in error_of(tmp_path / "a")
+    assert "holds 1 distinct texts of score 1, expected" in error_of(tmp_path / "a")
     assert load(tmp_path / "b").source.endswith("(2 of each score; skipped: 1 repeated text)")
 
 
@@ -265,7 +265,7 @@ def test_tables_asked_for_must_be_there(tmp_path: Path) -> None:
     put(tmp_path / "texts.txt", b"one")
     write(tmp_path / "Reviews.csv", rows_of())
     assert error_of(tmp_path, files="Reviews_9.csv").startswith(
-        f"{tmp_path}: holds no Reviews_9.csv, plain or .gz, neither itself nor in amazon, amazon_fine_food, "
+        f"{tmp_path}: holds no Reviews_9.csv, plain or .gz, neither directly nor in amazon, amazon_fine_food, "
     )
 
 
@@ -274,7 +274,7 @@ def test_a_file_unpacked_under_its_old_name_is_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_what_to_put_where(tmp_path: Path) -> None:
-    assert error_of(None).endswith(f"{ADVICE}DIR/amazon, DIR being the data folder (--data-dir)")
+    assert error_of(None).endswith(f"{ADVICE}DIR/amazon, where DIR is the data folder (--data-dir)")
     assert (message := error_of(tmp_path)).startswith(f"{tmp_path}: holds no Reviews*.csv, plain or .gz, and no texts")
     assert message.endswith(f"{ADVICE}{tmp_path}/amazon")
     assert error_of(tmp_path / "x").startswith(f"{tmp_path / 'x'}: there is no such folder; {ADVICE}")
@@ -315,14 +315,14 @@ def test_texts_and_labels_of_different_numbers_are_told(tmp_path: Path, texts: b
     numbers = "3 lines, but" if len(texts) == 5 else "2 lines, but"
     message = error_of(tmp_path)
     assert message.startswith(f"{tmp_path / 'texts.txt'}: holds {numbers} {tmp_path / 'labels.txt'} holds ")
-    assert f"holds {2 if len(texts) == 5 else 4}, expected as many" in message
+    assert f"holds {2 if len(texts) == 5 else 4}; expected the same number" in message
 
 
 def test_one_of_the_two_files_alone_is_told(tmp_path: Path) -> None:
     put(tmp_path / "a/texts.txt", b"one")
-    assert "holds texts.txt without labels.txt, one score 1 to 5 a line" in error_of(tmp_path / "a")
+    assert "holds texts.txt but no labels.txt (one score 1 to 5 per line)" in error_of(tmp_path / "a")
     put(tmp_path / "b/amazon/labels.txt", b"1")
-    assert error_of(tmp_path / "b").startswith(f"{tmp_path / 'b/amazon'}: holds labels.txt without texts.txt; ")
+    assert error_of(tmp_path / "b").startswith(f"{tmp_path / 'b/amazon'}: holds labels.txt but no texts.txt; ")
 
 
 @pytest.mark.parametrize("name", ["texts.txt", "labels.txt"])

@@ -174,20 +174,20 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 def test_every_score_needs_two_texts(tmp_path: Path, count: int) -> None:
     path = write(tmp_path / "Reviews.csv", [*rows_of((5, 5, 5, count, 5)), (0, "", 4, "", "mark1, number 1x0 !")])
     message = error_of(tmp_path)
-    assert message.startswith(f"{path}: holds {count} different texts of score 4, expected at least 2 of each score")
+    assert message.startswith(f"{path}: holds {count} distinct texts of score 4, expected at least 2 of each score")
     assert ADVICE in message
 
 
 @pytest.mark.parametrize("per_class", [-1, 0, 1, 11])
 def test_per_class_has_a_range(tmp_path: Path, per_class: int) -> None:
     path = write(tmp_path / "Reviews.csv", rows_of())
-    expected = f"per_class is {per_class}, allowed: 2 to 10, the different texts of score 1 in {path}"
+    expected = f"per_class is {per_class}; allowed: 2 to 10, the distinct texts of score 1 in {path}"
     assert error_of(tmp_path, per_class=per_class) == expected
     assert len(load(tmp_path, per_class=2).test_y) == 5
 
 
 def test_other_options_have_ranges(tmp_path: Path) -> None:
     write(tmp_path / "Reviews.csv", rows_of())
-    assert error_of(tmp_path, tokens=0) == "tokens is 0, allowed: at least 1"
-    assert error_of(tmp_path, vocabulary=2).startswith("vocabulary is 2, allowed: at least 3")
+    assert error_of(tmp_path, tokens=0) == "tokens is 0; allowed: at least 1"
+    assert error_of(tmp_path, vocabulary=2).startswith("vocabulary is 2; allowed: at least 3")
     assert error_of(tmp_path, tokenizer="bpe") == "unknown tokenizer 'bpe'; known: basic_english, torchtext"

@@ -189,7 +189,8 @@ def test_missing_files_name_the_place_and_the_source(tmp_path: Path) -> None:
         assert "put *{train,test}*.json or LEAF's {train,test}/all_data_*.json (or .json.gz) in DIR/femnist" in message
         assert "./preprocess.sh -s niid --sf 1.0 -k 0 -t sample" in message
     assert error_of(None).startswith("FEMNIST needs a data folder (--data-dir DIR); put ")
-    assert error_of(tmp_path).startswith(f"{tmp_path}: holds no FEMNIST, neither itself nor in femnist, femnist_leaf;")
+    nothing = f"{tmp_path}: holds no FEMNIST, neither directly nor in femnist, femnist_leaf;"
+    assert error_of(tmp_path).startswith(nothing)
     assert error_of(tmp_path / "none").startswith(f"{tmp_path / 'none'}: there is no such folder; ")
 
 
@@ -204,7 +205,7 @@ def test_one_part_alone_is_not_enough(tmp_path: Path, part: str) -> None:
 def test_a_name_of_both_parts_is_refused(tmp_path: Path) -> None:
     train, _ = write_femnist(tmp_path)
     path = write_json(tmp_path / "latest_train.json", document(train))
-    assert error_of(tmp_path).startswith(f"{path}: its name says both train and test, ")
+    assert error_of(tmp_path).startswith(f"{path}: its name contains both train and test; ")
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -212,7 +213,7 @@ def test_a_user_in_two_files_of_a_part_names_both(tmp_path: Path, part: str) -> 
     users = dict(zip(("train", "test"), write_femnist(tmp_path), strict=True))[part]
     path = write_json(tmp_path / f"more_{part}.json", document({"g0": users["f0"], "f0": users["f0"]}))
     message = error_of(tmp_path)
-    assert message.startswith(f"{path}: user 'f0' stands in {tmp_path / f'leaf_{part}.json'}, too; ")
+    assert message.startswith(f"{path}: user 'f0' is also in {tmp_path / f'leaf_{part}.json'}; ")
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -239,24 +240,24 @@ def at(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (at("x", 1, value=[1.0] * 783), "image 1 holds 783 values, expected 784 numbers"),
         (at("x", 1, value=[[1.0] * 28] * 28), "image 1 holds 28 values, expected 784 numbers"),
-        (at("x", 1, value=[[1.0]] * 784), "image 1 holds [1.0], allowed are numbers from 0 to 1"),
+        (at("x", 1, value=[[1.0]] * 784), "image 1 holds [1.0]; allowed: numbers from 0 to 1"),
         (at("x", 0, value="white"), "image 0 holds 'white', expected 784 numbers"),
-        (at("x", 1, 5, value="1.0"), "image 1 holds '1.0', allowed are numbers from 0 to 1"),
-        (at("x", 1, 5, value=None), "image 1 holds None, allowed"),
-        (at("x", 1, 5, value=True), "image 1 holds True, allowed"),
-        (at("x", 1, 5, value=1.0000001), "image 1 holds 1.0000001, allowed"),
-        (at("x", 1, 5, value=255), "image 1 holds 255, allowed"),
-        (at("x", 1, 5, value=-1e-9), "image 1 holds -1e-09, allowed"),
+        (at("x", 1, 5, value="1.0"), "image 1 holds '1.0'; allowed: numbers from 0 to 1"),
+        (at("x", 1, 5, value=None), "image 1 holds None; allowed"),
+        (at("x", 1, 5, value=True), "image 1 holds True; allowed"),
+        (at("x", 1, 5, value=1.0000001), "image 1 holds 1.0000001; allowed"),
+        (at("x", 1, 5, value=255), "image 1 holds 255; allowed"),
+        (at("x", 1, 5, value=-1e-9), "image 1 holds -1e-09; allowed"),
         (at("x", 1, 5, value=10**400), "image 1 holds 1000"),
-        (at("x", 1, 5, value=float("nan")), "holds NaN, which is no number of JSON"),
-        (at("x", 1, 5, value=float("-inf")), "holds -Infinity, which is no number of JSON"),
-        (at("y", 1, value=62), "label 1 is 62, allowed are whole numbers from 0 to 61"),
-        (at("y", 1, value=-1), "label 1 is -1, allowed"),
-        (at("y", 1, value=3.5), "label 1 is 3.5, allowed"),
-        (at("y", 1, value="a"), "label 1 is 'a', allowed"),
-        (at("y", 1, value=None), "label 1 is None, allowed"),
-        (at("y", 1, value=True), "label 1 is True, allowed"),
-        (at("y", value=[1]), "x holds 4 samples and y 1, expected as many"),
+        (at("x", 1, 5, value=float("nan")), "holds NaN, which is not a JSON number"),
+        (at("x", 1, 5, value=float("-inf")), "holds -Infinity, which is not a JSON number"),
+        (at("y", 1, value=62), "label 1 is 62; allowed: integers from 0 to 61"),
+        (at("y", 1, value=-1), "label 1 is -1; allowed"),
+        (at("y", 1, value=3.5), "label 1 is 3.5; allowed"),
+        (at("y", 1, value="a"), "label 1 is 'a'; allowed"),
+        (at("y", 1, value=None), "label 1 is None; allowed"),
+        (at("y", 1, value=True), "label 1 is True; allowed"),
+        (at("y", value=[1]), "x holds 4 samples and y 1; expected the same number"),
         (at("x", value=None), "its x is None, expected a list"),
     ],
 )
@@ -278,7 +279,7 @@ def test_a_number_too_large_for_a_float_is_refused(tmp_path: Path) -> None:
     train["f0"]["x"][1][5] = 0.123456789
     text = json.dumps(document(train)).replace("0.123456789", "1e999")
     (tmp_path / "leaf_train.json").write_text(text)
-    assert "user 'f0': image 1 holds inf, allowed are numbers from 0 to 1" in error_of(tmp_path)
+    assert "user 'f0': image 1 holds inf; allowed: numbers from 0 to 1" in error_of(tmp_path)
 
 
 def test_damaged_files_are_named_with_where_to_get_them(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_damaged_files_are_named_with_where_to_get_them(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps(document(train)).encode())[:-100])
     assert error_of(tmp_path).startswith(f"{path}: its gzip data is damaged or cut short (")
     path.write_text("hello")
-    assert error_of(tmp_path).startswith(f"{path}: is no LEAF JSON: expected {{ at byte 0, found 'h'; ")
+    assert error_of(tmp_path).startswith(f"{path}: is not LEAF JSON: expected {{ at byte 0, found 'h'; ")
     users = document(train)
     path = write_json(path, {**users, "num_samples": [1, 2, 3]})
     assert error_of(tmp_path).startswith(f"{path}: user 'f2': num_samples says 1, but it holds 3; ")

@@ -75,9 +75,9 @@ PLAIN_MISTAKES = {
     "short": (header(0x0801, 5) + b"1234", "declares 5 values (5 bytes), but 4 bytes follow it"),
     "long": (header(0x0801, 3) + b"1234", "declares 3 values (3 bytes), but 4 bytes follow it"),
     "short int32": (header(0x0C02, 1, 8) + bytes(8), "declares 1 x 8 values (32 bytes), but 8 bytes follow it"),
-    "no values": (header(0x0801, 0), "declares 0 values (0 bytes), allowed are 1"),
-    "no images": (header(0x0803, 0, 2**32 - 1, 2**32 - 1), "(0 bytes), allowed are 1"),
-    "absurd": (header(0x0803, 2**32 - 1, 2**32 - 1, 2**32 - 1) + b"1", "allowed are 1 to"),
+    "no values": (header(0x0801, 0), "declares 0 values (0 bytes); allowed: 1"),
+    "no images": (header(0x0803, 0, 2**32 - 1, 2**32 - 1), "(0 bytes); allowed: 1"),
+    "absurd": (header(0x0803, 2**32 - 1, 2**32 - 1, 2**32 - 1) + b"1", "allowed: 1 to"),
 }
 
 GZIP_MISTAKES = {

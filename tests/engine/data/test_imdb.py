@@ -153,7 +153,7 @@ def test_per_class_is_of_the_training_part_and_most_of_the_test_part(tmp_path: P
     assert torch.bincount(dataset.test_y).tolist() == [3, 3]
     for per_class in (0, -1, 7):
         assert error_of(tmp_path, per_class=per_class) == (
-            f"per_class is {per_class}, allowed: 1 to 6, the different training texts of the rarer class in {path}"
+            f"per_class is {per_class}; allowed: 1 to 6, the distinct training texts of the rarer class in {path}"
         )
 
 
@@ -192,11 +192,8 @@ def test_a_part_of_the_archive_that_is_missing_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "aclImdb/test/pos"
     for path in folder.iterdir():
         path.unlink()
-    assert error_of(
-        tmp_path
-    ) == f"{folder}: holds no review such as 0_9.txt; {ADVICE}{'DIR/imdb, DIR being the data'}" + (
-        " folder (--data-dir)"
-    )
+    hint = f"{ADVICE}DIR/imdb, where DIR is the data folder (--data-dir)"
+    assert error_of(tmp_path) == f"{folder}: holds no review such as 0_9.txt; {hint}"
     folder.rmdir()
     assert error_of(tmp_path).startswith(f"{folder}: holds no review")
 
@@ -204,7 +201,7 @@ def test_a_part_of_the_archive_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_says_what_to_put_where(tmp_path: Path) -> None:
     assert error_of(None).startswith(f"the IMDB reviews need a data folder; {ADVICE}DIR/imdb, ")
     assert error_of(tmp_path) == (
-        f"{tmp_path}: holds no imdb.csv, plain or .gz, and no folder aclImdb, neither itself nor in imdb; "
+        f"{tmp_path}: holds no imdb.csv, plain or .gz, and no folder aclImdb, neither directly nor in imdb; "
         f"{ADVICE}{tmp_path}/imdb"
     )
     assert error_of(tmp_path / "x").startswith(f"{tmp_path / 'x'}: there is no such folder; {ADVICE}")
@@ -242,8 +239,8 @@ def test_a_row_that_cannot_be_used_is_counted_and_left_out(tmp_path: Path, row: 
         (b"", "its first line lacks split and label and text (found: nothing)"),
         (b"review,sentiment\nx,positive\n", "lacks split and label and text (found: 'review, sentiment')"),
         (HEAD, "holds no usable review (skipped: none)"),
-        (HEAD + b"train,1,a\ntrain,0,b\ntest,1,c\n", "holds no neg review to test, expected at least 1"),
-        (HEAD + b"train,1,a\ntest,0,b\ntest,1,a\n", "holds no neg review to train, expected at least 1"),
+        (HEAD + b"train,1,a\ntrain,0,b\ntest,1,c\n", "holds no neg review in test, expected at least 1"),
+        (HEAD + b"train,1,a\ntest,0,b\ntest,1,a\n", "holds no neg review in train, expected at least 1"),
     ],
 )
 def test_a_file_without_reviews_says_what_it_lacks(tmp_path: Path, content: bytes, what: str) -> None:
@@ -263,7 +260,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, cut: int) -> None:
 
 def test_options_have_ranges(tmp_path: Path) -> None:
     write(tmp_path / "imdb.csv", rows_of())
-    assert error_of(tmp_path, tokens=0) == "tokens is 0, allowed: at least 1"
-    assert error_of(tmp_path, tokens=-3) == "tokens is -3, allowed: at least 1"
-    assert error_of(tmp_path, vocabulary=2).startswith("vocabulary is 2, allowed: at least 3")
+    assert error_of(tmp_path, tokens=0) == "tokens is 0; allowed: at least 1"
+    assert error_of(tmp_path, tokens=-3) == "tokens is -3; allowed: at least 1"
+    assert error_of(tmp_path, vocabulary=2).startswith("vocabulary is 2; allowed: at least 3")
     assert error_of(tmp_path, tokenizer="bpe") == "unknown tokenizer 'bpe'; known: basic_english, torchtext"

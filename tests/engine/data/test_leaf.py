@@ -129,9 +129,9 @@ def test_a_flipped_byte_in_gzip_is_noticed(tmp_path: Path) -> None:
     ("text", "what"),
     [
         ("", "ends too early: expected { at byte 0"),
-        ("hello", "is no LEAF JSON: expected { at byte 0, found 'h'"),
-        ("[]", "is no LEAF JSON: expected { at byte 0, found '['"),
-        ("{}", "holds no user_data, so it is no LEAF file"),
+        ("hello", "is not LEAF JSON: expected { at byte 0, found 'h'"),
+        ("[]", "is not LEAF JSON: expected { at byte 0, found '['"),
+        ("{}", "holds no user_data, so it is not a LEAF file"),
         ("{1: 2}", "expected \" at byte 1, found '1'"),
         ('{"users" 5}', "expected : at byte 9, found '5'"),
         ('{"users": }', "found '}'"),
@@ -142,7 +142,7 @@ def test_a_flipped_byte_in_gzip_is_noticed(tmp_path: Path) -> None:
         ('{"users": [],}', "expected \" at byte 13, found '}'"),
         ('{"users": [] "num_samples": []}', "expected , or } at byte 13"),
         ('{"users": [], "num_samples": [], "user_data": []}', "expected { at byte 46, found '['"),
-        ('{"users": [], "num_samples": [], "user_data": {}} {}', "holds more after the end of its object, at byte 50"),
+        ('{"users": [], "num_samples": [], "user_data": {}} {}', "continues after the end of its object, at byte 50"),
         ('{"users": {}, "num_samples": [], "user_data": {}}', "its users is {}, expected a list"),
         ('{"users": [], "user_data": {}}', "its num_samples is missing, expected a list"),
         ('{"users": "\\ud800", "user_data": {}}', "its users is '\\ud800', expected a list"),
@@ -159,7 +159,7 @@ def test_what_is_no_utf8_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'{"\xff": 1}')
     assert "can't decode byte 0xff" in error_of(tmp_path / "a.json")
     (tmp_path / "a.json").write_text(json.dumps(document(TWO)), encoding="utf-16")
-    assert "is no LEAF JSON: expected { at byte 0, found 'ÿ'" in error_of(tmp_path / "a.json")
+    assert "is not LEAF JSON: expected { at byte 0, found 'ÿ'" in error_of(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def test_what_is_no_utf8_is_told(tmp_path: Path) -> None:
         ({"x": [[1]]}, "user 'b': its y is missing, expected a list"),
         ({"x": "text", "y": [1]}, "user 'b': its x is 'text', expected a list"),
         ({"x": [[1]], "y": {"0": 1}}, "user 'b': its y is {'0': 1}, expected a list"),
-        ({"x": [[1], [1]], "y": [1]}, "user 'b': x holds 2 samples and y 1, expected as many"),
-        ({"x": [[float("nan")]], "y": [1]}, "user 'b': holds NaN, which is no number of JSON"),
-        ({"x": [[float("inf")]], "y": [1]}, "user 'b': holds Infinity, which is no number of JSON"),
-        ({"x": [[-float("inf")]], "y": [1]}, "user 'b': holds -Infinity, which is no number of JSON"),
+        ({"x": [[1], [1]], "y": [1]}, "user 'b': x holds 2 samples and y 1; expected the same number"),
+        ({"x": [[float("nan")]], "y": [1]}, "user 'b': holds NaN, which is not a JSON number"),
+        ({"x": [[float("inf")]], "y": [1]}, "user 'b': holds Infinity, which is not a JSON number"),
+        ({"x": [[-float("inf")]], "y": [1]}, "user 'b': holds -Infinity, which is not a JSON number"),
     ],
 )
 def test_wrong_samples_name_their_user(tmp_path: Path, data: Any, what: str) -> None:
@@ -197,15 +197,15 @@ def test_keys_that_stand_twice(tmp_path: Path) -> None:
     [
         (lambda whole: whole["users"].pop(), "users has 1 entries and num_samples 2"),
         (lambda whole: whole["num_samples"].append(1), "users has 2 entries and num_samples 3"),
-        (lambda whole: whole["user_data"].pop("b"), "user 'b' stands in users, but not in user_data"),
-        (lambda whole: whole["users"].__setitem__(1, "a"), "user 'a' stands twice in users"),
-        (lambda whole: whole["users"].__setitem__(1, ["b"]), "user ['b'] stands in users, but not in user_data"),
+        (lambda whole: whole["user_data"].pop("b"), "user 'b' is in users but not in user_data"),
+        (lambda whole: whole["users"].__setitem__(1, "a"), "user 'a' is listed twice in users"),
+        (lambda whole: whole["users"].__setitem__(1, ["b"]), "user ['b'] is in users but not in user_data"),
         (lambda whole: whole["num_samples"].__setitem__(0, 3), "user 'a': num_samples says 3, but it holds 2"),
         (lambda whole: whole["num_samples"].__setitem__(1, True), "user 'b': num_samples says True, but it holds 1"),
         (lambda whole: whole["num_samples"].__setitem__(1, "1"), "user 'b': num_samples says '1', but it holds 1"),
         (
             lambda whole: (whole["users"].pop(), whole["num_samples"].pop()),
-            "user 'b' stands in user_data, but not in users",
+            "user 'b' is in user_data but not in users",
         ),
     ],
 )

@@ -188,7 +188,7 @@ def test_writers_of_mnist_are_not_those_of_fashion_mnist(tmp_path: Path) -> None
 def test_writers_of_other_images_are_refused(tmp_path: Path) -> None:
     _, labels = write_family(tmp_path / "mnist", MNIST.first_labels)
     write_writers(tmp_path / "mnist_writers", labels[::-1])
-    assert "its rows are other images" in error_of(tmp_path)
+    assert "its rows describe other images" in error_of(tmp_path)
     write_writers(tmp_path / "mnist_writers", labels[1:])
     assert "holds an array of shape (62, 8), expected (63, 8)" in error_of(tmp_path)
 
@@ -220,7 +220,7 @@ def test_one_family_is_not_taken_for_the_other(tmp_path: Path) -> None:
         ("train-images-idx3-ubyte", np.zeros((63, 32, 32), np.uint8), "shape (63, 32, 32), expected (n, 28, 28)"),
         ("train-images-idx3-ubyte", np.zeros(63, np.uint8), "shape (63,), expected (n, 28, 28)"),
         ("t10k-labels-idx1-ubyte", np.zeros(20, np.uint8), "shape (20,), expected (21,) for the images in t10k-images"),
-        ("train-labels-idx1-ubyte", np.full(63, 10, np.uint8), "holds the label 10, allowed are 0 to 9"),
+        ("train-labels-idx1-ubyte", np.full(63, 10, np.uint8), "holds the label 10; allowed: 0 to 9"),
     ],
 )
 def test_files_that_do_not_fit_are_named(tmp_path: Path, name: str, array: np.ndarray, what: str) -> None:
@@ -255,7 +255,7 @@ def test_no_network_says_what_to_put_where(
     message = error_of(None, family)
     assert message.startswith(f"{family.title} is not in {tmp_path / 'cache/rflbat'} and could not be downloaded (")
     assert "Name or service not known>; no network?" in message
-    assert f"put them in DIR/{family.folders[0]}, DIR being the data folder (--data-dir)" in message
+    assert f"put them in DIR/{family.folders[0]}, where DIR is the data folder (--data-dir)" in message
     assert capfd.readouterr() == ("", "")
 
 

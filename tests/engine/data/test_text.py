@@ -145,7 +145,7 @@ def test_torchtext_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError) as caught:
         make_tokenizer("torchtext")
     message = str(caught.value)
-    assert message.startswith("tokenizer is 'torchtext', but torchtext does not load (")
+    assert message.startswith("tokenizer is 'torchtext', but torchtext cannot be imported (")
     assert any(reason in message for reason in ("undefined symbol: x)", "no_such_module_x", "get_tokenizer"))
     assert "\n" not in message
     assert "allowed: basic_english" in message
@@ -176,7 +176,7 @@ def test_words_are_few_different_and_the_most_frequent(texts: list[list[str]], s
 
 @pytest.mark.parametrize("size", [2, 0, -1])
 def test_too_small_a_vocabulary_is_refused(size: int) -> None:
-    with pytest.raises(UserError, match=f"^vocabulary is {size}, allowed: at least 3 "):
+    with pytest.raises(UserError, match=f"^vocabulary is {size}; allowed: at least 3 "):
         frequent_words([["a"]], size)
 
 
@@ -198,7 +198,7 @@ def test_zeros_stand_in_front_and_the_first_tokens_stay() -> None:
 
 @pytest.mark.parametrize("tokens", [0, -5])
 def test_no_tokens_are_refused(tokens: int) -> None:
-    with pytest.raises(UserError, match=f"^tokens is {tokens}, allowed: at least 1$"):
+    with pytest.raises(UserError, match=f"^tokens is {tokens}; allowed: at least 1$"):
         pad_in_front([[1]], tokens)
 
 

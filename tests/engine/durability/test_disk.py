@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, unfinished: Path, nu
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "open", refuse)
         for work in (lambda: resume(unfinished), lambda: run(FOOLSGOLD, tmp_path / "new")):
-            assert f"cannot make a run folder here, or write to it: {os.strerror(number)}" in refusal_of(work)
+            assert f"cannot make a run folder or write to it: {os.strerror(number)}" in refusal_of(work)
     assert contents(unfinished) == before
 
 

@@ -61,7 +61,7 @@ def test_another_process_is_named_and_left_alone(tmp_path: Path, holder: subproc
     before = (tmp_path / "held" / LOCK).read_text()
     with pytest.raises(UserError) as caught, sole_writer(tmp_path / "held"):
         pass
-    expected = f"{tmp_path / 'held'}: in use by process {holder.pid} on elsewhere; wait until that run ends, or take"
+    expected = f"{tmp_path / 'held'}: in use by process {holder.pid} on elsewhere; wait until that run ends, or use"
     assert str(caught.value).startswith(expected)
     assert (tmp_path / "held" / LOCK).read_text() == before
 
@@ -125,7 +125,7 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).symlink_to(tmp_path / "precious")
-    with pytest.raises(UserError, match="cannot make a run folder here, or write to it"), sole_writer(tmp_path / "run"):
+    with pytest.raises(UserError, match="cannot make a run folder or write to it"), sole_writer(tmp_path / "run"):
         pass
     assert (tmp_path / "precious").read_text() == "mine"
 
@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_is_told_of(
     monkeypatch.setattr(fcntl, "flock", unknown)
     with sole_writer(tmp_path):
         pass
-    assert "see to it that no other process uses it" in caplog.text
+    assert "make sure that no other process uses it" in caplog.text
 
 
 # Who takes it.
