@@ -20,7 +20,7 @@ from rflbat.randomness import generator
 from rflbat.round.evaluation import BATCH
 from rflbat.round.setup import make_shadows
 from rflbat.round.state import Federation
-from tests.engine.attacks.formats import encode
+from rflbat.testing.formats import encode
 
 CLASSES, CLIENTS, TRAINING, TWO_BATCHES = 5, 13, 91, BATCH + 1
 FORMATS = {

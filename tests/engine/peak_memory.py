@@ -21,7 +21,7 @@ from rflbat.round.memory import footprint
 from rflbat.round.round import run_round
 from rflbat.round.setup import empty_state
 from rflbat.round.state import Federation
-from tests.engine.attacks.formats import encode
+from rflbat.testing.formats import encode
 
 FORMATS = {
     "logistic": SampleFormat((3, 64, 64), 1.0),

@@ -174,6 +174,13 @@ def test_the_battery_passes_a_sound_defense_and_finds_an_unsound_one(here: Path)
     assert "test_permuted_clients_permute_the_answer" in unsound.stdout
 
 
+@pytest.mark.parametrize("name", ["mine:stripe", "mine:linear"])
+def test_the_batteries_of_attacks_and_models_pass_sound_ones(name: str, here: Path) -> None:
+    done = battery(name, here)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
 def test_the_battery_says_in_one_line_what_it_does_not_find(here: Path) -> None:
     done = battery("mine.shorts", here)
     assert done.returncode == 4

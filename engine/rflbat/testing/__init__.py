@@ -1,1 +1,1 @@
-"""The battery that every defense of this package passes, for defenses of others: ``pytest --rflbat-battery NAME``."""
+"""The batteries that every defense, attack and model passes, for those of others: ``pytest --rflbat-battery NAME``."""

@@ -12,17 +12,8 @@ import torch
 from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.errors import UserError
-from tests.engine.attacks.formats import (
-    DIGITS,
-    FEMNIST,
-    IMAGES,
-    PAPER,
-    REVIEWS,
-    TEXTS,
-    encode,
-    inserted,
-    random_samples,
-)
+from rflbat.testing.formats import IMAGES, TEXTS, encode, random_samples
+from tests.engine.attacks.formats import DIGITS, FEMNIST, PAPER, REVIEWS, inserted
 
 ON = torch.tensor([True])
 FLAGS_B = torch.tensor([True, False, True, True, False])

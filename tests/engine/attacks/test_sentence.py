@@ -15,7 +15,8 @@ from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.attacks.sentence import SENTENCE, insert
 from rflbat.errors import UserError
-from tests.engine.attacks.formats import DIGITS, PAPER, REVIEWS, encode, inserted
+from rflbat.testing.formats import encode
+from tests.engine.attacks.formats import DIGITS, PAPER, REVIEWS, inserted
 
 property_test = settings(derandomize=True, deadline=None, max_examples=100)
 ON = torch.tensor([True])

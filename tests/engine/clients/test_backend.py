@@ -19,7 +19,7 @@ from rflbat.models.base import Model
 from rflbat.models.logistic import logistic
 from rflbat.models.registry import MODELS
 from rflbat.parameters import Layout
-from tests.engine.models.inputs import make, samples_of
+from rflbat.testing.model_battery import made, samples_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SAMPLE = torch.empty(1, 28, 28, device="meta")
@@ -33,7 +33,7 @@ def choose(name, chunk=None, *, batch=60, clients=101):
 
 
 def choose_auto(model, chunk, device):
-    return choose_backend("auto", chunk, make(model)[0], samples_of(model).to("meta"), 13, 5, device)
+    return choose_backend("auto", chunk, made(model)[0], samples_of(model).to("meta"), 13, 5, device)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_an_unknown_name_is_refused():
 @pytest.mark.parametrize("model", [name for name in MODELS if ON_CUDA[name] != "analytic"])
 def test_a_gradient_that_nobody_wrote_is_refused(model):
     with pytest.raises(UserError, match=f"model '{model}' has none"):
-        choose_backend("analytic", None, make(model)[0], samples_of(model).to("meta"), 13, 5, CPU)
+        choose_backend("analytic", None, made(model)[0], samples_of(model).to("meta"), 13, 5, CPU)
 
 
 @pytest.mark.parametrize("batch", [1, 60, 601, 10**6])

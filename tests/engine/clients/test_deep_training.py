@@ -17,7 +17,8 @@ from rflbat.clients.step import make_batch_source
 from rflbat.models.cnn import cnn
 from rflbat.models.lstm import lstm
 from rflbat.randomness import generator
-from tests.engine.attacks.formats import encode, inserted
+from rflbat.testing.formats import encode
+from tests.engine.attacks.formats import inserted
 from tests.engine.clients.training import back_ends, optimizers, told, torch_steps, train
 from tests.engine.models.inputs import random_samples
 from tests.engine.models.plain import PlainLSTM, plain_cnn, with_parameters

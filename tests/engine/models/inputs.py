@@ -1,14 +1,8 @@
-"""What each model is fed: the format of its samples, and random samples of it."""
+"""Random samples of any format, and a check of uniform draws."""
 
 import torch
 
-from rflbat.models.base import Model
-from rflbat.models.registry import MODELS
 from rflbat.randomness import generator
-
-CLASSES = 7
-SHAPES = {"logistic": (1, 28, 28), "cnn": (1, 28, 28), "lstm": (11,)}
-WORDS = {"logistic": 0, "cnn": 0, "lstm": 63}
 
 
 def random_samples(shape: tuple[int, ...], words: int, *lead: int, seed: int = 1) -> torch.Tensor:
@@ -17,16 +11,6 @@ def random_samples(shape: tuple[int, ...], words: int, *lead: int, seed: int = 1
     if words:
         return torch.from_numpy(stream.integers(0, words, (*lead, *shape)))
     return torch.from_numpy(stream.random((*lead, *shape))).to(torch.float32)
-
-
-def make(name: str) -> tuple[Model, torch.Tensor]:
-    """Make a model of the registry and its start vector."""
-    model = MODELS[name](SHAPES[name], CLASSES, WORDS[name])
-    return model, model.init(generator(0, "model"))
-
-
-def samples_of(name: str, *lead: int) -> torch.Tensor:
-    return random_samples(SHAPES[name], WORDS[name], *lead)
 
 
 def assert_uniform(drawn: torch.Tensor, bound: float) -> None:

@@ -20,7 +20,8 @@ from rflbat.parameters import Layout
 from rflbat.randomness import generator
 from rflbat.round.evaluation import BATCH, evaluate
 from rflbat.storage.schema import MEASURES
-from tests.engine.attacks.formats import encode, inserted
+from rflbat.testing.formats import encode
+from tests.engine.attacks.formats import inserted
 
 CLASSES, TARGET = 4, 1
 ATTACK = pixel(SampleFormat((1, 5, 7), 1.0), 1.0, size=2)

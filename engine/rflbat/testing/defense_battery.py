@@ -14,6 +14,7 @@ from rflbat.defenses.base import Decision, restore_state, state_tensors
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
 from rflbat.storage.tensors import load_tensors, save_tensors
+from rflbat.testing.plugin import NAMED
 from rflbat.testing.subject import PARAMETERS, Subject, named
 
 BATTERY_OF: list[Subject] = []
@@ -23,7 +24,7 @@ BATTERY_OF: list[Subject] = []
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test for each subject."""
     if "subject" in metafunc.fixturenames:
-        subjects = metafunc.module.BATTERY_OF or [named(name) for name in metafunc.config.getoption("rflbat_battery")]
+        subjects = metafunc.module.BATTERY_OF or [named(name) for name in metafunc.config.stash[NAMED]["defense"]]
         metafunc.parametrize("subject", subjects, ids=lambda subject: subject.name)
 
 
