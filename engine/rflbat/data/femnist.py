@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from rflbat.data.base import Dataset, standardized
@@ -300,5 +299,5 @@ def _remember(folder: Path, key: str, tensors: dict[str, Tensor]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(path, tensors, {"key": key})
             return
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             _log.info("cannot cache the parsed data in %s: %s", path, error)

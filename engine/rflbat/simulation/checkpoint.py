@@ -14,10 +14,8 @@ from rflbat.defenses.base import columns_of, restore_state, state_tensors
 from rflbat.errors import UserError
 from rflbat.round.setup import empty_state
 from rflbat.round.state import Federation, ServerState
-from rflbat.storage import streamed
 from rflbat.storage.run_folder import RunFolder
-from rflbat.storage.streamed import Rows, rows_of
-from rflbat.storage.tensors import load_tensors, save_tensors
+from rflbat.storage.tensors import OpenCheckpoint, Rows, load_tensors, open_checkpoint, rows_of, save_tensors
 
 
 def save(
@@ -44,11 +42,7 @@ def save(
         return
     folder.sync()
     meta = {"round": server.round_number, "seconds": seconds, "config": config}
-    whole = {name: each for name, each in tensors.items() if not isinstance(each, Rows)}
-    if len(whole) == len(tensors):
-        save_tensors(folder.checkpoint, whole, meta, folder.previous)
-    else:
-        streamed.save(folder.checkpoint, tensors, meta, folder.previous)
+    save_tensors(folder.checkpoint, tensors, meta, folder.previous)
 
 
 def _stored(federation: Federation, server: ServerState) -> dict[str, Tensor | Rows]:
@@ -88,16 +82,14 @@ def restore(federation: Federation, folder: RunFolder | None, path: Path | None)
     try:
         if federation.ranks.is_single:
             return _read(federation, folder, path)
-        stored = streamed.open_checkpoint(path)
+        stored = open_checkpoint(path)
         reached = _reached(federation, stored, folder, path)
     except UserError as error:
         raise UserError(f"{error}; {_way_on(federation, folder, path)}") from error
     return _deal(federation, stored, reached)
 
 
-def _reached(
-    federation: Federation, stored: streamed.OpenCheckpoint, folder: RunFolder, path: Path
-) -> tuple[int, float]:
+def _reached(federation: Federation, stored: OpenCheckpoint, folder: RunFolder, path: Path) -> tuple[int, float]:
     """Give the next round and the seconds of a checkpoint that fits the run; its tensors are not read."""
     size = (federation.experiment.clients, federation.model.layout.size, torch.device("meta"))
     shadows = tuple(shadow.init(*size) for shadow in federation.shadows)
@@ -107,7 +99,7 @@ def _reached(
 
 
 def _deal(
-    federation: Federation, stored: streamed.OpenCheckpoint | None, reached: tuple[int, float]
+    federation: Federation, stored: OpenCheckpoint | None, reached: tuple[int, float]
 ) -> tuple[ServerState, float]:
     """Give every rank what it needs of what rank 0 has open: all of the model, its columns of the memories."""
     ranks, total = federation.ranks, federation.model.layout.size
@@ -149,7 +141,7 @@ def last_round(folder: RunFolder) -> int | None:
     """
     for path in (folder.checkpoint, folder.previous):
         try:
-            return streamed.open_checkpoint(path).meta.get("round")
+            return open_checkpoint(path).meta.get("round")
         except UserError:
             continue
     return None
@@ -195,7 +187,7 @@ def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
     """Say how to go on without a checkpoint that cannot be used. It is left as it is: it may be somebody's."""
     if path != folder.previous:
         try:
-            number, _ = _reached(federation, streamed.open_checkpoint(folder.previous), folder, folder.previous)
+            number, _ = _reached(federation, open_checkpoint(folder.previous), folder, folder.previous)
         except UserError:
             pass
         else:

@@ -1,16 +1,18 @@
-"""Checkpoints: every tensor of a run's state, and a JSON document, in ONE safetensors file that is whole or absent."""
+"""Checkpoints: tensors and a JSON document in one safetensors file, replaced atomically and verified by a checksum.
+
+Tensors may be written and read in blocks of rows, so that no process needs memory for a whole one.
+"""
 
 import json
-import os
-import re
+import math
+import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rflbat.errors import UserError
@@ -18,51 +20,115 @@ from rflbat.storage.atomic import replacing, to_json
 from rflbat.storage.untrusted import open_regular
 
 FORMAT = "rflbat checkpoint 1"
+CODES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Dtypes by their safetensors names."""
+BLOCK_BYTES = 16 * 2**20
+
+
+class Rows(NamedTuple):
+    """A tensor given as blocks along its first axis."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    blocks: Iterable[Tensor]
+    """The blocks from the first row to the last, on the CPU; iterated over once."""
+
+
+def rows_of(shape: tuple[int, ...], dtype: torch.dtype) -> Iterator[slice]:
+    """Divide a tensor into blocks of rows of about 16 MiB.
+
+    Args:
+        shape: shape of the whole tensor; with fewer than two axes it is a single row.
+        dtype: its dtype.
+
+    Yields:
+        slices of at least one row.
+
+    Example:
+        >>> list(rows_of((3, 2**21), torch.float32))
+        [slice(0, 2, None), slice(2, 3, None)]
+    """
+    total = shape[0] if len(shape) > 1 else 1
+    row = dtype.itemsize * math.prod(shape[1:])
+    size = max(1, BLOCK_BYTES // max(1, row))
+    for first in range(0, total, size):
+        yield slice(first, min(first + size, total))
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], previous: Path | None = None
+    path: Path, tensors: Mapping[str, Tensor | Rows], meta: Mapping[str, Any], previous: Path | None = None
 ) -> None:
-    """Write a checkpoint beside the old one, then put it in its place.
+    """Write a checkpoint next to the old one, then rename it to ``path``.
 
-    The file is plain safetensors: other tools can read the tensors. A checksum of the document and of every name,
-    dtype, shape and byte goes into the metadata, so that ``load_tensors`` notices a flipped bit.
+    The file is plain safetensors, so other tools can read the tensors. Its metadata hold a checksum over the document
+    and over the name, dtype, shape and contents of every tensor. Tensors are written in the order of their names, one
+    at a time.
 
     Args:
         path: the file; its folder must exist.
-        tensors: any dtype, shape (0-dim and empty too), layout and device; views of one buffer are fine.
+        tensors: tensors of a dtype in ``CODES``, of any shape (0-dim and empty included), layout and device; views of
+            one buffer are allowed. The blocks of ``Rows`` are requested when they are written.
         meta: a JSON document: ``round`` (the next round to run), ``seconds`` (elapsed), ``config``. NaN becomes null.
-        previous: where the old checkpoint is kept; by default it is not.
+        previous: path under which the old checkpoint is kept; None does not keep it.
 
     Raises:
-        OSError: the disk is full or the folder not writable; the old file is then untouched.
+        OSError: the disk is full or the folder not writable; the old file is unchanged.
+        UserError: a tensor has a dtype that cannot be stored.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "checkpoint.safetensors"
-        >>> save_tensors(path, {"params_D": torch.arange(3.0)}, {"round": 7, "seconds": 1.5, "config": {}})
+        >>> rows = Rows((2, 1), torch.float32, [torch.ones(1, 1), torch.zeros(1, 1)])
+        >>> save_tensors(path, {"params_D": torch.arange(3.0), "seen_N1": rows}, {"round": 7})
         >>> tensors, meta = load_tensors(path)
-        >>> tensors["params_D"].tolist(), meta["round"]
-        ([0.0, 1.0, 2.0], 7)
+        >>> tensors["params_D"].tolist(), tensors["seen_N1"].tolist(), meta["round"]
+        ([0.0, 1.0, 2.0], [[1.0], [0.0]], 7)
     """
-    plain = _separate(tensors)
-    document = to_json(meta)
-    metadata = {"format": FORMAT, "meta": document, "crc32": _checksum(plain, document)}
-    with replacing(path, previous) as temporary:
-        try:
-            save_file(plain, temporary, metadata)
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    entries, document = _entries(tensors), to_json(meta)
+    # Every checksum has eight digits, so the length of the header is known before the checksum is.
+    start = len(_header(entries, document, "00000000"))
+    try:
+        with replacing(path, previous) as temporary, open(temporary, "wb") as file:
+            crc = zlib.crc32(document.encode())
+            for name in sorted(tensors):
+                crc = _add_name(crc, name, tensors[name])
+                file.seek(start + entries[name]["data_offsets"][0])
+                for block in _blocks(tensors[name]):
+                    content = _bytes(block)
+                    crc = zlib.crc32(content, crc)
+                    file.write(content)
+            file.seek(0)
+            file.write(_header(entries, document, f"{crc:08x}"))
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write does not name its file
+        raise
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint back, bit for bit.
+    """Read a whole checkpoint back, bit for bit.
 
     Args:
-        path: a file that ``save_tensors`` wrote.
+        path: a file written by ``save_tensors``.
 
     Returns:
         the tensors, on the CPU and independent of the file, and the JSON document.
@@ -70,35 +136,68 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UserError: the file is missing, truncated, damaged, or not a checkpoint of rflbat.
     """
+    stored = open_checkpoint(path)
+    return {name: stored.whole(name) for name in stored.shapes}, stored.meta
+
+
+class OpenCheckpoint:
+    """An open checkpoint, whose tensors are read on demand.
+
+    Args:
+        file: an open ``safe_open``.
+
+    Attributes:
+        shapes: name -> a tensor of the stored shape and dtype on the meta device, in the order of the names.
+        meta: the JSON document.
+    """
+
+    def __init__(self, file: Any) -> None:
+        parts = {name: file.get_slice(name) for name in sorted(file.keys())}
+        self.shapes = {
+            name: torch.empty(part.get_shape(), dtype=CODES[part.get_dtype()], device="meta")
+            for name, part in parts.items()
+        }
+        self.meta: dict[str, Any] = {}
+        self._file = file
+
+    def whole(self, name: str) -> Tensor:
+        """Read a tensor."""
+        # Cloned, because safetensors returns memory mapped to the file, which the next checkpoint replaces.
+        tensor: Tensor = self._file.get_tensor(name).clone()
+        return tensor
+
+    def rows(self, name: str, rows: slice) -> Tensor:
+        """Read some rows of a tensor; one with fewer than two axes is a single row."""
+        if self.shapes[name].ndim < 2:
+            return self.whole(name).view(1, -1)
+        block: Tensor = self._file.get_slice(name)[rows]
+        return block
+
+
+def open_checkpoint(path: Path) -> OpenCheckpoint:
+    """Open a checkpoint and verify its checksum, reading the file in blocks.
+
+    Args:
+        path: a file written by ``save_tensors``.
+
+    Returns:
+        the open checkpoint.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged, or not a checkpoint of rflbat.
+    """
     try:
-        open_regular(path).close()  # a pipe would be waited for
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            # Cloned, since what safetensors hands out is still mapped to a file that the next checkpoint replaces.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not iterable itself)
+        open_regular(path).close()  # ``safe_open`` would block on a pipe
+        file: Any = safe_open(path, framework="pt", device="cpu")
+        metadata: dict[str, str] = file.metadata() or {}
+        stored = OpenCheckpoint(file)
+        checksum = _checksum(stored, metadata.get("meta", ""))
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, RuntimeError) as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not a checkpoint, or damaged ({error})") from error
-    return tensors, read_document(path, metadata, _checksum(tensors, metadata.get("meta", "")))
-
-
-def read_document(path: Path, metadata: Mapping[str, str], checksum: str) -> dict[str, Any]:
-    """Read what is stored beside the tensors.
-
-    Args:
-        path: the file, for messages.
-        metadata: as safetensors gives it.
-        checksum: of what the file holds.
-
-    Returns:
-        the JSON document.
-
-    Raises:
-        UserError: the file is damaged, or not a checkpoint of rflbat.
-    """
     if (found := metadata.get("format", "")) != FORMAT:
         name = FORMAT.rpartition(" ")[0]
         what = "a checkpoint of another version of rflbat" if found.startswith(name) else "not a checkpoint of rflbat"
@@ -106,60 +205,52 @@ def read_document(path: Path, metadata: Mapping[str, str], checksum: str) -> dic
     if metadata.get("crc32") != checksum:
         raise UserError(f"{path}: damaged checkpoint: its contents do not match their checksum")
     try:
-        meta = json.loads(metadata.get("meta", ""))
+        document = json.loads(metadata.get("meta", ""))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged checkpoint: its document is not JSON ({error})") from error
-    if not isinstance(meta, dict):
-        raise UserError(f"{path}: damaged checkpoint: its document is a JSON {type(meta).__name__}, not an object")
-    return meta
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: damaged checkpoint: its document is a JSON {type(document).__name__}, not an object")
+    stored.meta = document
+    return stored
 
 
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors of which no two share memory, which safetensors refuses; copies only where it must."""
-    plain: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        if flat.untyped_storage().data_ptr() in seen:
-            flat = flat.clone()
-        seen.add(flat.untyped_storage().data_ptr())
-        plain[name] = flat
-    return plain
+def _entries(tensors: Mapping[str, Tensor | Rows]) -> dict[str, Any]:
+    """Lay the tensors out, larger dtypes first, so that each starts at a multiple of its item size."""
+    codes = {dtype: code for code, dtype in CODES.items()}
+    entries: dict[str, Any] = {}
+    end = 0
+    for name, each in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        if each.dtype not in codes:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in codes)
+            raise UserError(f"tensor {name!r} has dtype {each.dtype}, which cannot be stored; allowed: {allowed}")
+        begin, end = end, end + each.dtype.itemsize * math.prod(each.shape)
+        entries[name] = {"dtype": codes[each.dtype], "shape": list(each.shape), "data_offsets": [begin, end]}
+    return entries
 
 
-def _checksum(tensors: Mapping[str, Tensor], document: str) -> str:
+def _header(entries: Mapping[str, Any], document: str, checksum: str) -> bytes:
+    metadata = {"format": FORMAT, "meta": document, "crc32": checksum}
+    text = json.dumps({"__metadata__": metadata, **entries}).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _blocks(each: Tensor | Rows) -> Iterable[Tensor]:
+    return each.blocks if isinstance(each, Rows) else [each.detach().resolve_conj().resolve_neg().cpu()]
+
+
+def _bytes(block: Tensor) -> memoryview:
+    return block.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _add_name(crc: int, name: str, like: Tensor | Rows) -> int:
+    return zlib.crc32(f"{name} {like.dtype} {tuple(like.shape)}".encode(), crc)
+
+
+def _checksum(stored: OpenCheckpoint, document: str) -> str:
     crc = zlib.crc32(document.encode())
-    for name in sorted(tensors):
-        crc = add_name(crc, name, tensors[name].dtype, tuple(tensors[name].shape))
-        crc = add_bytes(crc, tensors[name])
+    for name, like in stored.shapes.items():
+        crc = _add_name(crc, name, like)
+        for rows in rows_of(tuple(like.shape), like.dtype):
+            crc = zlib.crc32(_bytes(stored.rows(name, rows)), crc)
     return f"{crc:08x}"
-
-
-def add_name(crc: int, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> int:
-    """Go on with a checksum over what is said of a tensor.
-
-    Args:
-        crc: so far.
-        name: the tensor's.
-        dtype: its type.
-        shape: its shape.
-
-    Returns:
-        the checksum.
-    """
-    return zlib.crc32(f"{name} {dtype} {shape}".encode(), crc)
-
-
-def add_bytes(crc: int, part: Tensor) -> int:
-    """Go on with a checksum over the contents of a tensor, or of some of its rows.
-
-    Args:
-        crc: so far.
-        part: on the CPU.
-
-    Returns:
-        the checksum.
-    """
-    if not part.numel():
-        return crc
-    return zlib.crc32(part.reshape(-1).view(torch.uint8).numpy().data, crc)

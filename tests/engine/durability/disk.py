@@ -63,25 +63,16 @@ def watched(act: Act) -> Iterator[None]:
         writes = set("wa+") & set(args[1] if len(args) > 1 else "r")
         return Watched(file, act) if writes else file
 
-    def save_file(tensors: Any, path: Path, metadata: Any) -> None:
-        def half() -> None:
-            real_save(tensors, path, metadata)
-            os.truncate(path, path.stat().st_size // 2)
-
-        act("save_file", half)
-        real_save(tensors, path, metadata)
-
     def write_text(path: Path, text: str, **kwargs: Any) -> int:
         act("write_text", lambda: real_text(path, text[: len(text) // 2], **kwargs))
         return real_text(path, text, **kwargs)
 
-    real_save, real_text = rflbat.storage.tensors.save_file, Path.write_text
+    real_text = Path.write_text
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (rflbat.storage.atomic, rflbat.storage.run_folder):
+        for owner in (rflbat.storage.atomic, rflbat.storage.run_folder, rflbat.storage.tensors):
             patch.setattr(owner, "open", opened, raising=False)
         for owner, name in ((os, "replace"), (os, "fsync"), (os, "ftruncate"), (Path, "mkdir"), (Path, "unlink")):
             plain(owner, name)
-        patch.setattr(rflbat.storage.tensors, "save_file", save_file)
         patch.setattr(Path, "write_text", write_text)
         yield
 

@@ -17,7 +17,7 @@ from tests.engine.durability.experiments import LINES, assert_same, remembering
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are killed in forked processes")
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-KINDS = {"mkdir", "write", "write_text", "fsync", "replace", "unlink", "save_file"}
+KINDS = {"mkdir", "write", "write_text", "fsync", "replace", "unlink"}
 """Events of a run that are known to the test; a run without one of them would not be killed there."""
 
 

@@ -1,14 +1,16 @@
+import errno
+import io
 import json
 import os
 import struct
+import zlib
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from rflbat.errors import UserError
-from rflbat.storage.tensors import FORMAT, _checksum, load_tensors, save_tensors
+from rflbat.storage.tensors import CODES, FORMAT, Rows, load_tensors, open_checkpoint, rows_of, save_tensors
 
 META = {"round": 7, "seconds": 12.3456789012345678, "config": {"defense": "rflbat", "lr": 0.1, "name": "Zürich"}}
 
@@ -41,13 +43,10 @@ def path(tmp_path):
     return tmp_path / "checkpoint.safetensors"
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool],
-)
+@pytest.mark.parametrize("dtype", CODES.values())
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0), (7, 3), (2, 3, 5)])
 def test_every_dtype_and_shape_comes_back_bit_for_bit(path, dtype, shape):
-    tensor = (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 100).to(dtype)
+    tensor = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 100).to(dtype)
     save_tensors(path, {"x": tensor}, META)
     tensors, meta = load_tensors(path)
     assert same(tensors, {"x": tensor})
@@ -121,16 +120,26 @@ def test_a_crash_before_the_rename_leaves_the_old_checkpoint(path, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
+def fail_in_the_third_write(monkeypatch, error):
+    class Failing(io.FileIO):
+        writes = 0
+
+        def write(self, content):
+            self.writes += 1
+            if self.writes == 3:
+                super().write(content[: len(content) // 2])
+                raise error
+            return super().write(content)
+
+    monkeypatch.setattr("rflbat.storage.tensors.open", Failing, raising=False)
+
+
 def test_a_crash_while_writing_leaves_the_old_checkpoint(path, monkeypatch):
     save_tensors(path, state(), META)
     before = path.read_bytes()
 
-    def crash(tensors, target, metadata):
-        target.write_bytes(before[:101])
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr("rflbat.storage.tensors.save_file", crash)
-    with pytest.raises(OSError, match="No space"):
+    fail_in_the_third_write(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
         save_tensors(path, state(), META | {"round": 8})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
@@ -192,21 +201,16 @@ def test_tensors_of_others_and_of_other_versions_are_refused(path, metadata, wha
 
 @pytest.mark.parametrize("document", ["", "{", "[1]", "3", "[" * 100_001])
 def test_a_document_that_is_none_is_refused_though_its_checksum_is_right(path, document):
-    save_file({}, path, {"format": FORMAT, "meta": document, "crc32": _checksum({}, document)})
+    save_file({}, path, {"format": FORMAT, "meta": document, "crc32": f"{zlib.crc32(document.encode()):08x}"})
     with pytest.raises(UserError, match="damaged checkpoint: its document is"):
         load_tensors(path)
 
 
 def test_a_full_disk_is_an_error_of_the_disk(path, monkeypatch):
-    """As safetensors tells of it: in an error of its own."""
     save_tensors(path, state(), META)
     before = path.read_bytes()
 
-    def full(tensors, target, metadata):
-        target.write_bytes(before[:101])
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("rflbat.storage.tensors.save_file", full)
+    fail_in_the_third_write(monkeypatch, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(OSError, match="No space left") as caught:
         save_tensors(path, state(), META)
     assert (caught.value.errno, caught.value.filename) == (28, str(path))
@@ -245,3 +249,95 @@ def test_a_missing_checkpoint_and_a_folder_are_clear_errors(path):
     path.mkdir()
     with pytest.raises(UserError, match="cannot be read"):
         load_tensors(path)
+
+
+# Compatibility, and blocks of rows.
+
+WIDE = torch.randn(7, 1 << 20, generator=torch.Generator().manual_seed(0))
+
+
+def in_rows(tensor):
+    blocks = (tensor[rows] for rows in rows_of(tuple(tensor.shape), tensor.dtype))
+    return Rows(tuple(tensor.shape), tensor.dtype, blocks)
+
+
+def test_a_file_that_safetensors_wrote_is_read(path):
+    """The checksum of the format, from its definition."""
+    tensors, document = {**state(), "none_ND": torch.empty(0, 4), "z_ND": WIDE}, json.dumps(META)
+    crc = zlib.crc32(document.encode())
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(bytes(bits(tensor)) if tensor.numel() < 1000 else tensor.numpy().tobytes(), crc)
+    save_file(tensors, path, {"format": FORMAT, "meta": document, "crc32": f"{crc:08x}"})
+    found, meta = load_tensors(path)
+    assert meta == META
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+def test_rows_and_whole_tensors_give_the_same_file(path):
+    tricky = {"config": {"name": 'Zürich "crc32": "00000000"'}}
+    tensors = {**state(), "z_ND": WIDE, "image_NCHW": torch.arange(210).view(5, 2, 3, 7), "none_ND": torch.empty(0, 4)}
+    save_tensors(path, tensors, tricky)
+    whole = path.read_bytes()
+    divided = {name: in_rows(tensor) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    save_tensors(path, divided, tricky)
+    assert path.read_bytes() == whole
+
+
+def test_tensors_are_read_in_rows(path):
+    image = torch.arange(210).view(5, 2, 3, 7)
+    save_tensors(path, {**state(), "z_ND": WIDE, "image_NCHW": image}, META)
+    stored = open_checkpoint(path)
+    assert stored.meta == META
+    blocks = list(rows_of(tuple(WIDE.shape), WIDE.dtype))
+    assert len(blocks) == 2
+    assert torch.equal(torch.cat([stored.rows("z_ND", rows) for rows in blocks]), WIDE)
+    assert torch.equal(stored.rows("image_NCHW", slice(1, 3)), image[1:3])
+    assert torch.equal(stored.rows("params_D", slice(0, 1)), state()["params_D"].view(1, 63))
+    assert list(stored.shapes) == sorted([*state(), "z_ND", "image_NCHW"])
+    assert all((like.device.type, like.shape) == ("meta", stored.whole(n).shape) for n, like in stored.shapes.items())
+
+
+def test_blocks_have_sixteen_mebibytes_whatever_the_axes():
+    blocks = list(rows_of((1000, 1, 512, 512), torch.float32))
+    assert [block.stop - block.start for block in blocks[:-1]] == [16] * 62
+    assert blocks[-1] == slice(992, 1000)
+    assert list(rows_of((), torch.float32)) == list(rows_of((5,), torch.float32)) == [slice(0, 1)]
+    assert list(rows_of((3, 0), torch.float32)) == [slice(0, 3)]
+    assert list(rows_of((0, 3), torch.float32)) == []
+
+
+@pytest.mark.parametrize("at", [-1, -3_000_000])
+def test_a_flipped_bit_in_a_large_tensor_is_seen(path, at):
+    save_tensors(path, {"z_ND": WIDE}, META)
+    contents = bytearray(path.read_bytes())
+    contents[at] ^= 1
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match="do not match their checksum"):
+        open_checkpoint(path)
+
+
+def test_a_row_that_cannot_be_had_leaves_the_old_file(path):
+    def broken():
+        yield WIDE[:1]
+        raise OSError(28, "No space left on device")
+
+    save_tensors(path, state(), META)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        save_tensors(path, {"a": Rows((7, 1 << 20), torch.float32, broken())}, META)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_conjugated_and_negated_views_are_resolved(path):
+    tensor = torch.randn(5, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    save_tensors(path, {"conj": tensor.conj(), "neg": tensor.conj().imag}, META)
+    assert same(load_tensors(path)[0], {"conj": tensor.conj().resolve_conj(), "neg": -tensor.imag})
+
+
+def test_a_dtype_that_cannot_be_stored_names_the_tensor(path):
+    with pytest.raises(UserError, match=r"^tensor 'a' has dtype torch.complex128, .*; allowed: float64, "):
+        save_tensors(path, {"a": torch.zeros(3, dtype=torch.complex128)}, META)
+    assert not path.exists()
