@@ -273,7 +273,7 @@ def read(process, name):
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"target": ["0", "10"]}, "target=10 is no label of digits"),
+        ({"target": ["0", "10"]}, "target=10 is not a label of digits"),
         ({"clients": ["9", "1443"]}, "at most 1442"),
         ({"partition": ["iid", "natural"]}, "who wrote"),
     ],
