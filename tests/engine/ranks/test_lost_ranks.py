@@ -19,7 +19,7 @@ from tests.engine.ranks.launch import DRIVER, LIMIT, environment, finish, start
 from tests.engine.ranks.test_ranks import SMALL, alike
 
 ENDLESS = {**SMALL, "defense": "foolsgold", "rounds": 100_000, "checkpoint_every": 1, "eval_every": 100_000}
-LOST = r"another rank has ended or does not answer \(.+\)"
+LOST = r"another rank exited or stopped responding \(.+\)"
 WORDS = [word for name, value in ENDLESS.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -113,8 +113,8 @@ def test_torchrun_stops_at_a_signal_and_the_run_goes_on(tmp_path):
             {"RANK": "0", "WORLD_SIZE": "2"},
             "`rflbat sweep` runs in one process; torchrun is for run and resume",
         ),
-        (["run"], {"RANK": "2", "WORLD_SIZE": "2"}, "the environment says RANK='2', WORLD_SIZE='2'; allowed"),
-        (["run"], {"RANK": "0", "WORLD_SIZE": "many"}, "the environment says RANK='0', WORLD_SIZE='many'; allowed"),
+        (["run"], {"RANK": "2", "WORLD_SIZE": "2"}, "the environment has RANK='2', WORLD_SIZE='2'; allowed"),
+        (["run"], {"RANK": "0", "WORLD_SIZE": "many"}, "the environment has RANK='0', WORLD_SIZE='many'; allowed"),
     ],
 )
 def test_what_cannot_be_shared_is_a_mistake(words, place, said, monkeypatch, capsys):
