@@ -138,7 +138,7 @@ def test_failed_cells_are_told_of_behind_the_report_of_the_others(
     cell = f"defense={name.replace(':', '_')},seed=3"
     assert status == 1
     assert err == (
-        f"rflbat: 1 of 2 cells failed ({cell}: RuntimeError: too bad); the same command tries them again; "
+        f"rflbat: 1 of 2 cells failed ({cell}: RuntimeError: too bad); rerun the command to retry them; "
         "see some/cells/NAME/failure.txt\n"
     )
     assert f"failed, runs again  {cell}  RuntimeError: too bad\ncell 1/2  defense=fedavg,seed=3  accuracy" in out
@@ -157,8 +157,8 @@ def test_failed_cells_are_told_of_behind_the_report_of_the_others(
     [
         ("--launcher slurm", "unknown launcher 'slurm'"),
         ("--jobs 0", "jobs=0 is out of range"),
-        ("--gpus-per-cell 0.5", "gpus_per_cell=0.5 goes with launcher 'ray'"),
-        ("--launcher ray --jobs 2", "jobs=2 goes with launcher 'local'"),
+        ("--gpus-per-cell 0.5", "gpus_per_cell=0.5 needs launcher 'ray'"),
+        ("--launcher ray --jobs 2", "jobs=2 needs launcher 'local'"),
     ],
 )
 def test_launchers_and_their_numbers_are_checked_before_any_work(flags: str, said: str, mistake: Mistake) -> None:
