@@ -1,7 +1,7 @@
-"""One simulation in several processes, the ranks: who trains which clients, who has which columns of the updates.
+"""One simulation in several processes, called ranks: each trains some clients and holds some columns of the updates.
 
-Every rank draws and decides the same; they talk by ``torch.distributed``: gloo between CPUs, NCCL between GPUs. Rank 0
-alone touches the run folder and the terminal. Axes: N clients of the round, D parameters.
+Every rank makes the same draws and decisions. Ranks communicate through ``torch.distributed``, with gloo between CPUs
+and NCCL between GPUs. Rank 0 alone uses the run folder and the terminal. Axes: N clients of the round, D parameters.
 """
 
 import json
@@ -21,21 +21,21 @@ from rflbat.errors import Stopped, UserError
 from rflbat_kernels.sharding import Shard, sharded
 
 PATIENCE = timedelta(seconds=300)
-"""How long a rank waits for another that is silent. One that ends is noticed at once: its connections close."""
+"""Time that a rank waits for a silent one. A rank that exits is noticed at once, because its connections close."""
 _HOW = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 
 
 class RankLost(Stopped):
-    """Another rank has ended or does not answer: nothing can go on. Its own message says why."""
+    """Another rank exited or stopped responding; see that rank's output for the cause."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that run one simulation; alone by default, and then nothing here communicates.
+    """This process among those that run one simulation; by default a single process, which communicates with no other.
 
     Args:
-        rank: its number, from 0.
-        count: how many there are.
+        rank: number of this process, from 0.
+        count: number of processes.
 
     Example:
         >>> Ranks().is_main, Ranks(1, 4).columns(10), Ranks(3, 4).columns(10), Ranks(1, 2).rows(7)
@@ -47,43 +47,43 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which keeps the books."""
+        """Whether this is rank 0, which writes the run folder."""
         return self.rank == 0
 
     @property
     def is_single(self) -> bool:
-        """Whether there is no other."""
+        """Whether this is the only process."""
         return self.count == 1
 
     def rows(self, total: int, rank: int | None = None) -> slice:
-        """Give a rank's share of ``total`` rows in order: contiguous, and as even as can be.
+        """Return a rank's share of ``total`` rows: contiguous, with sizes that differ by at most one.
 
         Args:
-            total: how many.
-            rank: whose; default this one's.
+            total: number of rows.
+            rank: which rank; default: this one.
 
         Returns:
-            its positions; empty where there are more ranks than rows.
+            positions of the rows; empty if there are more ranks than rows.
         """
         rank = self.rank if rank is None else rank
         return slice(total * rank // self.count, total * (rank + 1) // self.count)
 
     def columns(self, total: int, rank: int | None = None) -> slice:
-        """Give a rank's columns of ``total``: the same number for each, the last ones less or none.
+        """Return a rank's columns of ``total``: equally many for each rank, fewer or none for the last ones.
 
         Args:
             total: D.
-            rank: whose; default this one's.
+            rank: which rank; default: this one.
 
         Returns:
-            its positions.
+            positions of the columns.
         """
         rank = self.rank if rank is None else rank
         width = -(-total // self.count)
         return slice(min(total, rank * width), min(total, (rank + 1) * width))
 
     def width(self, total: int) -> int:
-        """Count this rank's columns.
+        """Return the number of this rank's columns.
 
         Args:
             total: D.
@@ -101,21 +101,21 @@ class Ranks:
             total: D.
 
         Returns:
-            the block; one that changes nothing for a single process.
+            the context manager; it does nothing for a single process.
         """
         if self.is_single:
             return nullcontext()
         return sharded(Shard(self.columns(total).start, self.width(total), total, self.all_reduce))
 
     def all_reduce(self, part: Tensor, how: str = "sum") -> Tensor:
-        """Bring together the tensors of all ranks, element by element, where they lie.
+        """Reduce tensors elementwise over all ranks, on their device.
 
         Args:
-            part: of the same shape and type on every rank; left as it is.
+            part: same shape and type on every rank; not modified.
             how: "sum", "min" or "max".
 
         Returns:
-            the same on every rank, to the last bit.
+            the reduced tensor, bitwise equal on every rank.
         """
         if self.is_single:
             return part
@@ -125,7 +125,7 @@ class Ranks:
         return whole
 
     def gather(self, own: Tensor, total: int) -> Tensor:
-        """Put a vector together whose elements lie by the columns of the ranks.
+        """Gather a vector that is sharded by columns over the ranks.
 
         Args:
             own: this rank's columns.
@@ -144,12 +144,15 @@ class Ranks:
         return whole.view(-1)[:total]
 
     def all_to_all(self, rows_nD: Tensor, into_MW: Tensor, rows: Sequence[int]) -> None:
-        """Send every rank its columns of the rows that this one has, and receive this one's columns of all rows.
+        """Exchange complete rows for columns of all rows.
+
+        Every rank sends each other rank that rank's columns of its rows, and receives its own columns of theirs.
 
         Args:
-            rows_nD: this rank's rows, whole.
-            into_MW: written to, contiguous: the rows of rank 0, then those of rank 1, ..., in this rank's W columns.
-            rows: how many rows each rank has.
+            rows_nD: this rank's rows, all columns.
+            into_MW: output, contiguous: the rows of rank 0, then those of rank 1, and so on, each in this rank's W
+                columns.
+            rows: number of rows of each rank.
         """
         total, own = rows_nD.shape[1], into_MW.shape[1]
         parts = [rows_nD[:, self.columns(total, rank)] for rank in range(self.count)]
@@ -159,10 +162,10 @@ class Ranks:
             dist.all_to_all_single(into_MW.view(-1), packed, received, [part.numel() for part in parts])
 
     def gather_rows(self, own_nW: Tensor, total: int) -> Tensor:
-        """Bring rows that lie by the columns of the ranks to rank 0.
+        """Gather rows that are sharded by columns over the ranks, on rank 0.
 
         Args:
-            own_nW: this rank's columns of them.
+            own_nW: this rank's columns of the rows.
             total: D.
 
         Returns:
@@ -178,11 +181,11 @@ class Ranks:
         return torch.cat([part.view(rows, width) for part, width in zip(parts, widths, strict=True)], 1)
 
     def scatter_rows(self, whole_nD: Tensor, rows: int, total: int) -> Tensor:
-        """Give every rank its columns of rows that rank 0 has.
+        """Scatter rows of rank 0 by columns: every rank receives its columns.
 
         Args:
-            whole_nD: the rows on rank 0; elsewhere anything of their type and device.
-            rows: how many they are.
+            whole_nD: the rows on rank 0; elsewhere any tensor of their type and device.
+            rows: number of rows.
             total: D.
 
         Returns:
@@ -202,23 +205,23 @@ class Ranks:
         return [share.stop - share.start for share in shares]
 
     def all_max(self, *numbers: float) -> list[float]:
-        """Agree on the largest of each number over the ranks. They lie on the host; no device is waited for.
+        """Return the maximum of each number over all ranks. The numbers stay on the host, so no device is waited for.
 
         Args:
-            numbers: as many on every rank.
+            numbers: the same number of arguments on every rank.
 
         Returns:
-            the same on every rank.
+            the maxima, the same on every rank.
         """
         if self.is_single:
             return list(numbers)
         return [float(number) for number in self.all_reduce(torch.tensor(numbers, dtype=torch.float64), "max")]
 
     def broadcast_object(self, value: Any = None) -> Any:
-        """Let rank 0 tell the others something.
+        """Broadcast a value from rank 0.
 
         Args:
-            value: what JSON can hold; that of rank 0 counts.
+            value: any value that JSON can represent; only that of rank 0 is used.
 
         Returns:
             rank 0's value.
@@ -234,10 +237,10 @@ class Ranks:
         return json.loads(bytes(text.tolist()))
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """Give every rank what rank 0 has, in place.
+        """Broadcast a tensor from rank 0, in place.
 
         Args:
-            tensor: contiguous; of the same shape and type on every rank.
+            tensor: contiguous; same shape and type on every rank.
 
         Returns:
             the same tensor.
@@ -252,10 +255,10 @@ SINGLE = Ranks()
 
 
 def get_ranks() -> Ranks:
-    """Give this process' place among the ranks: that of the process group, if there is one.
+    """Return this process' rank in the process group, if one is initialised.
 
     Returns:
-        its number, and how many there are.
+        rank and count; a single process without a process group.
 
     Example:
         >>> get_ranks()
@@ -267,13 +270,13 @@ def get_ranks() -> Ranks:
 
 
 def from_environment() -> Ranks:
-    """Give the place that the launcher of several processes, as ``torchrun``, says in the environment.
+    """Read rank and count from the environment that a launcher such as ``torchrun`` sets.
 
     Returns:
-        rank and count; a process alone where nothing is said.
+        rank and count; a single process if the variables are not set.
 
     Raises:
-        UserError: what it says makes no sense.
+        UserError: the variables contradict each other or are not integers.
     """
     said = {name: os.environ.get(name, str(default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1))}
     try:
@@ -282,22 +285,20 @@ def from_environment() -> Ranks:
         ranks = Ranks(0, 0)
     if not 0 <= ranks.rank < ranks.count:
         told = ", ".join(f"{name}={value!r}" for name, value in said.items())
-        raise UserError(f"the environment says {told}; allowed: WORLD_SIZE at least 1, RANK below it; see torchrun")
+        raise UserError(f"the environment has {told}; allowed: WORLD_SIZE at least 1, RANK below it; see torchrun")
     return ranks
 
 
 @contextmanager
 def process_group() -> Iterator[Ranks]:
-    """Join the processes that a launcher such as ``torchrun`` has started; a process alone stays alone.
-
-    On a host with GPUs the process takes the one of its LOCAL_RANK.
+    """Join the process group of a launcher such as ``torchrun``; without a launcher the process stays single.
 
     Yields:
-        this process' place.
+        this process' rank.
 
     Raises:
-        UserError: the environment makes no sense, or this host has fewer GPUs than processes.
-        RankLost: the others do not come.
+        UserError: the environment variables are invalid.
+        RankLost: the other ranks do not connect.
 
     Example:
         >>> with process_group() as ranks:
@@ -309,7 +310,7 @@ def process_group() -> Iterator[Ranks]:
         yield get_ranks()
         return
     with _answering():
-        # Host numbers go by gloo in any case, so that agreeing on one waits for no device.
+        # Tensors on the host always use gloo, so that agreeing on a number waits for no device.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield ranks
@@ -318,15 +319,15 @@ def process_group() -> Iterator[Ranks]:
 
 
 def take_device() -> None:
-    """Take the GPU of this rank on its host: that of LOCAL_RANK.
+    """Select the GPU of this rank on its host, numbered by LOCAL_RANK.
 
     Raises:
-        UserError: there are fewer GPUs than ranks here.
+        UserError: the host has fewer GPUs than ranks.
     """
     own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if own >= there:
         raise UserError(
-            f"rank {own} of this host has no GPU of its own, {there} being there; take --nproc-per-node {there}, or "
+            f"local rank {own} has no GPU of its own: this host has {there}; use --nproc-per-node {there} or "
             "--device cpu"
         )
     torch.cuda.set_device(own)
@@ -334,7 +335,7 @@ def take_device() -> None:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Turn what torch says of a rank that is gone into one line."""
+    """Turn torch's error about a lost rank into a one-line ``RankLost``."""
     try:
         yield
     except (dist.DistError, RuntimeError) as error:

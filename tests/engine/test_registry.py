@@ -39,6 +39,7 @@ def first_only() -> Defense:
 
 def stripe(samples: SampleFormat, scale: float, *, share: float = 0.5) -> Attack:
     """The top row is lit."""
+    _, height, width = samples.shape
 
     def trigger(x, on_B):
         x[:, :, 0] = torch.where(on_B[:, None, None], samples.high, x[:, :, 0])

@@ -1,1 +1,1 @@
-"""Tables, figures and pages of runs and sweeps; reads run folders only."""
+"""Tables, figures and HTML pages of runs and sweeps, computed from run folders alone."""

@@ -1,4 +1,4 @@
-"""What can be made again from the records on disk: page, figures and tables of a run and of a sweep."""
+"""Reports: page, figures and tables of a run and of a sweep, rebuilt from the records on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,12 @@ PANELS = 6
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What `report_sweep` made.
+    """Result of ``report_sweep``.
 
     Args:
         files: the table as CSV, Markdown and LaTeX, the figures as PNG and PDF, and the page.
-        table: the aggregated table, to show.
-        unfinished: names of the cells without a result, which the table leaves out.
+        table: the aggregated table, for display.
+        unfinished: names of the cells without a result, which the table omits.
     """
 
     files: list[Path]
@@ -42,17 +42,18 @@ class SweepReport:
 
 
 def report_run(path: Path) -> list[Path]:
-    """Draw every figure of a run again from its records, finished or not, and write its page.
+    """Redraw every figure of a run, finished or not, and write its page.
 
     Args:
-        path: the folder of the run.
+        path: the run folder.
 
     Returns:
-        The PNG files, in `path/figures`, the table of shadow defenses as Markdown, CSV and LaTeX, and `report.html`.
-        What the run has no records for is left out; so is the page where the packages of `rflbat[report]` are not.
+        the PNG files in ``path/figures``, the table of shadow defenses as Markdown, CSV and LaTeX, and ``report.html``.
+        Files for which the run has no records are omitted; so is the page if the packages of ``rflbat[report]`` are not
+        installed.
 
     Raises:
-        UserError: the folder holds no run, or a file of it is damaged.
+        UserError: the folder contains no run, or a file of it is damaged.
     """
     folder = RunFolder.open(path)
     clients, own = folder.clients(), str(folder.run().get("config", {}).get("defense"))
@@ -73,7 +74,7 @@ def report_run(path: Path) -> list[Path]:
 
 
 def _tables(stem: Path, shown: Table, values: Table, note: str = "") -> list[Path]:
-    """Write a table as CSV (of values), Markdown (a note behind it) and LaTeX (as shown)."""
+    """Write a table as CSV (numeric values), Markdown (followed by a note) and LaTeX (as displayed)."""
     return [
         _write(stem.with_suffix(".csv"), to_csv(values)),
         _write(stem.with_suffix(".md"), f"{shown.title}\n\n{to_markdown(shown)}{note}"),
@@ -82,21 +83,22 @@ def _tables(stem: Path, shown: Table, values: Table, note: str = "") -> list[Pat
 
 
 def report_sweep(path: Path) -> SweepReport:
-    """Aggregate the finished cells of a sweep over their seeds: table.{csv,md,tex}, bars as PNG and PDF, the page.
+    """Aggregate the finished cells of a sweep over their seeds into tables, figures and a page.
 
     Args:
-        path: the folder of the sweep; each run lies in a folder of its own in `path/cells`.
+        path: folder of the sweep; each run has a folder of its own in ``path/cells``.
 
     Returns:
-        The files written, the table and the names of unfinished cells. Figures hold six settings each. The page is
-        left out where the packages of `rflbat[report]` are not.
+        the files written (``table.csv``, ``table.md``, ``table.tex``, bar charts as PNG and PDF, and the page), the
+        table and the names of unfinished cells. Each figure shows up to six settings. The page is omitted if the
+        packages of ``rflbat[report]`` are not installed.
 
     Raises:
         UserError: there are no cells, none is finished, or a file of one is damaged.
     """
     folders = sorted(cell for cell in (path / CELLS).glob("*") if cell.is_dir())
     if not folders:
-        raise UserError(f"{path} is not the folder of a sweep: {path / CELLS} holds no runs")
+        raise UserError(f"{path} is not the folder of a sweep: {path / CELLS} contains no runs")
     finished, unfinished = [], []
     for cell in folders:
         folder = RunFolder(cell)
@@ -109,7 +111,7 @@ def report_sweep(path: Path) -> SweepReport:
         raise UserError(f"{path}: none of the {len(folders)} runs of this sweep is finished")
     rows = aggregate([(folder.run().get("config", {}), folder.summary() or {}) for folder in finished])
     table = sweep_table(rows)
-    note = f"\nUnfinished, not in the table: {', '.join(unfinished)}\n" if unfinished else ""
+    note = f"\nUnfinished runs, not in the table: {', '.join(unfinished)}\n" if unfinished else ""
     files = [
         *_tables(path / "table", table, sweep_values(rows), note),
         *_sweep_figures(path / "figures", rows),

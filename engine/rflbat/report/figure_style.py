@@ -1,4 +1,4 @@
-"""How every figure looks: a palette that colour-blind readers can tell apart, one set of sizes, one way to save."""
+"""Common style of all figures: a palette for colour-blind readers, font sizes, and one function to save a figure."""
 
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ BLUE = "#0072B2"
 VERMILLION = "#D55E00"
 GREY = "#6E6E6E"
 
-# Blue is the good news (benign, accuracy) and vermillion the bad (malicious, attack) in every figure.
+# In every figure blue means benign or accuracy, and vermillion malicious or attack.
 BENIGN = ACCURACY = BLUE
 MALICIOUS = ATTACK = VERMILLION
 
 DPI = 200
-# Any, since the keys that a matplotlib version knows are part of its types.
+# Typed Any, because the accepted keys depend on the matplotlib version.
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
@@ -48,35 +48,35 @@ STYLE: Any = {
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure of the given size in inches, on the Agg canvas: no window, no pyplot, no global state."""
-    # "compressed" is the constrained layout that also minds axes of a fixed shape, such as the square PCA plane.
+    """Return an empty figure of the given size in inches, on the Agg canvas: no window, no pyplot, no global state."""
+    # The "compressed" layout also handles axes with a fixed aspect, such as the square PCA plane.
     figure = Figure(figsize=(width, height), dpi=DPI, layout="compressed")
     FigureCanvasAgg(figure)
     return figure
 
 
 def percent_axis(axes: Axes, label: str) -> None:
-    """Give an axes the vertical scale of a rate: 0 to 100 percent, with room for marks that lie on either end."""
+    """Set the vertical axis to 0 to 100 percent, with a margin for markers at either end."""
     axes.set_ylim(-3, 103)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel(label)
 
 
 def whole_numbers() -> MaxNLocator:
-    """Ticks for an axis that counts: whole numbers in steps of 1, 2, 5, 10, 20 and so on, a lone one if need be."""
+    """Return a tick locator for counts: whole numbers in steps of 1, 2, 5, 10, 20 and so on, at least one tick."""
     return MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as its suffix says (.png at 200 dots per inch, .pdf), whole or not at all; makes the folder.
+    """Write a figure in the format of its suffix (.png at 200 dots per inch, or .pdf), atomically; create its folder.
 
     Returns:
         the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Ticks come into being only when a figure is rendered, so the style must hold here as well.
+    # Ticks are created when a figure is rendered, so the style must be active here as well.
     with replacing(path) as temporary, rc_context(STYLE):
-        # A date would make the same figure another file each time.
+        # Without a date, the same figure gives the same file.
         undated = {"CreationDate": None} if path.suffix == ".pdf" else {}
         figure.savefig(temporary, format=path.suffix[1:], dpi=DPI, metadata=undated)
     return path

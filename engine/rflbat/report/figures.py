@@ -1,7 +1,7 @@
-"""Figures of a run and of a sweep, drawn from the records that the run folder holds.
+"""Figures of a run and of a sweep, drawn from the records of the run folder.
 
-Each `draw_*` returns a figure, or None where the records hold nothing to draw; `figure_style.save` writes it. Rounds
-keep the numbers they have in the files, counted from 0. The PCA plane is in `pca_figures`.
+Each ``draw_*`` function returns a figure, or None if the records contain nothing to draw; ``figure_style.save`` writes
+it. Rounds are numbered as in the files, from 0. The PCA plane is in ``pca_figures``.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ from rflbat.report.figure_style import (
 )
 from rflbat.report.tables import SweepRow
 
-# Light is what a defense should do, dark its mistakes, and black the one that lets the attack in.
+# Light colours are correct decisions, dark ones mistakes; black is the mistake that admits the attack.
 FATES: dict[tuple[bool, bool], tuple[str, str]] = {
     (False, True): ("benign, kept", SKY),
     (False, False): ("benign, dropped", BLUE),
@@ -43,16 +43,16 @@ FATES: dict[tuple[bool, bool], tuple[str, str]] = {
 
 @rc_context(STYLE)
 def draw_accuracy_and_attack(rounds: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Accuracy and attack success rate over the rounds.
+    """Draw accuracy and attack success rate over the rounds.
 
-    Rounds that were not evaluated are bridged. A dotted line marks the first attacked round where clean rounds went
-    before it; a cross at the bottom marks a round in which the defense kept nobody.
+    Lines connect the evaluated rounds. A dotted line marks the first attacked round if it follows clean rounds; a cross
+    at the bottom marks a round in which the defense kept no client.
 
     Args:
         rounds: records of rounds.jsonl.
 
     Returns:
-        The figure; None where no round was evaluated.
+        the figure; None if no round was evaluated.
 
     Example:
         >>> draw_accuracy_and_attack([{"round": 0, "accuracy": None}]) is None
@@ -73,7 +73,7 @@ def draw_accuracy_and_attack(rounds: Sequence[Mapping[str, Any]]) -> Figure | No
         return None
     lost = [record["round"] for record in rounds if record.get("nobody_kept")]
     if lost:
-        axes.plot(lost, [0] * len(lost), "x", color=GREY, ms=5, label="Nobody kept", clip_on=False)
+        axes.plot(lost, [0] * len(lost), "x", color=GREY, ms=5, label="No client kept", clip_on=False)
     attacked = [record["round"] for record in rounds if record.get("malicious")]
     if attacked and min(attacked) > min(record["round"] for record in rounds):
         axes.axvline(min(attacked), color=GREY, lw=1, ls=":", label="Attack starts")
@@ -87,13 +87,13 @@ def draw_accuracy_and_attack(rounds: Sequence[Mapping[str, Any]]) -> Figure | No
 
 @rc_context(STYLE)
 def draw_client_sizes(sizes: Sequence[int]) -> Figure | None:
-    """Data size of each client, in descending order, and how the sizes are distributed (as figure 12 of the paper).
+    """Draw the data size of each client in descending order, and the distribution of sizes (as figure 12 of the paper).
 
     Args:
-        sizes: samples of each client.
+        sizes: number of samples of each client.
 
     Returns:
-        The figure; None where there is no client.
+        the figure; None if there are no clients.
 
     Example:
         >>> len(draw_client_sizes([10, 30, 20]).axes)
@@ -122,16 +122,16 @@ def draw_client_sizes(sizes: Sequence[int]) -> Figure | None:
 
 @rc_context(STYLE)
 def draw_kept_over_rounds(clients: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Who was kept and who was dropped, for every client and round.
+    """Draw which clients were kept and dropped in every round.
 
-    A row is a client, white where it did not take part. Where under half of the clients take part in a round, which
-    would leave hairlines, the participants of each round are stacked instead, in the order of their numbers.
+    Each row is a client, white in rounds in which it did not take part. If fewer than half of the clients take part in
+    a round, these rows would be too thin; then the participants of each round are stacked instead, ordered by id.
 
     Args:
         clients: records of clients.jsonl.
 
     Returns:
-        The figure; None where there are no records.
+        the figure; None if there are no records.
 
     Example:
         >>> figure = draw_kept_over_rounds([{"round": 0, "client": 4, "malicious": True, "kept": False}])
@@ -151,7 +151,7 @@ def draw_kept_over_rounds(clients: Sequence[Mapping[str, Any]]) -> Figure | None
     axes.imshow(picture, cmap=colours, vmin=0, vmax=4, interpolation="nearest", origin="lower", extent=extent)
     axes.set_aspect("auto")
     axes.grid(visible=False)
-    axes.set(xlabel="Round", ylabel="Participants, by number" if stacked else "Client")
+    axes.set(xlabel="Round", ylabel="Participants, ordered by id" if stacked else "Client")
     axes.xaxis.set_major_locator(whole_numbers())
     axes.yaxis.set_major_locator(whole_numbers())
     if not stacked:
@@ -162,7 +162,7 @@ def draw_kept_over_rounds(clients: Sequence[Mapping[str, Any]]) -> Figure | None
 
 
 def _fate(record: Mapping[str, Any]) -> int:
-    """Number of a client's fate in `FATES`, from 1; 0 is for those who did not take part."""
+    """Return the number of a client's fate in ``FATES``, from 1; 0 means that the client did not take part."""
     return 1 + list(FATES).index((bool(record["malicious"]), bool(record["kept"])))
 
 
@@ -185,7 +185,7 @@ def _stacked(clients: Sequence[Mapping[str, Any]], first: int) -> NDArray[np.int
 
 
 def _fate_handles(picture: NDArray[np.int8]) -> list[Patch]:
-    """Legend entries that say which share of the benign, and of the malicious, met each fate."""
+    """Return legend entries with the share of the benign, and of the malicious, clients for each fate."""
     counts = np.bincount(picture.ravel(), minlength=5)[1:]
     totals = {False: counts[0] + counts[1], True: counts[2] + counts[3]}
     handles = []
@@ -197,16 +197,16 @@ def _fate_handles(picture: NDArray[np.int8]) -> list[Patch]:
 
 @rc_context(STYLE)
 def draw_sweep_bars(rows: Sequence[SweepRow], axis: str = "defense") -> Figure | None:
-    """Accuracy and attack success rate of each defense, a panel for each setting of everything else.
+    """Draw bars of accuracy and attack success rate for each defense, one panel per combination of the other settings.
 
     Bars are means over the seeds, whiskers one standard deviation to either side.
 
     Args:
-        rows: the aggregated sweep; about six panels are legible in one figure.
-        axis: the setting whose values stand side by side; `grouping` finds one where the defense does not vary.
+        rows: the aggregated sweep; up to about six panels are legible in one figure.
+        axis: the setting whose values are drawn side by side; if the defense does not vary, ``grouping`` finds another.
 
     Returns:
-        The figure; None where no row holds an accuracy.
+        the figure; None if no row has an accuracy.
 
     Example:
         >>> row = SweepRow({"defense": "rflbat"}, 1, {"accuracy": 0.9, "attack_success_rate": 0.01}, {})
@@ -232,7 +232,7 @@ def draw_sweep_bars(rows: Sequence[SweepRow], axis: str = "defense") -> Figure |
 
 
 def grouping(rows: Sequence[SweepRow]) -> str:
-    """The setting whose values stand side by side: the defense, or the first other one where only that varies."""
+    """Return the setting drawn side by side: the defense if it varies, otherwise the first other setting."""
     settings = list(rows[0].settings)
     if len({row.settings["defense"] for row in rows}) > 1:
         return "defense"
@@ -240,7 +240,7 @@ def grouping(rows: Sequence[SweepRow]) -> str:
 
 
 def setting_label(row: SweepRow, without: str) -> str:
-    """One line that names every setting of a row but one, such as `malicious = 0.5, partition = iid`."""
+    """Return one line that names all settings of a row but one, such as ``malicious = 0.5, partition = iid``."""
     return ", ".join(f"{name} = {value}" for name, value in row.settings.items() if name != without)
 
 

@@ -1,4 +1,4 @@
-"""One HTML page from data: the template, its scripts and the plotting library inlined, so that it needs no network."""
+"""Write one HTML page from data, with scripts and plotting library inlined, so that it works offline."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,22 +23,23 @@ LOOK = {
     "grey": GREY,
     "fates": [[label, colour] for label, colour in FATES.values()],
 }
-"""What the scripts colour with: the palette of the figures."""
+"""Colours for the scripts: the palette of the figures."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page.
+    """A section of a page.
 
     Args:
-        id: the scripts fill ``ID-plot``, ``ID-controls``, ``ID-status`` and ``ID-legend``.
+        id: prefix of the elements ``ID-plot``, ``ID-controls``, ``ID-status`` and ``ID-legend``, which the scripts
+            fill.
         title: heading.
-        note: one sentence that says how to read it.
-        plot: a place for a plot.
-        controls: a place for controls and a line that says what they show.
-        legend: a place for a legend.
+        note: explanation of how to read the section.
+        plot: whether it has an element for a plot.
+        controls: whether it has elements for controls and a status line.
+        legend: whether it has an element for a legend.
         table: a table.
-        links: columns, and rows of (address of the first cell, cells).
+        links: column headings, and rows of (link target of the first cell, cells).
     """
 
     id: str
@@ -53,14 +54,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A page before it is written.
+    """Contents of a page.
 
     Args:
         title: heading of the page.
-        subtitle: one line below it.
-        tiles: name and value of the numbers on top.
-        sections: from top to bottom.
-        data: what the scripts draw.
+        subtitle: one line below the heading.
+        tiles: name and value of the headline numbers.
+        sections: sections from top to bottom.
+        data: data that the scripts draw.
         script: "run.js" or "sweep.js".
     """
 
@@ -73,15 +74,15 @@ class Page:
 
 
 def available() -> bool:
-    """Say whether the packages that a page is made with are here; they come with ``rflbat[report]``."""
+    """Return whether the packages that a page needs are installed; they come with ``rflbat[report]``."""
     return all(find_spec(name) for name in ("plotly", "jinja2"))
 
 
 def plotly_source() -> str:
-    """Give plotly.js as the package ships it.
+    """Return the source of plotly.js from the package plotly.
 
     Raises:
-        UserError: the package is not here.
+        UserError: the package is not installed.
     """
     if not available():
         raise UserError(NEEDS)
@@ -89,18 +90,18 @@ def plotly_source() -> str:
 
 
 def write_page(page: Page, path: Path, plotly_path: str = "") -> Path:
-    """Write a page, whole or not at all.
+    """Write a page atomically.
 
     Args:
-        page: what it holds.
+        page: its contents.
         path: the HTML file.
-        plotly_path: address of plotly.js, relative to the page; "" puts all of it into the page.
+        plotly_path: address of plotly.js relative to the page; "" inlines it.
 
     Returns:
         the path.
 
     Raises:
-        UserError: plotly or jinja2 is not here.
+        UserError: plotly or jinja2 is not installed.
     """
     plotly = "" if plotly_path else plotly_source()
     from jinja2 import Environment
@@ -110,7 +111,7 @@ def write_page(page: Page, path: Path, plotly_path: str = "") -> Path:
     def source(name: str) -> str:
         return web.joinpath(name).read_text(encoding="utf-8")
 
-    # A "<" in the data could end its element; JSON may write it as an escape.
+    # A "<" in the data could close the script element, so write it as a JSON escape.
     data = to_json({**page.data, "look": LOOK}).replace("<", "\\u003c")
     text = Environment(autoescape=True).from_string(source("page.html"))
     with replacing(path) as temporary:
@@ -133,7 +134,7 @@ def write_page(page: Page, path: Path, plotly_path: str = "") -> Path:
 
 
 def short(value: float | None) -> float | None:
-    """Round a number to the five digits that a plot can show, to keep pages small; None for what is not finite.
+    """Round a number to five significant digits, which keeps pages small; return None for a non-finite number.
 
     Example:
         >>> short(0.123456789), short(123456.789), short(float("nan")), short(0.0)

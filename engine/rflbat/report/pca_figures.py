@@ -1,4 +1,4 @@
-"""The PCA plane of the updates as RFLBAT sees it: colour tells the truth, the marker what the defense did.
+"""PCA plane of the updates as RFLBAT sees it: the colour shows a client's true role, the marker the defense's decision.
 
 Axes: N clients of the round, H components.
 """
@@ -17,7 +17,7 @@ from rflbat.report.figure_style import BENIGN, GREY, MALICIOUS, STYLE, blank
 
 Rows = Sequence[Mapping[str, Any]]
 
-# In the order in which a client can fall; a stage of another defense takes the next spare marker.
+# Marker and label of RFLBAT's stages, in order; each stage of another defense gets the next spare marker.
 STAGES = {
     "kept": ("o", "kept"),
     "filter1": ("^", "dropped: filter 1"),
@@ -29,13 +29,15 @@ SPARE_MARKERS = "DvP<>phd"
 
 @rc_context(STYLE)
 def draw_pca_scatter(clients: Rows) -> Figure | None:
-    """The updates of one round in the plane of their first two principal components (figures 3 and 14 of the paper).
+    """Draw the updates of one round in the plane of their first two principal components.
+
+    The figure corresponds to figures 3 and 14 of the paper.
 
     Args:
-        clients: the records of clients.jsonl of ONE round. Clients without coordinates are counted in the legend.
+        clients: records of clients.jsonl of ONE round. Clients without coordinates are counted in the legend.
 
     Returns:
-        The figure; None where no client has coordinates, as with defenses that use no PCA.
+        the figure; None if no client has coordinates, as with defenses that do not use PCA.
 
     Example:
         >>> row = {"round": 3, "client": 0, "malicious": False, "stage": "kept", "coordinates": [0.1, -0.2]}
@@ -49,13 +51,13 @@ def draw_pca_scatter(clients: Rows) -> Figure | None:
 
 @rc_context(STYLE)
 def draw_pca_panels(clients: Rows) -> Figure | None:
-    """The PCA plane of the first, the middle and the last round that have coordinates, side by side.
+    """Draw the PCA plane of the first, the middle and the last round with coordinates, side by side.
 
     Args:
         clients: records of clients.jsonl, of any rounds.
 
     Returns:
-        The figure, with fewer panels where there are fewer rounds; None where no client has coordinates.
+        the figure, with fewer panels if there are fewer rounds; None if no client has coordinates.
 
     Example:
         >>> row = {"client": 0, "malicious": False, "stage": "kept", "coordinates": [0.1, -0.2]}
@@ -71,7 +73,7 @@ def draw_pca_panels(clients: Rows) -> Figure | None:
 
 
 def located(clients: Rows) -> list[Mapping[str, Any]]:
-    """The records with a place in the plane: two coordinates, of an update that was finite."""
+    """Return the records that have a position in the plane: two coordinates, of a finite update."""
     return [row for row in clients if row["stage"] != "nonfinite" and None not in (row.get("coordinates") or [None])]
 
 
@@ -89,7 +91,7 @@ def _draw(panels: Sequence[Rows]) -> Figure:
 
 
 def _stages(rows: Rows) -> dict[str, tuple[str, str]]:
-    """Marker and wording of every stage that occurs, in the order of the legend."""
+    """Return marker and label of every stage that occurs, in the order of the legend."""
     present = {row["stage"] for row in rows}
     others = sorted(present - STAGES.keys())
     spare = {name: (SPARE_MARKERS[i % len(SPARE_MARKERS)], f"dropped: {name}") for i, name in enumerate(others)}
@@ -103,7 +105,7 @@ def _scatter(axes: Axes, rows: Rows, stages: Mapping[str, tuple[str, str]]) -> N
             if group:
                 x, y = zip(*(row["coordinates"][:2] for row in group), strict=True)
                 axes.scatter(x, y, 26, color=colour, marker=marker, alpha=0.8, edgecolors="white", linewidths=0.4)
-    # Distances in this plane are what the filters measure, so both axes get the same scale.
+    # The filters measure distances in this plane, so both axes have the same scale.
     points_NH = np.array([row["coordinates"][:2] for row in located(rows)])
     low_H, high_H = points_NH.min(0), points_NH.max(0)
     reach = 0.55 * float((high_H - low_H).max()) or 1.0

@@ -1,4 +1,4 @@
-"""The page of a run: curves, the plane of every round, who was kept, detection, shadow defenses, settings."""
+"""HTML page of a run: curves, PCA plane of each round, kept clients, detection, shadow defenses and settings."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -18,17 +18,17 @@ from rflbat.storage.schema import LOCAL
 
 Records = Sequence[Mapping[str, Any]]
 SYMBOLS = {"o": "circle", "^": "triangle-up", "X": "x", "s": "square"}
-"""Plotly's names of the figures' markers."""
+"""Plotly's names of the markers in the figures."""
 SPARE_SYMBOLS = ("diamond", "triangle-down", "star", "hexagon", "pentagon", "cross")
 LOOKS = ((ACCURACY, "solid", "circle"), (ATTACK, "dash", "square"), (SKY, "dot", "diamond"), (ORANGE, "dashdot", "x"))
 DETECTION = {
-    "precision": "Precision: of the dropped, malicious",
-    "recall": "Recall: of the malicious, dropped",
-    "false_positive_rate": "False positives: of the benign, dropped",
-    "malicious_weight": "Weight of the malicious",
+    "precision": "Precision: malicious share of the dropped",
+    "recall": "Recall: dropped share of the malicious",
+    "false_positive_rate": "False positives: dropped share of the benign",
+    "malicious_weight": "Weight of malicious clients",
 }
 SCORES = {"rflbat": "cosine score"}
-"""What the score of a client is, where a word says more than "score"."""
+"""More specific name of a client's score, by defense."""
 
 
 def run_page(folder: RunFolder, path: Path | None = None, plotly_path: str = "") -> Path:
@@ -36,14 +36,14 @@ def run_page(folder: RunFolder, path: Path | None = None, plotly_path: str = "")
 
     Args:
         folder: the run.
-        path: the HTML file; by default ``report.html`` in the folder.
-        plotly_path: as ``write_page``.
+        path: the HTML file; default ``report.html`` in the folder.
+        plotly_path: as in ``write_page``.
 
     Returns:
         the path.
 
     Raises:
-        UserError: a file of the run is damaged, or plotly is not here.
+        UserError: a file of the run is damaged, or plotly is not installed.
     """
     run, rounds, clients, shadows = folder.run(), folder.rounds(), folder.clients(), folder.shadows()
     config, summary = run.get("config", {}), folder.summary() or {}
@@ -76,7 +76,7 @@ def _tiles(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = {
         "accuracy": "Accuracy",
         "attack_success_rate": "Attack success rate",
-        "attack_success_rate_inclusive": "Attack success, inclusive",
+        "attack_success_rate_inclusive": "Attack success rate, inclusive",
         "recall": "Malicious dropped",
         "false_positive_rate": "Benign dropped",
     }
@@ -110,7 +110,7 @@ def _curves(rounds: Records) -> list[dict[str, Any]]:
 
 
 def _stages(run: Mapping[str, Any], clients: Records) -> list[dict[str, str]]:
-    """Every stage of the defense, in the order in which clients fall, with a label and a marker."""
+    """Return every stage of the defense, in order, with a label and a marker."""
     listed = [*(run.get("stages") or ["kept"]), *sorted({row["stage"] for row in clients})]
     names = ["kept", *(name for name in dict.fromkeys(listed) if name != "kept")]
     spare = cycle(SPARE_SYMBOLS)
@@ -125,7 +125,7 @@ def _stages(run: Mapping[str, Any], clients: Records) -> list[dict[str, str]]:
 
 
 def _planes(clients: Records, shadows: Records, stages: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Columns of each round's clients; nothing where no client of the run has a place in the plane."""
+    """Return the columns of each round's clients; an empty list if no client of the run has coordinates."""
     number_of = {stage["name"]: number for number, stage in enumerate(stages)}
     by_round: dict[int, list[Mapping[str, Any]]] = {}
     for row in clients:
@@ -153,7 +153,7 @@ def _planes(clients: Records, shadows: Records, stages: Sequence[Mapping[str, st
 
 
 def _coordinate(row: Mapping[str, Any], axis: int) -> float | None:
-    """A coordinate, 0 along an axis that the defense does not have; None for an update that was not finite."""
+    """Return a coordinate: 0 along an axis that the defense does not have, None for a non-finite update."""
     found = row.get("coordinates")
     if not found or row["stage"] == "nonfinite":
         return None
@@ -161,7 +161,7 @@ def _coordinate(row: Mapping[str, Any], axis: int) -> float | None:
 
 
 def _present(planes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What occurs in any round, so that the legend stays the same while the rounds play."""
+    """Return all occurring combinations of role and stage, so that the legend is the same in every round."""
     own = {f"{bad}:{stage}" for part in planes for bad, stage in zip(part["malicious"], part["stage"], strict=True)}
     present = {"own": sorted(own)}
     for name in dict.fromkeys(name for part in planes for name in part["shadows"]):
@@ -174,7 +174,7 @@ def _present(planes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _fates(clients: Records) -> dict[str, Any]:
-    """Fate of each client in each round by its number in ``FATES`` from 1; 0 where it did not take part."""
+    """Return the fate of each client in each round as its number in ``FATES``, from 1; 0 if it did not take part."""
     rounds, names = (sorted({row[key] for row in clients}) for key in ("round", "client"))
     if not clients:
         return {"rounds": [], "clients": [], "z": [], "legend": []}
@@ -214,21 +214,21 @@ def _config_table(config: Mapping[str, Any]) -> Table:
 
 
 def _sections(data: Mapping[str, Any], any_client: bool, shadows: Table | None, config: Table) -> list[Section]:
-    """The parts for which the run has records."""
+    """Return the sections for which the run has records."""
     parts = []
     if data["curves"]:
         parts.append(Section("curves", "Accuracy and attack success", "On clean and on triggered test samples."))
     if data["clients"]:
-        note = "Updates of one round in the plane that the defense looks at. Colour is the truth, the marker the stage."
-        parts.append(Section("plane", "The plane of a round", note, controls=True))
+        note = "Updates of one round, as the defense sees them. Colour: true role of the client; marker: decision."
+        parts.append(Section("plane", "Updates in the PCA plane", note, controls=True))
     if any_client:
-        note = "A row is a client, white where it did not take part. Shares are over all rounds."
-        parts.append(Section("fates", "Who was kept", note, legend=True))
+        note = "One row per client, white in rounds without it. Percentages are shares of its role over all rounds."
+        parts.append(Section("fates", "Kept and dropped clients", note, legend=True))
     if data["detection"]:
-        note = "How well the dropped and the malicious agree. A share of nothing is left out."
+        note = "How well the defense separates malicious from benign clients. Undefined rates are omitted."
         parts.append(Section("detection", "Detection", note))
     if shadows is not None:
-        note = "Defenses that looked at the same updates; the run did not follow them."
+        note = "Defenses that decided on the same updates without changing the run."
         parts.append(Section("shadows", "Shadow defenses", note, table=shadows))
-    note = "Everything that this run was started with, defaults included."
+    note = "All settings of this run, including defaults."
     return [*parts, Section("settings", "Settings", note, plot=False, table=config)]

@@ -1,4 +1,4 @@
-"""What the shadow defenses of a run would have done: a table and a figure from shadows.jsonl."""
+"""Table and figure of a run's shadow defenses, from shadows.jsonl."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ def _mean(records: Records, key: str) -> float | None:
 
 
 def by_defense(own: str, rounds: Records, shadows: Records) -> dict[str, list[Mapping[str, Any]]]:
-    """Group the records by what the report calls the defense: the run's own first."""
+    """Group the records by the defense's name in the report, the run's own defense first."""
     grouped = {f"{own} (this run)": list(rounds)}
     for record in shadows:
         grouped.setdefault(record["defense"], []).append(record)
@@ -29,19 +29,19 @@ def by_defense(own: str, rounds: Records, shadows: Records) -> dict[str, list[Ma
 
 
 def shadow_table(own: str, rounds: Records, shadows: Records) -> Table | None:
-    """The run's own defense and those that looked on, over the attacked rounds.
+    """Compare the run's own defense with its shadows over the attacked rounds.
 
-    Detection is the mean over attacked rounds, on the updates of this run. The attack success rate of a shadow is that
-    of the global model one step later under its decision, mean over the evaluated attacked rounds: it says what one
-    step of that defense does to this run's model, not where a run of its own would end.
+    Detection rates are means over the attacked rounds, on the updates of this run. The attack success rate of a shadow
+    is that of the global model after one server update by its decision, averaged over the evaluated attacked rounds. It
+    shows the effect of one step of that defense on this run's model, not the result of a run with that defense.
 
     Args:
-        own: the run's defense.
+        own: defense of the run.
         rounds: records of rounds.jsonl.
         shadows: records of shadows.jsonl.
 
     Returns:
-        the table; None where no defense looked on.
+        the table; None if the run has no shadows.
 
     Example:
         >>> shadow_table("krum", [], []) is None
@@ -55,21 +55,23 @@ def shadow_table(own: str, rounds: Records, shadows: Records) -> Table | None:
         counted = [record for record in records if record["round"] in attacked]
         keys = (*SHOWN, "attack_success_rate")
         body.append((name, *(percent(_mean(counted, key)) for key in keys)))
-    columns = ("defense", *(METRICS[key] for key in SHOWN), "Attack success rate, one step later")
+    columns = ("defense", *(METRICS[key] for key in SHOWN), "Attack success rate after one update")
     return Table("Shadow defenses, mean over attacked rounds", columns, body)
 
 
 @rc_context(STYLE)
 def draw_shadows(own: str, rounds: Records, shadows: Records) -> Figure | None:
-    """Weight of the malicious, and attack success one step later, over the rounds: own defense and shadows.
+    """Draw the run's own defense and its shadows over the rounds.
+
+    The panels show the weight of malicious clients and the attack success rate after one update.
 
     Args:
-        own: the run's defense.
+        own: defense of the run.
         rounds: records of rounds.jsonl.
         shadows: records of shadows.jsonl.
 
     Returns:
-        the figure; None where no defense looked on.
+        the figure; None if the run has no shadows.
     """
     if not shadows:
         return None
@@ -84,8 +86,8 @@ def draw_shadows(own: str, rounds: Records, shadows: Records) -> Figure | None:
                 x, y = zip(*points, strict=True)
                 marker = "o" if len(points) <= 30 else ""
                 axes.plot(x, y, label=name, color=colour, ls=line, marker=marker, ms=3, clip_on=False)
-    percent_axis(panels[0], "Weight of the\nmalicious (%)")
-    percent_axis(panels[1], "Attack success rate\none step later (%)")
+    percent_axis(panels[0], "Weight of\nmalicious clients (%)")
+    percent_axis(panels[1], "Attack success rate\nafter one update (%)")
     panels[1].set_xlabel("Round")
     panels[1].xaxis.set_major_locator(whole_numbers())
     handles, labels = panels[0].get_legend_handles_labels()

@@ -1,4 +1,4 @@
-"""The page of a sweep: bars and curves over its settings, the table, and a link to the page of each run."""
+"""HTML page of a sweep: bars and curves of its settings, the table, and links to the pages of its runs."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from rflbat.storage.atomic import replacing
 from rflbat.storage.run_folder import RunFolder
 
 SHARED = "plotly.min.js"
-"""The pages of the runs share one copy of the library; the sweep's own page holds it."""
+"""Copy of the plotting library that the pages of the runs share; the sweep's own page inlines it."""
 MEASURES = {"accuracy": ("Accuracy", ACCURACY), "attack_success_rate": ("Attack success rate", ATTACK)}
 
 
@@ -24,16 +24,16 @@ def sweep_page(path: Path, rows: Sequence[SweepRow], table: Table, finished: Seq
     """Write the page of a sweep and those of its finished runs.
 
     Args:
-        path: the folder of the sweep.
+        path: folder of the sweep.
         rows: the aggregated sweep.
-        table: the same as people read it.
-        finished: the runs behind it.
+        table: the same as a table for display.
+        finished: the finished runs.
 
     Returns:
-        the sweep's page; the runs' lie in their folders.
+        the sweep's page; those of the runs are written into their folders.
 
     Raises:
-        UserError: a file of a run is damaged, or plotly is not here.
+        UserError: a file of a run is damaged, or plotly is not installed.
     """
     with replacing(path / SHARED) as temporary:
         temporary.write_text(plotly_source(), encoding="utf-8")
@@ -46,11 +46,11 @@ def sweep_page(path: Path, rows: Sequence[SweepRow], table: Table, finished: Seq
     axis = grouping(rows)
     bands = _bands(rows, axis, finished)
     sections = [
-        Section("bars", "Last round", "Means over the seeds; whiskers are one standard deviation."),
-        Section("bands", "Over the rounds", "The band is one standard deviation to either side.", controls=True),
-        Section("table", "Table", "Means ± standard deviations over the seeds.", plot=False, table=table),
+        Section("bars", "Last round", "Means over seeds; whiskers: ± one standard deviation."),
+        Section("bands", "Over the rounds", "Means over seeds; bands: ± one standard deviation.", controls=True),
+        Section("table", "Table", "Mean ± standard deviation over seeds.", plot=False, table=table),
         Section(
-            *("runs", "Runs", "Each has a page of its own."),
+            *("runs", "Runs", "Each run has its own page."),
             plot=False,
             links={"columns": ["run", *(label for label, _ in MEASURES.values())], "rows": links},
         ),
@@ -76,7 +76,7 @@ def _bars(rows: Sequence[SweepRow], axis: str) -> list[dict[str, Any]]:
 
 
 def _bands(rows: Sequence[SweepRow], axis: str, finished: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """Mean and spread of both measures in every round, a line for each row of the table."""
+    """Return mean and spread of both measures in every round, one line per row of the table."""
     looks: dict[str, tuple[str, str, str]] = {}
     spare = cycle(LINES)
     members: dict[int, list[list[dict[str, Any]]]] = {}
@@ -109,7 +109,7 @@ LINES = (
     ("#000000", "dot", "hexagon"),
     ("#6E6E6E", "dashdot", "pentagon"),
 )
-"""A colour of Okabe and Ito, a dash and a marker for each defense."""
+"""Colour of Okabe and Ito, dash and marker of each defense."""
 
 
 def _spread(runs: Sequence[Sequence[Mapping[str, Any]]], rounds: Sequence[int], key: str) -> dict[str, list[Any]]:

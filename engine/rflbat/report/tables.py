@@ -1,4 +1,4 @@
-"""The closing table of a run and the table of a sweep: for the terminal (rich), a page (Markdown), a program (CSV)."""
+"""Tables of a run and of a sweep: for the terminal (rich), for pages (Markdown), papers (LaTeX) and programs (CSV)."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
 
-# Settings over which a sweep is averaged, or which do not touch what a run computes.
+# Settings over which a sweep is averaged, or that do not affect the result of a run.
 INCIDENTAL = frozenset({"seed", "data_dir", "checkpoint_every"})
 METRICS = {
     "accuracy": "Accuracy",
@@ -19,13 +19,13 @@ METRICS = {
     "attack_success_rate_inclusive": "Attack success rate, inclusive",
     "recall": "Malicious dropped (recall)",
     "false_positive_rate": "Benign dropped (false positives)",
-    "precision": "Dropped who were malicious (precision)",
-    "malicious_weight": "Weight of the malicious",
+    "precision": "Malicious among the dropped (precision)",
+    "malicious_weight": "Weight of malicious clients",
 }
 TROUBLE = {
-    "nonfinite": "Updates that were not finite",
-    "rounds_without_anybody": "Rounds in which nobody was kept",
-    "moves_discarded": "Moves discarded, as the model would not have stayed finite",
+    "nonfinite": "Non-finite local updates",
+    "rounds_without_anybody": "Rounds in which no client was kept",
+    "moves_discarded": "Server updates discarded to keep the model finite",
 }
 SETTINGS = {
     "dataset": "Data set",
@@ -41,7 +41,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows of text, in the form that all three renderings share."""
+    """Column headings and rows of text, shared by all output formats."""
 
     title: str
     columns: Sequence[str]
@@ -50,12 +50,12 @@ class Table:
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One setting of a sweep over its seeds.
+    """One combination of a sweep's settings, aggregated over its seeds.
 
     Args:
         settings: the defense and every setting that varies in the sweep, with the values of this row.
-        seeds: finished runs behind the numbers.
-        mean: mean of each number of the summaries; None where no run has it.
+        seeds: number of finished runs.
+        mean: mean of each number of the summaries; None if no run has it.
         sd: sample standard deviation (n - 1); None for fewer than two values.
     """
 
@@ -66,14 +66,14 @@ class SweepRow:
 
 
 def closing_table(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
-    """What a run was and what came out, one line each.
+    """Summarise settings and results of a run, one line each.
 
     Args:
         run: the contents of run.json.
         summary: the contents of summary.json; rates are fractions.
 
     Returns:
-        A table of two columns; lines whose value the run does not have are left out.
+        a table of two columns; lines whose value the run does not have are omitted.
 
     Example:
         >>> table = closing_table({"config": {"defense": "rflbat"}}, {"accuracy": 0.893, "rounds": 50, "seconds": 20.0})
@@ -94,16 +94,17 @@ def closing_table(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
 
 
 def aggregate(cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[SweepRow]:
-    """Mean and standard deviation over the seeds, for every setting of a sweep.
+    """Compute mean and standard deviation over the seeds for every combination of a sweep's settings.
 
-    What varies is found by comparing the configs. Parameters of a method (the entries of a nested dict) count only
-    where they differ while all else is equal: that Krum has an `f` and RFLBAT has not is no setting of its own.
+    Varying settings are found by comparing the configurations. Parameters of a method (entries of a nested dictionary)
+    count only if they differ while all other settings are equal: that Krum has a parameter ``f`` and RFLBAT has none
+    does not make ``f`` a setting of the sweep.
 
     Args:
         cells: (config, summary) of each finished run.
 
     Returns:
-        One row per setting, sorted by the settings, the defense last.
+        one row per combination, sorted by the settings, the defense last.
 
     Example:
         >>> cells = [({"defense": "rflbat", "seed": s}, {"accuracy": a}) for s, a in ((0, 0.8), (1, 0.9))]
@@ -133,7 +134,7 @@ def aggregate(cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
 
 
 def settings_of(rows: Sequence[SweepRow], config: Mapping[str, Any]) -> int | None:
-    """Find the row of a sweep that a run belongs to.
+    """Return the index of the row that a run belongs to, or None.
 
     Example:
         >>> settings_of([SweepRow({"defense": "krum"}, 1, {}, {})], {"defense": "krum", "seed": 3})
@@ -149,7 +150,7 @@ def settings_of(rows: Sequence[SweepRow], config: Mapping[str, Any]) -> int | No
 
 
 def sweep_table(rows: Sequence[SweepRow]) -> Table:
-    """The sweep as people read it: rates in percent, mean ± standard deviation over the seeds.
+    """Build the table of a sweep for display: rates in percent, mean ± standard deviation over the seeds.
 
     Example:
         >>> sweep_table([SweepRow({"defense": "rflbat"}, 3, {"accuracy": 0.88}, {"accuracy": 0.004})]).rows
@@ -170,7 +171,7 @@ def sweep_table(rows: Sequence[SweepRow]) -> Table:
 
 
 def sweep_values(rows: Sequence[SweepRow]) -> Table:
-    """The sweep as programs read it: every number as a fraction in full precision, `_mean` and `_sd` apart.
+    """Build the table of a sweep for programs: fractions in full precision, with columns ``NAME_mean`` and ``NAME_sd``.
 
     Example:
         >>> sweep_values([SweepRow({"defense": "rflbat"}, 1, {"accuracy": 0.88}, {"accuracy": None})]).rows
@@ -191,15 +192,15 @@ def sweep_values(rows: Sequence[SweepRow]) -> Table:
 
 
 def to_rich(table: Table, width: int | None = None) -> RichTable:
-    """The table for a rich console; text in it is never taken for markup.
+    """Render a table for a rich console; its text is never interpreted as markup.
 
     Args:
         table: the table.
-        width: cells of the terminal. No text in a row is then broken: the last columns are left out where they do not
-            fit, never the first two.
+        width: width of the terminal in cells. If given, no text in a row is wrapped; instead the last columns that do
+            not fit are omitted, but never the first two.
 
     Returns:
-        the table, of as many of the columns as fit.
+        the rich table, with the columns that fit.
     """
     rich = RichTable(title=Text(table.title), title_justify="left")
     used = 1
@@ -218,7 +219,7 @@ def to_rich(table: Table, width: int | None = None) -> RichTable:
 
 
 def to_markdown(table: Table) -> str:
-    """The table in Markdown, with a final newline.
+    """Render a table in Markdown, with a final newline.
 
     Example:
         >>> print(to_markdown(Table("", ("defense", "accuracy"), [("rflbat", "88.0 %")])), end="")
@@ -235,7 +236,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """The table as comma-separated values (RFC 4180 quoting, newlines alone).
+    """Render a table as comma-separated values (RFC 4180 quoting, LF line ends).
 
     Example:
         >>> to_csv(Table("", ("a", "b"), [("x,y", "1")]))
@@ -260,7 +261,7 @@ LATEX = str.maketrans(
 
 
 def to_latex(table: Table) -> str:
-    """The table in LaTeX, as a tabular that needs the package booktabs.
+    """Render a table as a LaTeX tabular, which needs the package booktabs.
 
     Example:
         >>> print(to_latex(Table("", ("defense", "accuracy"), [("norm_clipping", "88.0 ± 0.4 %")])), end="")
@@ -283,7 +284,7 @@ def to_latex(table: Table) -> str:
 
 
 def percent(mean: float | None, sd: float | None = None) -> str:
-    """A fraction in percent with one decimal, its spread behind it where there is one; a dash where it is undefined.
+    """Format a fraction as a percentage with one decimal, with its spread if given; None becomes a dash.
 
     Example:
         >>> percent(0.8812), percent(0.8812, 0.004), percent(None)
@@ -319,7 +320,7 @@ def _axes(flat: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _numbers(summaries: Sequence[Mapping[str, Any]], name: str) -> list[float] | None:
-    """The numbers under a name, without missing ones; None where it holds anything else."""
+    """Return the numbers under a name, without missing ones; None if any other value occurs."""
     values = [summary[name] for summary in summaries if summary.get(name) is not None]
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
         return None

@@ -1,1 +1,1 @@
-"""One round: its set-up, draws, training, defense, evaluation and records."""
+"""One round of federated learning: setup, random draws, training, defense, evaluation and records."""

@@ -1,4 +1,4 @@
-"""What is drawn for a round: its clients, their roles, their batches, the defense's numbers; all on the host.
+"""Random draws of a round, made on the host: clients, roles, batches and the defense's uniforms.
 
 Axes: N clients of the round, S local steps, B batch, U uniforms.
 """
@@ -19,19 +19,19 @@ from rflbat_kernels import TouchedRows
 
 @dataclass(frozen=True)
 class RoundDraws:
-    """All draws of a round, and the sizes of its clients.
+    """All random draws of a round, and the data sizes of its clients.
 
     Args:
-        round_number: which round, from 0.
-        clients: ids of its clients, ascending; always on the host.
-        malicious: who of them attacks; always on the host.
-        client_ids_N: int64, the ids again, where the round runs.
-        malicious_N: bool, the roles again, where the round runs.
+        round_number: round, from 0.
+        clients: ids of the round's clients, ascending; always on the host.
+        malicious: which of them are malicious; always on the host.
+        client_ids_N: int64, the same ids as a tensor on the device of the round.
+        malicious_N: bool, the same roles as a tensor on the device of the round.
         sizes_N: float64, number of samples of each client.
         batches: which samples each client trains on, and which of them are poisoned.
-        uniforms_U: float64 in [0, 1), for the defense and those that look on.
-        touched: which rows of the model's table the clients touch; None where all parameters are trained and sent.
-            Follows from the rest, and differs in shape from round to round.
+        uniforms_U: float64 in [0, 1), for the defense and the shadows.
+        touched: rows of the model's embedding that the clients touch; None if the clients train all parameters. It
+            follows from the other draws, and its shape changes from round to round.
     """
 
     round_number: int
@@ -45,13 +45,13 @@ class RoundDraws:
     touched: TouchedRows | None = None
 
     def to(self, device: torch.device | str) -> "RoundDraws":
-        """Copy the plan to a device, in one copy.
+        """Copy the draws to a device in a single transfer.
 
         Args:
-            device: where the round runs.
+            device: device of the round.
 
         Returns:
-            the same plan there.
+            the same draws on the device.
         """
         own = {"ids": self.client_ids_N, "roles": self.malicious_N, "sizes": self.sizes_N, "uniforms": self.uniforms_U}
         rows = {} if self.touched is None else self.touched.tensors()
@@ -68,14 +68,14 @@ class RoundDraws:
 
 
 def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
-    """Draw who takes part in a round, in ascending order of ids.
+    """Draw the clients of a round.
 
     Args:
         experiment: configuration.
         round_number: round, from 0.
 
     Returns:
-        ids ``(N,)``.
+        ids ``(N,)``, ascending.
     """
     everybody = np.arange(experiment.clients)
     if experiment.participants in (None, experiment.clients):
@@ -85,10 +85,10 @@ def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
 
 
 def draw_roles(experiment: Experiment, round_number: int, clients_N: np.ndarray) -> np.ndarray:
-    """Draw who of the round's clients attacks.
+    """Draw which of the round's clients are malicious.
 
-    ``redrawn``: the nearest number to the malicious share of the round's clients, drawn anew each round.
-    ``fixed``: that share of all clients, drawn once. Nobody attacks before ``attack_start``.
+    ``redrawn``: the malicious share of the round's clients, rounded to the nearest number and drawn anew each round.
+    ``fixed``: that share of all clients, drawn once. No client is malicious before ``attack_start``.
 
     Args:
         experiment: configuration.
@@ -110,14 +110,14 @@ def draw_roles(experiment: Experiment, round_number: int, clients_N: np.ndarray)
 def draw_round(
     experiment: Experiment, round_number: int, samples: Sequence[np.ndarray], poison_fraction: float, uniforms: int
 ) -> RoundDraws:
-    """Draw all of a round, each kind from its own stream of (seed, purpose, round).
+    """Make all draws of a round, each kind from its own random stream of (seed, purpose, round).
 
     Args:
         experiment: configuration.
         round_number: round, from 0.
-        samples: per client of the federation, the positions of its training samples.
-        poison_fraction: share of a malicious batch, 0 to 1.
-        uniforms: how many numbers U the most demanding of the round's defenses draws.
+        samples: positions of the training samples of each client of the federation.
+        poison_fraction: share of poisoned samples in a malicious client's batch, 0 to 1.
+        uniforms: number of uniforms U, the largest that any of the round's defenses needs.
 
     Returns:
         the draws, on the host.

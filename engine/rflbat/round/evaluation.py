@@ -1,4 +1,4 @@
-"""Accuracy and attack success on the test set, on the device.
+"""Accuracy and attack success rate on the test set, computed on the device.
 
 Axes: D parameters, n test samples, B batch.
 """
@@ -24,22 +24,22 @@ def evaluate(
 ) -> Tensor:
     """Measure a global model on clean and on triggered test samples.
 
-    ``accuracy`` = share of clean samples answered right. ``attack_success_rate`` = share of triggered samples
-    answered with the target, samples of the target class excluded; the inclusive rate counts them too, so its floor
-    is the share of that class.
+    ``accuracy``: share of the clean samples that are classified correctly. ``attack_success_rate``: share of the
+    triggered samples that are classified as the target, samples of the target class excluded. The inclusive rate counts
+    these too, so its floor is the share of that class.
 
     Args:
         model: functional model.
         params_D: its parameters.
-        x: test samples as models see them, on the device.
+        x: test samples as model inputs, on the device.
         labels_n: their labels.
-        attack: what the attacker shows at test time; of a distributed backdoor each local trigger too.
+        attack: its full trigger is applied at test time; for a distributed backdoor each local trigger too.
         target: label that the attacker wants.
-        ranks: who share the test set; each counts on its part, and the counts are added up.
+        ranks: processes that share the test set; each counts on its part, and an all-reduce adds the counts.
 
     Returns:
-        float64 in the order of ``MEASURES``, on the device; then, for a distributed backdoor, the attack success rate
-        of each local trigger (target class excluded).
+        float64 on the device, in the order of ``MEASURES``; for a distributed backdoor followed by the attack success
+        rate of each local trigger (target class excluded).
     """
     named = model.layout.views(params_D)
     local = attack.local_triggers if len(attack.local_triggers) > 1 else ()

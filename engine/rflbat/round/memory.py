@@ -1,4 +1,4 @@
-"""The memory model of a round: what lies there all the time, and what training, defense and evaluation add in turn.
+"""Memory model of a round: what is allocated throughout, and the workspaces of its phases, which take turns.
 
 Axes: N clients of the round, D parameters.
 """
@@ -36,8 +36,8 @@ class Footprint:
     """Bytes of a round on its device, by part.
 
     Args:
-        resident: what lies there during the whole round.
-        phases: what is there in turn, each phase after the one before has let go.
+        resident: parts that are allocated during the whole round.
+        phases: workspaces of the phases; each phase starts after the previous one has freed its own.
     """
 
     resident: dict[str, int]
@@ -45,12 +45,12 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        """All that is resident, and the largest phase."""
+        """All resident parts plus the largest phase."""
         return sum(self.resident.values()) + max(self.phases.values())
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows how much memory the results of all operations hold at a time; on the meta device none is taken.
+    """Track the peak memory held by the results of all operations; on the meta device nothing is allocated.
 
     Example:
         >>> with Live() as live:
@@ -88,10 +88,10 @@ def _is_gone(storage: StorageWeakRef) -> bool:
 
 
 def workspace(function: Callable[[], object]) -> int:
-    """Count the most memory that a function on the meta device holds at a time, results included.
+    """Compute the peak memory that a function holds on the meta device, results included.
 
     Args:
-        function: makes its inputs beforehand, so that they do not count.
+        function: creates its inputs beforehand, so that they are not counted.
 
     Returns:
         bytes.
@@ -103,16 +103,18 @@ def workspace(function: Callable[[], object]) -> int:
 
 
 def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSparse | None = None) -> int:
-    """Say what a defense works on in a round: Gram matrices, blocks of columns, its decision. By the kernels of torch.
+    """Compute the workspace of a defense in a round, with the kernels of torch.
+
+    It consists of Gram matrices, blocks of columns and the decision.
 
     Args:
         defense: the defense.
         clients: clients of the round N.
         parameters: D.
-        sent: the updates, where they are row-sparse; a defense that writes them out holds all of them then.
+        sent: the updates if they are row-sparse; a defense that needs them dense then allocates the full matrix.
 
     Returns:
-        bytes, without the updates and its state.
+        bytes, without the updates and the defense's state.
     """
     updates = Updates(
         values=torch.empty(clients, parameters, device=META) if sent is None else sent,
@@ -127,15 +129,15 @@ def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSpar
 
 
 def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | None]:
-    """Bound what the clients of a round train and send.
+    """Bound the size of the models and updates of a round.
 
     Args:
         federation: what no round changes.
         clients: clients of the round N.
 
     Returns:
-        the model that a client trains, with as many rows of its table as it can touch at most; the updates on the meta
-        device, None where they are dense.
+        the model that a client trains, with the most rows of its embedding that a client can touch; the updates on the
+        meta device, or None if they are dense.
     """
     experiment, model = federation.experiment, federation.model
     if federation.host_texts is None:
@@ -150,7 +152,7 @@ def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | 
 
 
 def evaluation_bytes(federation: Federation) -> int:
-    """Say what measuring a global model works on: one batch of the test set, stamped, and its way through the model.
+    """Compute the workspace of the evaluation: one batch of triggered test samples and its forward pass.
 
     Args:
         federation: what no round changes.
@@ -166,14 +168,17 @@ def evaluation_bytes(federation: Federation) -> int:
 
 
 def footprint(federation: Federation) -> Footprint:
-    """Count the memory of a round by part.
+    """Compute the memory of a round by part.
 
-    Resident: the data set as models see it; ``3 * 4 D`` bytes of global model, update and moved model; ``4 N D`` of
-    updates, or what row-sparse ones hold at most; the draws, 13 bytes a sample of a batch; what the defenses remember,
-    before and after. In turn: what the clients trained at a time hold (``clients.memory``), what the defense works on,
-    and one batch of the evaluation; before the first round the rehearsal of a defense that has to learn. Of several
-    ranks each has its columns of updates and memories, and twice the updates that it is about to send. Libraries' own
-    workspaces and, on a CPU, the data set as it is stored come on top.
+    Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model; ``4 N D`` bytes
+    of updates, or the upper bound of row-sparse ones; the draws, 13 bytes per sample of a batch; the defenses' states,
+    before and after the round.
+
+    Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, and one batch of the
+    evaluation; before the first round the warm-up rounds of a defense that learns from root data.
+
+    Each of several ranks holds its columns of the updates and states, and twice the updates of its next exchange.
+    Workspaces of libraries and, on a CPU, the data set as it is stored are not included.
 
     Args:
         federation: what no round changes.
@@ -190,7 +195,7 @@ def footprint(federation: Federation) -> Footprint:
     trained, sent = most_sent(federation, clients)
     data = (federation.train_x, federation.train_y, federation.test_x, federation.test_y)
     at_a_time = min(clients, backend.workers * backend.chunk)
-    rehearsal = {} if federation.defense.pretrain is None else {"rehearsal": ROUNDS * CLIENTS * columns * 4}
+    rehearsal = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
     return Footprint(
         resident={
@@ -210,14 +215,14 @@ def footprint(federation: Federation) -> Footprint:
 
 
 def _training_bytes(federation: Federation, trained: Model) -> int:
-    """Count what one client of a chunk holds while it trains."""
+    """Compute the memory that one client of a chunk holds while it trains."""
     experiment = federation.experiment
     copies = experiment.client_optimizer.copies
     return bytes_per_client(trained, federation.train_x[0].to(META), experiment.batch_size, copies)
 
 
 def readable(count: int) -> str:
-    """Write bytes as people read them.
+    """Format a number of bytes for people.
 
     Args:
         count: bytes.
@@ -240,13 +245,13 @@ def readable(count: int) -> str:
 
 @contextmanager
 def explain_out_of_memory(federation: Federation) -> Iterator[None]:
-    """Turn memory that runs out in a round into an error that says how much is needed and what needs less.
+    """Turn an out-of-memory error in a round into one that states how much is needed and which settings need less.
 
     Args:
         federation: what no round changes.
 
     Raises:
-        UserError: memory ran out, and no smaller chunk can help.
+        UserError: out of memory, and no smaller chunk can help.
     """
     try:
         yield
@@ -266,8 +271,8 @@ def _needed(federation: Federation, one_client: bool) -> str:
         trained, _ = most_sent(federation, 1)
         needed = _training_bytes(federation, trained)
         what = f"{needed} bytes ({readable(needed)}) for {parameters} parameters and batches of {experiment.batch_size}"
-        return f"training one client needs {what}; less needs a smaller --batch-size or another --model{elsewhere}"
+        return f"training one client needs {what}; try a smaller --batch-size or another --model{elsewhere}"
     parts = footprint(federation)
     each = ", ".join(f"{name} {readable(size)}" for name, size in (parts.resident | parts.phases).items())
     what = f"{parts.peak} bytes ({readable(parts.peak)}: {each})"
-    return f"a round needs {what}; less needs fewer --participants, another --model or --defense{elsewhere}"
+    return f"a round needs {what}; try fewer --participants, another --model or --defense{elsewhere}"

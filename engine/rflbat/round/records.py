@@ -1,6 +1,6 @@
-"""What is written down of a round: one line for the round and one for each of its clients.
+"""Records of a round: one line for the round, one per client, and one per shadow defense.
 
-This is where a round's results leave the device. Axes: N clients of the round.
+Here the results of a round leave the device. Axes: N clients of the round.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,15 @@ from rflbat.transfer import transfer
 
 
 def download(outcome: RoundOutcome) -> RoundOutcome:
-    """Bring what is written down of a round to the host, in one copy. Here the host waits for the device.
+    """Copy everything that is recorded of a round to the host, in a single transfer.
+
+    This is where the host waits for the device.
 
     Args:
-        outcome: as ``run_round`` gives it.
+        outcome: as returned by ``run_round``.
 
     Returns:
-        the same with everything on the host but the updates and states of the decisions, which stay where they are.
+        the same outcome, on the host except for the updates and states of the decisions, which stay on the device.
     """
     outcomes = (ShadowOutcome("", outcome.decision, outcome.measures), *outcome.shadows)
     parts = {f"{at}.{name}": part for at, each in enumerate(outcomes) for name, part in _written(each).items()}
@@ -37,7 +39,7 @@ def download(outcome: RoundOutcome) -> RoundOutcome:
 
 
 def _written(outcome: ShadowOutcome) -> dict[str, Tensor]:
-    """Name what is written down of a defense's decision."""
+    """Name the tensors that are recorded of a defense's decision."""
     decision = outcome.decision
     named = {"kept": decision.kept, "weights": decision.weights, "scores": decision.scores}
     named |= {f"trace.{name}": tensor for name, tensor in decision.trace.items()}
@@ -52,24 +54,24 @@ def _rewritten(outcome: ShadowOutcome, named: Mapping[str, Tensor]) -> ShadowOut
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
-    """Share of ``whole`` that is in ``part``; None where there is no whole."""
+    """Return the share of ``whole`` that is in ``part``; None if ``whole`` is empty."""
     return float((part & whole).sum() / whole.sum()) if whole.any() else None
 
 
 def round_record(federation: Federation, outcome: RoundOutcome) -> dict[str, Any]:
-    """Summarise a round: measures, how many fell at which stage, and how well the malicious were told apart.
+    """Summarise a round: measures, number of clients rejected at each stage, and detection of the malicious clients.
 
-    Precision is the share of the dropped who were malicious, recall the share of the malicious who were dropped,
-    the false-positive rate the share of the benign who were dropped; None where there is nothing to divide by, as is
-    ``malicious_weight`` under a defense whose update is no weighted mean.
-    ``move_discarded``: the server left the model as it was, because the move would have made it non-finite.
+    Precision is the share of the dropped clients that are malicious, recall the share of the malicious clients that are
+    dropped, the false-positive rate the share of the benign clients that are dropped. A rate is None if its denominator
+    is zero; ``malicious_weight`` is None for a defense whose update is not a weighted mean. ``move_discarded``: the
+    server discarded the update because it would have made the global model non-finite.
 
     Args:
         federation: names the stages.
         outcome: the round.
 
     Returns:
-        the line of rounds.jsonl; with the chunk of clients that was trained at a time where memory ran out for the
+        the line of rounds.jsonl; it contains the chunk of clients trained at a time only if memory ran out for the
         planned one.
     """
     decision = outcome.decision
@@ -91,14 +93,14 @@ def round_record(federation: Federation, outcome: RoundOutcome) -> dict[str, Any
 
 
 def _rates(measures: Tensor | None, triggers: int) -> dict[str, Any]:
-    """Name the measures; only a distributed backdoor has local triggers to report."""
+    """Name the measures; rates of local triggers are reported for a distributed backdoor only."""
     values = None if measures is None else measures.tolist()
     named = dict(zip(MEASURES, values or [None] * len(MEASURES), strict=False))
     return named if triggers == 1 else {**named, LOCAL: values and values[len(MEASURES) :]}
 
 
 def _detection(decision: Decision, malicious_N: np.ndarray, weighs: bool) -> dict[str, float | None]:
-    """Rate a decision; ``malicious_weight`` is None for a defense whose update is no weighted mean."""
+    """Compute the detection rates of a decision; ``malicious_weight`` is None if the update is not a weighted mean."""
     kept_N, weights_N = decision.kept.cpu().numpy(), decision.weights.cpu().numpy()
     return {
         "precision": _share(malicious_N, ~kept_N),
@@ -109,15 +111,16 @@ def _detection(decision: Decision, malicious_N: np.ndarray, weighs: bool) -> dic
 
 
 def shadow_records(federation: Federation, outcome: RoundOutcome) -> list[dict[str, Any]]:
-    """Say what each defense that looked on would have done.
+    """List the records of the shadow defenses of a round.
 
     Args:
         federation: the configuration.
         outcome: the round.
 
     Returns:
-        the lines of shadows.jsonl: whom it would have kept, detection as in ``round_record``, and the measures of the
-        global model one step later under its decision (None in a round that was not evaluated).
+        the lines of shadows.jsonl: the clients that the shadow would have kept, detection as in ``round_record``, and
+        the measures of the global model after one server update by its decision (None in a round that was not
+        evaluated).
     """
     return [
         {
@@ -132,14 +135,14 @@ def shadow_records(federation: Federation, outcome: RoundOutcome) -> list[dict[s
 
 
 def client_records(federation: Federation, outcome: RoundOutcome) -> list[dict[str, Any]]:
-    """Say of each client of a round who it was, what became of it, and by which numbers.
+    """List the records of a round's clients: role, stage, weight, score and position in the PCA plane.
 
     Args:
-        federation: names the stages and knows the sizes.
+        federation: names the stages and knows the data sizes.
         outcome: the round.
 
     Returns:
-        the lines of clients.jsonl; coordinates and cluster are None for a defense that has none.
+        the lines of clients.jsonl; coordinates and cluster are None for a defense that computes none.
     """
     decision, trace = outcome.decision, outcome.decision.trace
     count = len(outcome.clients_N)
@@ -172,11 +175,11 @@ def client_records(federation: Federation, outcome: RoundOutcome) -> list[dict[s
 
 
 def summarise(federation: Federation, rounds: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """Summarise a run: the measures after its last round, detection as the mean over attacked rounds.
+    """Summarise a run: measures after its last round, and detection averaged over the attacked rounds.
 
     Args:
         federation: the configuration.
-        rounds: every line of rounds.jsonl.
+        rounds: all lines of rounds.jsonl.
         seconds: time spent, over all sessions of the run.
 
     Returns:

@@ -1,8 +1,8 @@
-"""The held-out set: clean updates for a defense that must learn what clean updates look like.
+"""Root data: clean samples at the server, for a defense that must learn how clean updates look.
 
-A tenth of the training samples is taken away before the others are divided among the clients, and serves the server to
-rehearse: ten honest clients of its own, and some rounds of FedAvg without an attack. Every draw has a purpose of its
-own, so that no other draw of the run changes. Axes: N clients of the rehearsal, D parameters.
+Before the training samples are divided among the clients, a tenth of them is set aside as root data. The server divides
+it among ten benign clients of its own and runs warm-up rounds of FedAvg without an attack. Every draw has its own
+purpose, so no other draw of the run changes. Axes: N clients of the warm-up rounds, D parameters.
 """
 
 from typing import Any
@@ -25,48 +25,50 @@ from rflbat.round.state import Federation
 from rflbat_kernels import finite_rows
 
 SHARE = 0.1
-"""Of the training samples."""
+"""Share of the training samples that becomes root data."""
 CLIENTS, ROUNDS = 10, 20
 
 
 def draw_root_data(defense: Defense, seed: int, samples: int) -> np.ndarray:
-    """Draw the samples that no client gets.
+    """Draw the root data: training samples that no client gets.
 
     Args:
-        defense: the run's.
+        defense: defense of the run.
         seed: seed of the run.
         samples: number of training samples.
 
     Returns:
-        their positions, ascending int64: the nearest number to a tenth; none for a defense that learns nothing.
+        positions, ascending int64: a tenth of the samples, rounded to the nearest number; none for a defense that
+        learns nothing before the first round.
 
     Raises:
-        UserError: a tenth is less than one sample for each client of the rehearsal.
+        UserError: a tenth is less than one sample for each client of the warm-up rounds.
     """
     if defense.pretrain is None:
         return np.empty(0, np.int64)
     count = int(SHARE * samples + 0.5)
     if count < CLIENTS:
         raise UserError(
-            f"{defense.name} learns from a tenth of the training samples, at least {CLIENTS}; here are {samples} in all"
+            f"{defense.name} needs at least {CLIENTS} samples of root data, a tenth of the training samples; "
+            f"got {samples} training samples"
         )
     return np.sort(generator(seed, "held-out").choice(samples, count, replace=False))
 
 
 @torch.no_grad()
 def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
-    """Rehearse: FedAvg among honest clients that share the held-out samples evenly, by the run's own settings.
+    """Run the warm-up rounds: FedAvg among benign clients that share the root data evenly.
 
-    20 rounds of 10 clients give 200 updates, all of which are kept: 800 D bytes, as much as the updates of a round of
-    200 clients (800 MB for a million parameters), until the defense has learned from them. Over several ranks each has
-    its columns of them.
+    The settings are those of the run. 20 rounds of 10 clients give 200 updates, all of which are stored until the
+    defense has learned from them: 800 D bytes, as much as the updates of a round of 200 clients (800 MB for a million
+    parameters). Each of several ranks stores its columns of them.
 
     Args:
-        federation: what no round changes; its samples are not touched.
-        params_D: the model's start.
+        federation: what no round changes; its samples are not modified.
+        params_D: initial parameters.
 
     Returns:
-        updates ``(200, D)``, round after round; a row may be non-finite where training diverges.
+        updates ``(200, D)``, round after round; a row may be non-finite if training diverges.
     """
     experiment, device = federation.experiment, federation.device
     order = generator(experiment.seed, "held-out-clients").permutation(federation.root_indices)
@@ -100,14 +102,14 @@ def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
 
 
 def pretrain_defense(federation: Federation, params_D: Tensor) -> Any:
-    """Make the state with which the run's defense starts, if it learns what clean updates look like.
+    """Pretrain the run's defense on clean updates, if it learns from them.
 
     Args:
         federation: what no round changes.
-        params_D: the model's start.
+        params_D: initial parameters.
 
     Returns:
-        the state, or None if the defense learns nothing.
+        the defense's state before round 0, or None if it learns nothing before the first round.
     """
     if federation.defense.pretrain is None:
         return None

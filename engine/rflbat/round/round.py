@@ -1,6 +1,7 @@
-"""One round as a straight line: sample, batch, poison, train, tamper, defend, apply, measure.
+"""One round as straight-line code: sample, batch, poison, train, tamper, defend, apply, measure.
 
-It reads like algorithm 1 of the paper. Axes: N clients of the round, D parameters, Q of them that are trained and sent.
+The code follows Algorithm 1 of the RFLBAT paper. Axes: N clients of the round, D parameters, Q of them that a client
+trains.
 """
 
 from dataclasses import replace
@@ -22,27 +23,27 @@ from rflbat_kernels import finite_rows
 
 
 def apply_update(params_D: Tensor, update_D: Tensor, server_lr: float) -> tuple[Tensor, Tensor]:
-    """Move the global model by a decision, unless the move would make it non-finite.
+    """Add the decision's update to the global model, unless the result would be non-finite.
 
     Args:
         params_D: global parameters.
         update_D: the decision's update.
-        server_lr: factor of the update.
+        server_lr: server learning rate, the factor of the update.
 
     Returns:
-        the new global parameters, and whether the move was discarded (0-dim bool).
+        the new global parameters, and whether the update was discarded (0-dim bool).
     """
     moved_D = torch.add(params_D, update_D, alpha=server_lr)
-    # One read and no copy: a NaN or an infinity anywhere is the smallest or the largest entry.
+    # One pass and no copy: aminmax returns any NaN or infinity in its input.
     discarded = ~torch.stack(torch.aminmax(moved_D)).isfinite().all()
     return torch.where(discarded, params_D, moved_D, out=moved_D), discarded
 
 
 def _batch_source(federation: Federation, x: Tensor, labels: Tensor, draws: RoundDraws) -> BatchSource:
-    """Give the batches of a draws, on the device where it and the samples are."""
+    """Build the batch source of a round, on the device that holds the draws and the samples."""
     triggers = federation.attack.local_triggers
     group_N = (draws.malicious_N.cumsum(0) - 1) % len(triggers)
-    # The host drew who attacks: where nobody does, no trigger is laid on any batch.
+    # The roles are known on the host, so a round without malicious clients skips all triggers.
     laid = triggers if draws.malicious.any() else ()
     return make_batch_source(x, labels, draws.batches, laid, group_N, federation.experiment.target)
 
@@ -55,7 +56,7 @@ def _measure(federation: Federation, params_D: Tensor) -> Tensor:
 
 
 def _moved(federation: Federation, server: ServerState, decision: Decision) -> tuple[Tensor, Tensor]:
-    """Move the global model by a decision, whose update lies by the columns of the ranks."""
+    """Apply a decision to the global model; its update is sharded by columns over the ranks."""
     update_D = federation.ranks.gather(decision.update, len(server.params_D))
     return apply_update(server.params_D, update_D, federation.experiment.server_lr)
 
@@ -64,28 +65,30 @@ def _moved(federation: Federation, server: ServerState, decision: Decision) -> t
 def run_round(federation: Federation, server: ServerState) -> tuple[ServerState, RoundOutcome]:
     """Run one round of federated learning under attack and defense.
 
-    All draws are made on the host and go to the device in one copy; then the host only queues task. It waits when
-    ``records.download`` brings back what happened, in one copy again.
+    All draws are made on the host and copied to the device in a single transfer. From then on the host only queues
+    kernels. It waits for the device in ``records.download``, which copies the outcome back, also in a single transfer.
 
     Args:
         federation: what no round changes.
-        server: the global model and the defense's memory before the round; not modified.
+        server: global model and defense state before the round; not modified.
 
     Returns:
-        the server after the round, and what happened, on the device.
+        the server after the round, and the round's outcome on the device.
 
     Raises:
         UserError: see ``Backend.train``.
 
-    Source: Wang et al. 2022, algorithm 1.
+    Source: Wang et al. 2022, Algorithm 1.
     """
     experiment, defenses = federation.experiment, (federation.defense, *federation.shadows)
     clients = experiment.participants or experiment.clients
     uniforms = max(defense.num_uniforms(clients, len(server.params_D)) for defense in defenses)
+    # Sample.
     draws = draw_round(
         experiment, server.round_number, federation.client_indices, federation.attack.poison_fraction, uniforms
     )
     if federation.host_texts is not None:
+        # The host finds the touched rows, because their number fixes the shapes of the round.
         table = touched_rows(
             federation.model, _batch_source(federation, *federation.host_texts, draws), clients, experiment.local_steps
         )
@@ -95,15 +98,15 @@ def run_round(federation: Federation, server: ServerState) -> tuple[ServerState,
 
 @torch.no_grad()
 def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDraws) -> tuple[ServerState, RoundOutcome]:
-    """Play a round that is drawn: batch, poison, train, tamper, defend, apply, measure. No value is looked at.
+    """Run a round from its draws: batch, poison, train, tamper, defend, apply, measure.
 
-    Nothing here waits for the device or copies to or from it, so on CUDA it can be captured as a graph. Over several
-    ranks each trains some of the clients, has its columns of all updates where they are tampered with and defended
-    against, and measures on a part of the test set.
+    No step reads a value on the host, waits for the device or copies to or from it, so on CUDA the round can be
+    captured as a graph. Each of several ranks trains some of the clients, holds its columns of all updates, on which it
+    tampers and defends, and measures on its part of the test set.
 
     Args:
         federation: what no round changes.
-        server: before the round; not modified.
+        server: the server before the round; not modified.
         draws: the round's draws, on the device.
 
     Returns:
@@ -111,16 +114,19 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
     """
     experiment, attack, number = federation.experiment, federation.attack, draws.round_number
 
+    # Batch and poison: the batch source applies the triggers.
     batch_source = _batch_source(federation, federation.train_x, federation.train_y, draws)
     task = LocalTask(federation.model, same_start(server.params_D), batch_source)
     if draws.touched is not None:
         task = on_rows(task, draws.touched)
 
+    # Train.
     optimizer = experiment.client_optimizer
     updates_NQ, chunk = train_sharded(
         federation.backend, task, server.params_D, optimizer, len(draws.clients), federation.ranks
     )
 
+    # Tamper and defend.
     with federation.ranks.sharded_columns(len(server.params_D)):
         updates_NQ = attack.tamper(updates_NQ, draws.malicious_N)
         updates = Updates(
@@ -133,7 +139,10 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
         decision = federation.defense.apply(updates, server.defense_state, replayed(draws.uniforms_U))
         shadows = run_shadows(federation.shadows, server.shadow_states, updates, draws.uniforms_U)
 
+    # Apply.
     params_D, discarded = _moved(federation, server, decision)
+
+    # Measure.
     measures = None
     if (number + 1) % experiment.eval_every == 0 or number + 1 == experiment.rounds:
         measures = _measure(federation, params_D)

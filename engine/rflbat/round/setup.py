@@ -1,4 +1,4 @@
-"""From a configuration to everything a run needs: data on the device, clients, model, attack, defense."""
+"""Build a run from a configuration: data on the device, clients, model, attack, defense and back end."""
 
 import json
 import os
@@ -31,25 +31,25 @@ from rflbat_kernels import dispatch
 
 DATA_DIR = "RFLBAT_DATA_DIR"
 
-# The cells of a sweep share a data set; its tensors are never written to.
+# The cells of a sweep share one data set, so its tensors must not be modified.
 _load_once = lru_cache(maxsize=1)(load)
 
 
 def resolve(experiment: Experiment) -> Experiment:
-    """Fill in what was left to defaults that depend on the machine: device, data folder, participants.
+    """Fill in the defaults that depend on the machine: device, data folder and participants.
 
     Args:
-        experiment: as the user gave it.
+        experiment: as the user wrote it.
 
     Returns:
         the configuration that is printed and stored.
 
     Raises:
-        UserError: CUDA is asked for and not there, or a kernel is, that cannot run on the device or lacks a package.
+        UserError: CUDA is requested but not available, or a kernel cannot run on the device or lacks a package.
     """
     device = experiment.device
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device='cuda', but torch sees no CUDA device here; allowed: auto, cpu")
+        raise UserError("device='cuda', but torch finds no CUDA device; allowed: auto, cpu")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     for op, name in experiment.kernels.items():
@@ -67,15 +67,15 @@ def resolve(experiment: Experiment) -> Experiment:
 
 
 def divide(experiment: Experiment, dataset: Dataset, held_out: Sequence[int] | np.ndarray = ()) -> list[np.ndarray]:
-    """Divide the training samples among the clients, by the draw of (seed, "partition").
+    """Divide the training samples among the clients, with the random stream of (seed, "partition").
 
     Args:
         experiment: configuration.
         dataset: the data.
-        held_out: positions of samples that no client gets.
+        held_out: positions of the root data, samples that no client gets.
 
     Returns:
-        per client the positions of its samples in the whole training set.
+        positions in the whole training set, per client.
 
     Raises:
         UserError: the partition does not fit the data.
@@ -95,7 +95,7 @@ def divide(experiment: Experiment, dataset: Dataset, held_out: Sequence[int] | n
 
 
 def make_shadows(experiment: Experiment) -> tuple[Defense, ...]:
-    """Make the defenses that look on, each under the text that asks for it.
+    """Make the shadow defenses, each named by the text that requests it.
 
     Args:
         experiment: configuration.
@@ -104,7 +104,7 @@ def make_shadows(experiment: Experiment) -> tuple[Defense, ...]:
         the defenses.
 
     Raises:
-        UserError: a round is too small for one of them.
+        UserError: a round has too few clients for one of them.
     """
     clients, made = experiment.participants or experiment.clients, []
     for label, name, arguments in experiment.shadows:
@@ -115,13 +115,13 @@ def make_shadows(experiment: Experiment) -> tuple[Defense, ...]:
 
 
 def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defense]:
-    """Resolve a configuration, load its data, and check all that depends on the data but the partition.
+    """Resolve a configuration, load its data, and check everything that depends on the data except the partition.
 
     Args:
-        experiment: as the user gave it.
+        experiment: as the user wrote it.
 
     Returns:
-        what really runs, its data, attack and defense.
+        the resolved configuration, its data, attack and defense.
 
     Raises:
         UserError: files are missing or damaged, or settings do not fit the data.
@@ -131,7 +131,7 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
     dataset = _load_once(experiment.dataset, folder, tuple(sorted(experiment.load_args.items())))
     if experiment.target >= dataset.classes:
         raise UserError(
-            f"target={experiment.target} is no label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
+            f"target={experiment.target} is not a label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
         )
     attack_name = experiment.attack or default_attack(experiment.dataset)
     experiment = replace(experiment, model=experiment.model or dataset.model, attack=attack_name)
@@ -143,10 +143,10 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
 
 
 def check(experiment: Experiment) -> None:
-    """Check all that depends on the data, the partition too, without making anything of it.
+    """Check everything that depends on the data, including the partition, without building a federation.
 
     Args:
-        experiment: as the user gave it.
+        experiment: as the user wrote it.
 
     Raises:
         UserError: as ``build``.
@@ -156,10 +156,10 @@ def check(experiment: Experiment) -> None:
 
 
 def build(experiment: Experiment) -> Federation:
-    """Load and divide the data, put it on the device as floats, and make model, attack, defense and back end.
+    """Build the federation: load and divide the data, move it to the device, make model, attack, defense and back end.
 
     Args:
-        experiment: configuration; resolved here, so that ``federation.experiment`` is what really runs.
+        experiment: configuration; it is resolved here, so ``federation.experiment`` is what actually runs.
 
     Returns:
         what no round changes.
@@ -212,7 +212,7 @@ def build(experiment: Experiment) -> Federation:
 
 
 def _check_ranks(federation: Federation) -> None:
-    """Refuse what cannot be divided, and ranks that would not run the same."""
+    """Refuse methods that cannot run on sharded columns, and ranks with different settings or data."""
     if federation.ranks.is_single:
         return
     for defense, name in zip(
@@ -230,24 +230,24 @@ def _check_ranks(federation: Federation) -> None:
     number = int.from_bytes(seen.digest(), "little")
     largest, negated = federation.ranks.all_max(number, -number)
     if largest != -negated:
-        raise UserError("the ranks do not run the same: their settings, or the labels of their data sets, differ")
+        raise UserError("the ranks do not run the same experiment: their settings or the labels of their data differ")
 
 
 def _check_divisible(kind: str, name: str, federation: Federation, needs_all_columns: bool | None, ours: bool) -> None:
-    """Refuse what has to see all columns of the updates, or may have to: another package's that says nothing."""
-    where = f"several ranks (here {federation.ranks.count}) each hold a part of the columns of the updates"
+    """Refuse a method that needs all columns of the updates, or a third-party one that does not declare it."""
+    where = f"each of the {federation.ranks.count} ranks holds a part of the columns of the updates"
     if needs_all_columns:
         raise UserError(
-            f"{kind} '{name}' with these parameters needs complete updates, and {where}; run it in one process"
+            f"{kind} '{name}' with these parameters needs complete updates, but {where}; run it in one process"
         )
     if needs_all_columns is None and not ours:
         raise UserError(
-            f"{kind} '{name}' does not declare `needs_all_columns`, and {where}; `needs_all_columns=False` allows it"
+            f"{kind} '{name}' does not declare `needs_all_columns`, but {where}; `needs_all_columns=False` allows it"
         )
 
 
 def empty_state(federation: Federation) -> ServerState:
-    """Give a server of the right shapes: the drawn start of the model, and defenses without memories.
+    """Return a server of the right shapes: drawn initial parameters, and initial defense states.
 
     Args:
         federation: what no round changes.
@@ -264,7 +264,7 @@ def empty_state(federation: Federation) -> ServerState:
 
 
 def initial_state(federation: Federation) -> ServerState:
-    """Give the server before round 0: as ``empty_state``, but a defense that learns from clean updates has learned.
+    """Return the server before round 0: as ``empty_state``, but with a defense that learns already pretrained.
 
     Args:
         federation: what no round changes.

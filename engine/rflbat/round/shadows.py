@@ -1,4 +1,4 @@
-"""Shadow defenses: further defenses that look at the round's updates and change nothing.
+"""Shadow defenses: further defenses that decide on the round's updates without changing the run.
 
 Axes: N clients of the round, D parameters, U uniforms.
 """
@@ -15,12 +15,12 @@ from rflbat.randomness import replayed
 
 @dataclass(frozen=True)
 class ShadowOutcome:
-    """What a shadow defense would have done in a round.
+    """A shadow defense's decision in a round, and the measures of the global model under it.
 
     Args:
-        name: the defense.
-        decision: what it would have decided.
-        measures: as ``evaluation.evaluate`` of the global model one step later under this decision, or None in a
+        name: name of the defense.
+        decision: the decision, which the run does not follow.
+        measures: as ``evaluation.evaluate``, of the global model after one server update by this decision; None in a
             round that was not evaluated.
     """
 
@@ -32,18 +32,19 @@ class ShadowOutcome:
 def run_shadows(
     shadows: Sequence[Defense], states: Sequence[Any], updates: Updates, uniforms_U: Tensor
 ) -> list[ShadowOutcome]:
-    """Let each shadow defense decide on the round's updates, from its own memory and its own draws.
+    """Let each shadow defense decide on the round's updates, from its own state.
 
-    The draws are those that the defense would get as the run's own. The Gram matrix is computed once for all.
+    A shadow sees the same uniforms that it would get as the run's own defense. The Gram matrix is computed once for
+    all.
 
     Args:
         shadows: the defenses.
-        states: their memories of earlier rounds.
+        states: their states after earlier rounds.
         updates: the round's updates.
         uniforms_U: the round's uniforms, on the device.
 
     Returns:
-        one outcome each.
+        one outcome per shadow.
     """
     return [
         ShadowOutcome(shadow.name, shadow.apply(updates, state, replayed(uniforms_U)))

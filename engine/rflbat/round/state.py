@@ -1,4 +1,4 @@
-"""The state of a simulation: what no round changes, what a round changes, and what happened in one.
+"""State of a simulation: what stays fixed, what a round changes, and the outcome of a round.
 
 Axes: N clients of the round, D parameters.
 """
@@ -21,24 +21,26 @@ from rflbat.round.shadows import ShadowOutcome
 
 @dataclass(frozen=True)
 class Federation:
-    """All that no round changes.
+    """Everything that no round changes.
 
     Args:
         experiment: the resolved configuration.
-        train_x: training samples as floats, resident on the device; ``train_y`` their labels.
-        test_x: test samples as floats, on the device; ``test_y`` their labels.
-        client_indices: per client of the federation, the positions of its training samples.
+        train_x: training samples as float model inputs, on the device; ``train_y`` their labels.
+        test_x: test samples as float model inputs, on the device; ``test_y`` their labels.
+        client_indices: positions of the training samples of each client of the federation.
         model: functional model.
-        attack: triggers and tampering.
-        defense: pure functions.
+        attack: triggers and tampering with updates.
+        defense: pure functions of the defense.
         backend: how clients are trained.
-        device: where all tensors lie.
-        shadows: defenses that look on.
-        root_indices: positions of the training samples that no client has, for a defense that learns from them.
+        device: device of all tensors.
+        shadows: shadow defenses.
+        root_indices: positions of the root data, training samples that no client has, for a defense that learns from
+            them.
         vocabulary: vocabulary of texts, position = token id; None for images.
-        host_texts: training texts and their labels on the host, where each round looks up which rows of the embedding
-            its clients touch; None where all parameters are trained.
-        ranks: this process among those that run the simulation; each has all of the above, but not all updates.
+        host_texts: training texts and their labels on the host, where each round looks up the rows of the embedding
+            that its clients touch; None if clients train all parameters.
+        ranks: this process among those that run the simulation; each holds all of the above, but only its columns of
+            the updates.
     """
 
     experiment: Experiment
@@ -61,13 +63,13 @@ class Federation:
 
 @dataclass(frozen=True)
 class ServerState:
-    """All that a round changes: this, and nothing else, is a checkpoint.
+    """Everything that a round changes; a checkpoint stores exactly this.
 
     Args:
         round_number: next round, from 0.
         params_D: global parameters.
-        defense_state: the defense's memory; of what it has by column, this rank's.
-        shadow_states: the memories of the defenses that look on.
+        defense_state: state of the defense; this rank's columns of the parts that have one column per parameter.
+        shadow_states: states of the shadow defenses.
     """
 
     round_number: int
@@ -78,17 +80,17 @@ class ServerState:
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What happened in a round.
+    """Outcome of a round.
 
     Args:
-        round_number: which one.
+        round_number: round, from 0.
         clients_N: ids of its clients.
-        malicious_N: who of them attacked.
+        malicious_N: which of them were malicious.
         decision: the defense's decision.
-        discarded: 0-dim bool, the server left the model as it was, because the move would have made it non-finite.
+        discarded: 0-dim bool; True if the update was discarded because it would have made the global model non-finite.
         measures: as ``evaluation.evaluate``, or None in a round that was not evaluated.
-        shadows: what the defenses that look on would have done.
-        chunk: clients that were trained at a time; less than the back end's where memory ran out.
+        shadows: outcomes of the shadow defenses.
+        chunk: number of clients that were trained at a time; less than the back end's if memory ran out.
     """
 
     round_number: int

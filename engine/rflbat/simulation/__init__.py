@@ -1,1 +1,1 @@
-"""The loop over rounds: callbacks, checkpoints, interrupts, provenance."""
+"""The loop over rounds, with callbacks, checkpoints, interrupts and provenance."""

@@ -19,7 +19,7 @@ class Callback(Protocol):
 
 
 class CallbackBase:
-    """A callback that does nothing, and a context manager that closes it; the base of displays and trackers.
+    """A callback that does nothing, and a context manager that closes it; base class of displays and trackers.
 
     Example:
         >>> with CallbackBase() as callback:
@@ -38,7 +38,7 @@ class CallbackBase:
         """Do nothing."""
 
     def close(self) -> None:
-        """Release what the callback holds; calling it again is harmless."""
+        """Release the callback's resources; calling it again is harmless."""
 
     def __enter__(self) -> Self:
         return self

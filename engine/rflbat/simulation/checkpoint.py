@@ -1,4 +1,4 @@
-"""The server as a checkpoint in a run folder, and back."""
+"""Save the server as a checkpoint in a run folder, and restore it."""
 
 import math
 import shlex
@@ -21,24 +21,24 @@ from rflbat.storage.tensors import OpenCheckpoint, Rows, load_tensors, open_chec
 def save(
     folder: RunFolder | None, config: Mapping[str, Any], federation: Federation, server: ServerState, seconds: float
 ) -> None:
-    """Write a checkpoint, and keep the one before it. All ranks take part, and rank 0 writes.
+    """Write a checkpoint and keep the previous one. All ranks take part, and rank 0 writes.
 
     Args:
-        folder: the run folder; its lines reach the disk first. None on the ranks that do not write.
-        config: the configuration as run.json holds it.
+        folder: the run folder, whose record files are synced to disk first; None on the ranks that do not write.
+        config: the configuration as stored in run.json.
         federation: names the defenses.
-        server: what is stored.
+        server: the server to store.
         seconds: time spent on the rounds so far.
 
     Raises:
-        OSError: the disk is full, or the folder is gone or not writable; the old checkpoint is then untouched.
-        RankLost: another rank has ended; the old checkpoint is untouched.
+        OSError: the disk is full, or the folder is missing or not writable; the old checkpoint is then untouched.
+        RankLost: another rank exited or stopped responding; the old checkpoint is untouched.
     """
     tensors = {"params_D": server.params_D, **_stored(federation, server)}
     if folder is None:
         divided = [tensors[name] for name in sorted(tensors)]
         for each in divided:
-            deque(each.blocks if isinstance(each, Rows) else (), maxlen=0)  # this rank's part in every block
+            deque(each.blocks if isinstance(each, Rows) else (), maxlen=0)  # take part in gathering every block
         return
     folder.sync()
     meta = {"round": server.round_number, "seconds": seconds, "config": config}
@@ -46,7 +46,7 @@ def save(
 
 
 def _stored(federation: Federation, server: ServerState) -> dict[str, Tensor | Rows]:
-    """Name what the defenses remember; what lies by the columns of several ranks comes in blocks of rows."""
+    """Name the tensors of the defense states; those sharded by columns over several ranks come in blocks of rows."""
     named: dict[str, Tensor | Rows] = {}
     for prefix, memory in _memories(federation, server):
         divided = set() if federation.ranks.is_single else columns_of(memory)
@@ -64,18 +64,20 @@ def _in_rows(federation: Federation, own: Tensor) -> Rows:
 
 
 def restore(federation: Federation, folder: RunFolder | None, path: Path | None) -> tuple[ServerState, float]:
-    """Read a server back. All ranks take part, however many wrote it, and rank 0 reads.
+    """Restore a server from a checkpoint.
+
+    All ranks take part, whatever their number when it was written, and rank 0 reads.
 
     Args:
         federation: what no round changes.
         folder: the run folder; None on the ranks that do not read.
-        path: its latest checkpoint, likewise.
+        path: the latest checkpoint; None on the ranks that do not read.
 
     Returns:
         the server, and the seconds spent so far.
 
     Raises:
-        UserError: the checkpoint is damaged or of another run; the message names the last good one, if there is one.
+        UserError: the checkpoint is damaged or belongs to another run; the message names the last good one, if any.
     """
     if folder is None or path is None:
         return _deal(federation, None, (0, 0.0))
@@ -90,7 +92,7 @@ def restore(federation: Federation, folder: RunFolder | None, path: Path | None)
 
 
 def _reached(federation: Federation, stored: OpenCheckpoint, folder: RunFolder, path: Path) -> tuple[int, float]:
-    """Give the next round and the seconds of a checkpoint that fits the run; its tensors are not read."""
+    """Return next round and seconds of a checkpoint that fits the run, without reading its tensors."""
     size = (federation.experiment.clients, federation.model.layout.size, torch.device("meta"))
     shadows = tuple(shadow.init(*size) for shadow in federation.shadows)
     whole = ServerState(0, torch.empty(size[1], device="meta"), federation.defense.init(*size), shadows)
@@ -101,7 +103,7 @@ def _reached(federation: Federation, stored: OpenCheckpoint, folder: RunFolder, 
 def _deal(
     federation: Federation, stored: OpenCheckpoint | None, reached: tuple[int, float]
 ) -> tuple[ServerState, float]:
-    """Give every rank what it needs of what rank 0 has open: all of the model, its columns of the memories."""
+    """Broadcast the parameters of rank 0's checkpoint, and scatter the columns of the defense states."""
     ranks, total = federation.ranks, federation.model.layout.size
     number, seconds = ranks.broadcast_object(reached)
     blank = empty_state(federation)
@@ -131,13 +133,13 @@ def _deal(
 
 
 def last_round(folder: RunFolder) -> int | None:
-    """Say from which round a run can go on, None where it has no readable checkpoint.
+    """Return the round from which a run can continue.
 
     Args:
         folder: the run folder.
 
     Returns:
-        the next round of the latest checkpoint.
+        the next round of the latest readable checkpoint; None without one.
     """
     for path in (folder.checkpoint, folder.previous):
         try:
@@ -158,17 +160,15 @@ def _fitted(
     folder: RunFolder,
     path: Path,
 ) -> tuple[ServerState, float]:
-    """Put what was found into a server of the right shapes, or say what does not fit."""
+    """Build a server from a checkpoint's contents, or raise an error that says which part does not fit."""
     tensors, meta = dict(found[0]), found[1]
     if meta.get("config") != folder.run()["config"]:
-        raise UserError(f"{path}: this checkpoint is of a run with other settings than run.json says")
+        raise UserError(f"{path}: this checkpoint belongs to a run with other settings than those in run.json")
     number, seconds = meta.get("round"), meta.get("seconds")
     if type(number) is not int or not 0 <= number <= federation.experiment.rounds:
-        raise UserError(
-            f"{path}: damaged checkpoint: of round {number!r}, allowed: 0 to {federation.experiment.rounds}"
-        )
+        raise UserError(f"{path}: damaged checkpoint: round {number!r}, allowed: 0 to {federation.experiment.rounds}")
     if not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        raise UserError(f"{path}: damaged checkpoint: of {seconds!r} seconds")
+        raise UserError(f"{path}: damaged checkpoint: seconds {seconds!r}, allowed: a finite number")
     params_D = tensors.pop("params_D", torch.empty(0))
     if (params_D.shape, params_D.dtype) != (blank.params_D.shape, blank.params_D.dtype):
         shape = f"{tuple(params_D.shape)} {params_D.dtype}"
@@ -184,7 +184,7 @@ def _fitted(
 
 
 def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
-    """Say how to go on without a checkpoint that cannot be used. It is left as it is: it may be somebody's."""
+    """Explain how to continue without an unusable checkpoint; it is not deleted, since it may be another run's."""
     if path != folder.previous:
         try:
             number, _ = _reached(federation, open_checkpoint(folder.previous), folder, folder.previous)
@@ -192,12 +192,12 @@ def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
             pass
         else:
             move = shlex.join(["mv", str(folder.previous), str(path)])
-            return f"the one before it is whole: `{move}` goes back to round {number}"
+            return f"the previous one is intact: `{move}` returns to round {number}"
     everything = " ".join(shlex.quote(str(each)) for each in (folder.checkpoint, folder.previous) if each.exists())
-    return f"without it the run starts again, to the same end: `rm {everything}`"
+    return f"without it the run restarts from round 0 and reaches the same result: `rm {everything}`"
 
 
 def _memories(federation: Federation, server: ServerState) -> list[tuple[str, Any]]:
-    """List the memories of all defenses, each with the prefix of its tensors in a checkpoint."""
+    """List the states of all defenses, each with the prefix of its tensor names in a checkpoint."""
     shadows = zip(federation.shadows, server.shadow_states, strict=True)
     return [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]

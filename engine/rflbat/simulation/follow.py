@@ -1,4 +1,4 @@
-"""Following a run from another process, by the files it writes."""
+"""Follow a run of another process through the files that it writes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,26 +8,26 @@ from rflbat.storage.run_folder import RunFolder
 
 
 def follow(folder: RunFolder, wait: Callable[[], object]) -> Iterator[dict[str, Any]]:
-    """Give the rounds of a run as they are written, until it is finished or nobody writes it.
+    """Yield the rounds of a run as they are written, until it is finished or no process is writing this run.
 
-    A run that is resumed from an earlier round forgets the lines of later ones; they are given again.
+    A run that resumes from an earlier round drops the lines of later rounds; their new lines are yielded again.
 
     Args:
         folder: the run.
-        wait: called while there is nothing new.
+        wait: called while there is no new line.
 
     Yields:
-        the lines of rounds.jsonl, each with what timings.jsonl adds.
+        the lines of rounds.jsonl, each merged with its line of timings.jsonl.
 
     Raises:
         UserError: a file of the run is damaged.
     """
     given = 0
     while True:
-        # Looked at before the lines: what is written in between is seen in the next turn.
+        # Checked before reading the lines, so that lines written in between are not missed.
         over = folder.summary() is not None or not (folder.path / LOCK).exists()
         rounds = folder.rounds()
-        # The line of timings.jsonl comes last: with it the round is complete.
+        # The line of timings.jsonl is written last, so with it the round is complete.
         cost = {record["round"]: record for record in folder.timings()}
         given = min(given, len(rounds))
         while given < len(rounds) and rounds[given]["round"] in cost:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: stop the work in order, over several processes at the same place; a second one ends at once."""
+"""Ctrl-C and SIGTERM: the first stops a run cleanly, on all ranks after the same round; the second ends it at once."""
 
 import signal
 import threading
@@ -13,15 +13,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def held_signals(ranks: Ranks) -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C and SIGTERM back until all ranks are at the same place; a second one acts as ever.
+    """Defer Ctrl-C and SIGTERM until all ranks have reached the same point; a second signal acts as usual.
 
-    A process alone is left as it is. So is a thread that is not the main one: signals are not its own.
+    Signals of a single process are not deferred, and neither are those outside the main thread, which cannot handle
+    signals.
 
     Args:
-        ranks: this process' place.
+        ranks: this process' rank.
 
     Yields:
-        a function that says whether this process has been asked to stop.
+        a function that returns whether this process has been asked to stop.
     """
     asked: list[int] = []
     if ranks.is_single or threading.current_thread() is not threading.main_thread():
@@ -47,9 +48,9 @@ def held_signals(ranks: Ranks) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def second_interrupt_ends_at_once() -> Iterator[None]:
-    """Let the first Ctrl-C stop the work in order, and the second end the process, whatever it is doing then.
+    """Let the first Ctrl-C stop the run cleanly, and the second end the process immediately.
 
-    Who calls the command from a program of his own has his own ideas of Ctrl-C, and keeps them.
+    If the calling program has its own handler of Ctrl-C, it is kept.
 
     Yields:
         nothing.

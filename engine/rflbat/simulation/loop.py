@@ -1,4 +1,4 @@
-"""The loop over rounds: callbacks, the run folder, checkpoint and resume."""
+"""The loop over rounds, with callbacks, run folder, checkpoints and resume."""
 
 import shlex
 import time
@@ -29,11 +29,12 @@ from rflbat_kernels import using
 
 
 class Interrupted(Stopped):
-    """A run was stopped by the user, and can be resumed.
+    """The user stopped a run; it can be resumed.
 
     Args:
-        folder: the run folder, which holds a checkpoint if a round was done; None if the run has none.
-        rounds: rounds done.
+        folder: the run folder, which contains a checkpoint if at least one round is finished; None for a run without
+            one.
+        rounds: number of finished rounds.
     """
 
     exit_status = 130
@@ -50,11 +51,11 @@ class Interrupted(Stopped):
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives back.
+    """Result of a run.
 
     Args:
         summary: contents of summary.json.
-        rounds: every line of rounds.jsonl.
+        rounds: all lines of rounds.jsonl.
         params: global parameters ``(D,)`` after the last round.
         folder: the run folder, or None.
     """
@@ -68,22 +69,22 @@ class Result:
 def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequence[Callback] = ()) -> Result:
     """Run an experiment.
 
-    In a process group of several ranks (``torchrun``, see ``rflbat.ranks``) all of them call this with the same
-    experiment, and together run it once.
+    In a process group of several ranks (``torchrun``, see ``rflbat.ranks``) every rank calls this function with the
+    same experiment, and together they run it once.
 
     Args:
         experiment: what to run.
-        out: folder to create for the run; None keeps everything in memory. Of several ranks, rank 0 alone has it.
-        callbacks: told of the start, every round and the end.
+        out: folder to create for the run; None keeps everything in memory. Only rank 0 writes to it.
+        callbacks: called before the first round, after each round and after the last.
 
     Returns:
         summary, rounds and final parameters.
 
     Raises:
-        UserError: settings or data do not fit, the folder already holds a run or is in use by another process, or
-            it cannot be written to.
+        UserError: settings do not fit the data, or the folder already contains a run, is in use by another process or
+            cannot be written.
         Interrupted: Ctrl-C; a checkpoint was written.
-        RankLost: another rank has ended; the last checkpoint is untouched.
+        RankLost: another rank exited or stopped responding; the last checkpoint is untouched.
 
     Example:
         >>> result = run(Experiment(dataset="digits", clients=10, rounds=2, malicious=0.0, defense="fedavg"))
@@ -101,21 +102,21 @@ def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequen
 
 
 def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
-    """Go on with a run from its last checkpoint; a finished run is only read.
+    """Continue a run from its last checkpoint; a finished run is only read.
 
-    Every draw is keyed by (seed, purpose, round), so on one machine the result equals that of an undisturbed run. How
-    many ranks ran it so far does not matter.
+    Every draw is keyed by (seed, purpose, round), so on one machine the result equals that of an uninterrupted run. The
+    number of ranks may differ from that of earlier sessions.
 
     Args:
-        path: run folder, of which rank 0 alone needs to be able to read.
-        callbacks: told of the start, every further round and the end.
+        path: run folder; only rank 0 needs to read it.
+        callbacks: called before the first remaining round, after each round and after the last.
 
     Returns:
         as ``run``.
 
     Raises:
-        UserError: no run is there, a file of it is damaged or belongs to another run, another process is at work on
-            it, or it cannot be written to.
+        UserError: the folder contains no run, a file of it is damaged or belongs to another run, another process is
+            writing it, or it cannot be written.
         Interrupted: Ctrl-C; a checkpoint was written.
     """
     ranks = get_ranks()
@@ -124,7 +125,7 @@ def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
     folder = RunFolder.open(Path(path))
     description = folder.run()
     if not isinstance(description.get("config"), dict):
-        raise UserError(f"{folder.path / RUN}: damaged: it holds no configuration")
+        raise UserError(f"{folder.path / RUN}: damaged: it has no configuration")
     if folder.summary() is not None:
         return _go_on(folder, description, callbacks)
     with sole_writer(folder.path):
@@ -137,7 +138,7 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
     federation = build(recorded(description))
     if finished is None and description.get("sizes") not in (None, [len(own) for own in federation.client_indices]):
         data = federation.experiment.dataset
-        raise UserError(f"{folder.path}: data set '{data}' gives its clients other samples than when the run began")
+        raise UserError(f"{folder.path}: the clients' samples of data set '{data}' changed since the run began")
     server, seconds = (_first(federation, folder), 0.0) if latest is None else restore(federation, folder, latest)
     if finished is not None:
         return Result(finished, folder.rounds(), server.params_D, folder.path)
@@ -147,37 +148,39 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
     rounds = folder.rounds()
     listed = {record["round"] for record in folder.clients()}
     if not len(rounds) == len(listed) == server.round_number:
-        known = f"{len(rounds)} rounds and the clients of {len(listed)} are recorded"
-        raise UserError(f"{folder.path}: the checkpoint is of round {server.round_number}, but {known}")
+        known = f"{len(rounds)} rounds and the clients of {len(listed)} rounds are recorded"
+        raise UserError(f"{folder.path}: the checkpoint is at round {server.round_number}, but {known}")
     federation.ranks.broadcast_object(rounds)
     return _loop(federation, server, description, folder, callbacks, rounds, seconds)
 
 
 def recorded(description: Mapping[str, Any]) -> Experiment:
-    """Read the settings of run.json; a run of 0.1 knows no optimizer, and its data may have been others.
+    """Read the settings of run.json.
+
+    Runs of version 0.1 have no setting ``optimizer``, and some of their data sets were loaded differently.
 
     Args:
         description: the contents of run.json.
 
     Returns:
-        the settings; FEMNIST of 0.1 was fed as LEAF's files hold it.
+        the settings; a run of 0.1 on FEMNIST keeps the polarity of LEAF's files.
 
     Raises:
-        UserError: a setting is unknown or out of its range; or it is a run of 0.1 on amazon, whose test texts were
-            chosen otherwise.
+        UserError: a setting is unknown or out of range, or the run is one of 0.1 on amazon, whose test texts were
+            chosen differently.
     """
     experiment = Experiment.from_dict(description["config"])
     if "optimizer" in description["config"]:
         return experiment
     if experiment.dataset == "amazon":
-        raise UserError("a run on amazon of version 0.1 had other test texts and cannot go on; start it again")
+        raise UserError("a run on amazon of version 0.1 had other test texts and cannot be resumed; start a new run")
     if experiment.dataset == "femnist":
         return experiment.changed({"dataset_args": {"polarity": "leaf", **experiment.dataset_args}})
     return experiment
 
 
 def _follow(ranks: Ranks, callbacks: Sequence[Callback]) -> Result:
-    """Go on with a run beside rank 0, which reads the folder and tells what is there."""
+    """Resume a run on a rank other than 0, which reads the folder and broadcasts its contents."""
     told = ranks.broadcast_object()
     federation = build(recorded(told["description"]))
     server, seconds = restore(federation, None, None) if told["begun"] else (_first(federation, None), 0.0)
@@ -194,7 +197,7 @@ def _write_words(federation: Federation, folder: RunFolder) -> None:
 
 @contextmanager
 def _writing(folder: RunFolder | None) -> Iterator[None]:
-    """Tell of a full disk or a folder that is gone, and from where the run can go on."""
+    """Turn a failed write into an error that says from which round the run can continue."""
     try:
         yield
     except OSError as error:
@@ -202,17 +205,15 @@ def _writing(folder: RunFolder | None) -> Iterator[None]:
             raise
         what = f"{error.filename or folder.path}: cannot be written: {error.strerror or error}"
         if not folder.path.is_dir():
-            raise UserError(f"{what}; the run folder {folder.path} is gone, and the run with it") from error
+            raise UserError(f"{what}; the run folder {folder.path} no longer exists") from error
         done = last_round(folder)
-        since = (
-            "from the start, no checkpoint being there yet" if done is None else f"from the checkpoint of round {done}"
-        )
+        since = "from the start, without a checkpoint yet" if done is None else f"from the checkpoint of round {done}"
         again = shlex.join(["rflbat", "resume", str(folder.path)])
-        raise UserError(f"{what}; once that is mended, `{again}` goes on {since}") from error
+        raise UserError(f"{what}; once this is fixed, `{again}` continues {since}") from error
 
 
 def _first(federation: Federation, folder: RunFolder | None) -> ServerState:
-    """Make the server before round 0, which may take its time: a defense may have to learn first."""
+    """Return the server before round 0; this may take a while, because some defenses run warm-up rounds first."""
     try:
         with using(federation.experiment.kernels), explain_out_of_memory(federation):
             return initial_state(federation)
@@ -229,10 +230,11 @@ def _loop(
     rounds: list[dict[str, Any]],
     seconds: float,
 ) -> Result:
-    """Run the rounds that are left. A round's lines are written before the server moves on, so nothing is lost.
+    """Run the remaining rounds.
 
-    A chunk that did not fit is not tried again in this session. Over several ranks all are at the same place when a
-    checkpoint is written: a wish to stop waits for the end of the round.
+    The lines of a round are written before the server advances, so no round is lost. A chunk that did not fit is not
+    tried again in this session. All ranks are at the same round when a checkpoint is written: a request to stop waits
+    for the end of the round.
     """
     experiment, config, chunk, ranks = (
         federation.experiment,
@@ -281,12 +283,12 @@ def _loop(
 
 
 def _agree(ranks: Ranks, outcome: RoundOutcome, memory: int, asked: bool) -> tuple[RoundOutcome, int, bool]:
-    """Agree on the smallest chunk, the largest memory and whether to stop; all must have kept the same clients."""
+    """Agree on the smallest chunk, the largest memory and whether to stop; check that all kept the same clients."""
     kept = zlib.crc32(outcome.decision.kept.numpy().tobytes())
     chunk, memory, stop, high, low = map(int, ranks.all_max(-outcome.chunk, memory, asked, kept, -kept))
     if high != -low:
         raise RuntimeError(
-            f"round {outcome.round_number}: the ranks do not keep the same clients; they must compute alike"
+            f"round {outcome.round_number}: the ranks did not keep the same clients; their results must be identical"
         )
     return replace(outcome, chunk=-chunk), memory, bool(stop)
 

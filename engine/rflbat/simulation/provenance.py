@@ -1,4 +1,4 @@
-"""The provenance of a run: versions, machine, the choices made, and the memory that it took."""
+"""Provenance of a run: versions, machine, automatic choices and peak memory."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from rflbat_kernels import dispatch
 
 
 def versions() -> dict[str, str]:
-    """List what the numbers of a run depend on.
+    """List the versions of the software that a run's numbers depend on.
 
     Returns:
         package -> version, and Python's.
@@ -31,13 +31,13 @@ def versions() -> dict[str, str]:
 
 
 def describe(federation: Federation) -> dict[str, Any]:
-    """Describe a run for run.json: resolved settings, versions, machine, choices made.
+    """Describe a run for run.json: resolved settings, versions, machine and automatic choices.
 
     Args:
         federation: what no round changes.
 
     Returns:
-        a dictionary that JSON can hold.
+        a dictionary that JSON can represent.
     """
     device, experiment = str(federation.device), federation.experiment
     cuda = federation.device.type == "cuda"
@@ -65,10 +65,10 @@ def describe(federation: Federation) -> dict[str, Any]:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Say how much memory was needed at most: on a CUDA device what torch has allocated there, else of the process.
+    """Return the peak memory: on a CUDA device that of torch's allocator, otherwise that of the process.
 
     Args:
-        device: where the run works.
+        device: device of the run.
 
     Returns:
         bytes.

@@ -1,1 +1,1 @@
-"""Many runs: the cells of a grid and the processes that run them."""
+"""Sweeps: the cells of a grid of settings, and the launchers that run them."""

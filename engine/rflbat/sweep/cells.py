@@ -1,4 +1,4 @@
-"""Many runs: the product of settings and seeds, each cell a run folder, finished cells never run twice."""
+"""A sweep: all combinations of settings and seeds, each a cell with its own run folder. Finished cells never rerun."""
 
 import itertools
 import os
@@ -34,7 +34,7 @@ class Cell:
     """One run of a sweep.
 
     Args:
-        name: its settings and seed, the name of its folder.
+        name: its settings and seed; also the name of its folder.
         experiment: its configuration.
     """
 
@@ -44,13 +44,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Event:
-    """What is told of a cell.
+    """A change in the state of a cell.
 
     Args:
-        what: ``started``, ``done``, ``again`` (failed, to be tried again) or ``failed``.
-        cell: which cell.
-        summary: of a cell that is done.
-        error: of one that failed, in one line.
+        what: ``started``, ``done``, ``again`` (failed, with another attempt to follow) or ``failed``.
+        cell: the cell.
+        summary: summary of a cell that is done.
+        error: failure in one line, of a cell that failed.
     """
 
     what: Literal["started", "done", "again", "failed"]
@@ -60,11 +60,11 @@ class Event:
 
 
 class CellsFailed(Stopped):
-    """A sweep is over, and some of its cells have no result.
+    """A sweep is complete, but some of its cells have no result.
 
     Args:
         out: folder of the sweep.
-        summaries: those of the finished cells.
+        summaries: summaries of the finished cells.
         failed: cell name -> failure in one line.
     """
 
@@ -81,7 +81,7 @@ class CellsFailed(Stopped):
 
 
 def _experiment(base: Experiment, chosen: Mapping[str, object]) -> Experiment:
-    """Apply one combination: settings first, then single parameters on top of what is left of the base's."""
+    """Apply one combination of the grid: settings first, then single parameters on top of the base's remaining ones."""
     single = {key: value for key, value in chosen.items() if key.startswith(tuple(ARGUMENTS))}
     changed = base.changed({key: value for key, value in chosen.items() if key not in single})
     for prefix, field in ARGUMENTS.items():
@@ -91,18 +91,19 @@ def _experiment(base: Experiment, chosen: Mapping[str, object]) -> Experiment:
 
 
 def make_cells(base: Experiment, grid: Mapping[str, Sequence[object]], seeds: int) -> list[Cell]:
-    """List every combination of the grid, for every seed, the seeds of one setting side by side.
+    """List every combination of the grid for every seed; the seeds of one combination are adjacent.
 
     Args:
-        base: settings that the grid does not name.
-        grid: setting -> values, text allowed; ``defense_arg.NAME``, ``attack_arg.NAME``, ``dataset_arg.NAME``.
+        base: values of the settings that the grid does not name.
+        grid: setting -> values, as objects or text; also ``defense_arg.NAME``, ``attack_arg.NAME`` and
+            ``dataset_arg.NAME``.
         seeds: number of seeds, at least 1: ``base.seed``, ``base.seed + 1``, ...
 
     Returns:
-        the cells; all are checked, so that a mistake shows before any work.
+        the cells, all validated, so that a mistake is reported before any run.
 
     Raises:
-        UserError: an unknown setting, a value that does not fit, or two cells alike.
+        UserError: an unknown setting, an invalid value, or two equal cells.
 
     Example:
         >>> [cell.name for cell in make_cells(Experiment(), {"malicious": [0.1, 0.5]}, 1)]
@@ -111,7 +112,7 @@ def make_cells(base: Experiment, grid: Mapping[str, Sequence[object]], seeds: in
     if seeds < 1:
         raise UserError(f"seeds={seeds} is out of range; allowed: at least 1")
     if "seed" in grid:
-        raise UserError("the grid names the seed; give a first seed and a number of seeds instead")
+        raise UserError("the grid must not contain seed; set the first seed and the number of seeds instead")
     cells: list[Cell] = []
     for values in itertools.product(*grid.values()):
         for seed in range(base.seed, base.seed + seeds):
@@ -122,22 +123,22 @@ def make_cells(base: Experiment, grid: Mapping[str, Sequence[object]], seeds: in
         values_seen = [repr(getattr(cell, field)) for cell in cells]
         if len(set(values_seen)) < len(cells):
             twice = next(cell.name for at, cell in enumerate(cells) if values_seen[at] in values_seen[:at])
-            raise UserError(f"the grid has a cell of the same {key} twice: {twice}; every value may stand there once")
+            raise UserError(f"the grid contains a cell with the same {key} twice: {twice}; list every value once")
     return cells
 
 
 def check_cell(cell: Cell, out: Path) -> Experiment:
-    """See whether a cell can run, before any does.
+    """Check whether a cell can run, before any cell runs.
 
     Args:
-        cell: what is to run.
+        cell: the cell.
         out: folder of the sweep.
 
     Returns:
         its settings, with the defaults of this machine.
 
     Raises:
-        UserError: settings do not fit the data, or its folder holds a run with other settings.
+        UserError: settings do not fit the data, or the cell's folder contains a run with other settings.
     """
     check(cell.experiment)
     resolved, path = resolve(cell.experiment), out / CELLS / cell.name
@@ -146,28 +147,28 @@ def check_cell(cell: Cell, out: Path) -> Experiment:
         wanted = resolved.to_dict()
         wanted |= {key: found.get(key) for key in ("model", "attack") if wanted[key] is None}
         if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):
-            raise UserError(f"{path} holds a run with another {', '.join(differing)}; give the sweep another --out")
+            raise UserError(f"{path} holds a run with another {', '.join(differing)}; use another --out")
     return resolved
 
 
 def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
-    """Give the summary of a cell that is finished, else None."""
+    """Return the summary of a finished cell, None for an unfinished one."""
     path = out / CELLS / cell.name
     return RunFolder.open(path).summary() if (path / RUN).exists() else None
 
 
 def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
-    """Run a cell, go on with it, or read what it gave.
+    """Run a cell, resume it, or read its result if it is finished.
 
     Args:
-        cell: what to run.
+        cell: the cell.
         out: folder of the sweep.
 
     Returns:
         its summary.
 
     Raises:
-        UserError: settings do not fit, or its folder holds a run with other settings.
+        UserError: settings do not fit the data, or the cell's folder contains a run with other settings.
     """
     check_cell(cell, out)
     path = out / CELLS / cell.name
@@ -177,14 +178,14 @@ def run_cell(cell: Cell, out: Path) -> dict[str, Any]:
 
 
 def attempt(cell: Cell, out: Path) -> CellOutcome:
-    """Run a cell, and tell of its failure instead of raising it.
+    """Run a cell and return a failure instead of raising it.
 
     Args:
-        cell: what to run.
+        cell: the cell.
         out: folder of the sweep.
 
     Returns:
-        its summary or its failure; a mistake of the user would only be made again.
+        its summary or its failure; only a mistake of the user is not worth another attempt.
 
     Raises:
         Interrupted: Ctrl-C; a checkpoint was written.
@@ -200,9 +201,9 @@ def attempt(cell: Cell, out: Path) -> CellOutcome:
 
 
 def _record(folder: Path, outcome: CellOutcome, number: int) -> None:
-    """Write why a cell failed into its folder, behind the first attempt where it is the second."""
+    """Write a cell's failure into its folder; a second failure is appended to the first."""
     path = folder / FAILURE
-    # A run of another process is not disturbed, and a disk that refuses is told of in the closing line.
+    # Leave a folder alone that another process is writing; a disk error shows in the closing line anyway.
     with suppress(UserError, OSError), sole_writer(folder):
         earlier = path.read_text(encoding="utf-8") + "\n" if number > 1 and path.is_file() else ""
         when = datetime.now(UTC).isoformat(timespec="seconds")
@@ -212,7 +213,7 @@ def _record(folder: Path, outcome: CellOutcome, number: int) -> None:
 
 
 def _run_all(cells: Sequence[Cell], out: Path, launch: Launcher[Cell], tell: Callable[[Event], None]) -> None:
-    """Run the cells in any order; one that fails is put back once, behind the others."""
+    """Run the cells in any order; a cell that fails is queued once more, behind the others."""
     failures = Counter[str]()
     todo = deque(cells)
     with closing(launch(todo, partial(attempt, out=out))) as told:
@@ -241,17 +242,19 @@ def sweep(
     launcher: str = "local",
     gpus_per_cell: float | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run all cells; those that are finished are skipped, an interrupted one goes on from its checkpoint.
+    """Run all cells; finished cells are skipped, and an interrupted one continues from its checkpoint.
 
-    A cell that fails does not stop the others. Its traceback is written to ``out/cells/NAME/failure.txt``, and it gets
-    a second attempt, unless the failure is a mistake of the user; what it overcame stays in ``failure.overcome.txt``.
+    A cell that fails does not stop the others. Its traceback is written to ``out/cells/NAME/failure.txt``, and the cell
+    gets a second attempt unless the failure is a mistake of the user. If the second attempt succeeds, the file is
+    renamed to ``failure.overcome.txt``.
 
     Args:
-        cells: what ``make_cells`` gave.
-        out: folder of the sweep; a cell lies in ``out/cells/NAME``.
-        jobs: processes of the launcher ``local``; with more than one each computes on one thread, pinned to its share
-            of the cores (Linux) or to a GPU. A single one is this process, and a crash of it ends the sweep.
-        on_event: told of each cell when it starts, fails, and when its result is there.
+        cells: result of ``make_cells``.
+        out: folder of the sweep; each cell is stored in ``out/cells/NAME``.
+        jobs: number of processes of the launcher ``local``. Each of several processes computes on one thread and is
+            pinned to its share of the cores (Linux) or to a GPU. A single job runs in this process, so if it crashes,
+            the sweep ends.
+        on_event: called when a cell starts, fails and finishes.
         launcher: ``local``, or ``ray`` for the tasks of a Ray cluster.
         gpus_per_cell: GPUs of a Ray task, see ``make_launcher``.
 
@@ -259,16 +262,16 @@ def sweep(
         cell name -> summary, in the order of ``cells``.
 
     Raises:
-        UserError: settings do not fit the data, a folder holds a run with other settings or cannot be made (all told
-            before any cell runs), or the launcher does not take these numbers.
-        CellsFailed: the others are finished.
+        UserError: settings do not fit the data, a folder contains a run with other settings or cannot be created (all
+            checked before any cell runs), or the launcher does not accept these numbers.
+        CellsFailed: some cells failed; all others are finished.
     """
     devices = {check_cell(cell, Path(out)).device for cell in cells}
     launch = make_launcher(launcher, jobs, gpus_per_cell, "cuda" if "cuda" in devices else "cpu")
     try:
         (Path(out) / CELLS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot make the folder of a sweep here: {error.strerror}") from error
+        raise UserError(f"{out}: cannot create the folder of the sweep: {error.strerror}") from error
     summaries: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
 

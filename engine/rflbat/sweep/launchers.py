@@ -1,4 +1,4 @@
-"""The launchers of a sweep: processes of this machine, or tasks of a Ray cluster."""
+"""Launchers of a sweep: processes on this machine, or tasks of a Ray cluster."""
 
 from functools import partial
 from typing import Any
@@ -13,12 +13,12 @@ LAUNCHERS = ("local", "ray")
 
 
 def make_launcher(name: str, jobs: int, gpus_per_cell: float | None, device: str) -> Launcher[Any]:
-    """Choose where cells run.
+    """Make the launcher that runs the cells of a sweep.
 
     Args:
         name: ``local`` or ``ray``.
-        jobs: processes of ``local``, at least 1.
-        gpus_per_cell: share of a GPU that a task of ``ray`` asks for, or a whole number of them; None: 1 on CUDA, 0 on
+        jobs: number of processes of ``local``, at least 1.
+        gpus_per_cell: GPUs that a task of ``ray`` requests, a fraction of one or a whole number; None: 1 on CUDA, 0 on
             the CPU.
         device: ``cpu`` or ``cuda``.
 
@@ -26,7 +26,7 @@ def make_launcher(name: str, jobs: int, gpus_per_cell: float | None, device: str
         the launcher.
 
     Raises:
-        UserError: an unknown name, a number out of range, or one that the launcher does not take.
+        UserError: an unknown name, a number out of range, or a number that the launcher does not accept.
 
     Example:
         >>> make_launcher("locl", 1, None, "cpu")
@@ -39,10 +39,10 @@ def make_launcher(name: str, jobs: int, gpus_per_cell: float | None, device: str
         raise UserError(f"jobs={jobs} is out of range; allowed: at least 1")
     if name == "local":
         if gpus_per_cell is not None:
-            raise UserError(f"gpus_per_cell={gpus_per_cell} goes with launcher 'ray'; 'local' has jobs")
+            raise UserError(f"gpus_per_cell={gpus_per_cell} needs launcher 'ray'; 'local' takes jobs instead")
         return partial(run_local, jobs=jobs, cuda=device == "cuda")
     if jobs != 1:
-        raise UserError(f"jobs={jobs} goes with launcher 'local'; 'ray' runs as many cells as the cluster has room for")
+        raise UserError(f"jobs={jobs} needs launcher 'local'; 'ray' runs as many cells as fit on the cluster")
     gpus = float(device == "cuda") if gpus_per_cell is None else gpus_per_cell
     if not (0 <= gpus <= 1 or 1 < gpus == int(min(gpus, 1024))):
         raise UserError(f"gpus_per_cell={gpus} is out of range; allowed: 0 to 1, or a whole number up to 1024")

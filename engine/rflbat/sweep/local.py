@@ -1,4 +1,4 @@
-"""Cells of a sweep in processes of this machine."""
+"""Run the cells of a sweep in processes on this machine."""
 
 import os
 import signal
@@ -20,21 +20,22 @@ from rflbat.sweep.work import CellOutcome, Item, Told, Work
 
 
 def run_local(todo: deque[Item], work: Work[Item], jobs: int, cuda: bool) -> Told[Item]:
-    """Run in this process where jobs is 1; else in processes on one thread each, pinned to their share of the cores.
+    """Run all items in this process if ``jobs`` is 1, otherwise in several single-threaded processes.
 
-    On CUDA each process sees one GPU, in turn. A process that dies takes the piece at hand with it, and is replaced.
+    Each of several processes is pinned to its share of the cores. On CUDA each process sees one GPU, assigned in turn.
+    If a process dies, its current item fails, and a new process takes its place.
 
     Args:
-        todo: pieces of work.
-        work: what is done with one; it can be pickled where jobs is above 1.
-        jobs: processes.
-        cuda: whether the work uses CUDA.
+        todo: queue of items.
+        work: function that runs an item; it must be picklable if ``jobs`` is above 1.
+        jobs: number of processes.
+        cuda: whether the items use CUDA.
 
     Yields:
-        (piece, None) when it starts, (piece, outcome) when it ends.
+        (item, None) when it starts, (item, outcome) when it ends.
 
     Raises:
-        Interrupted: Ctrl-C reached a process at work.
+        Interrupted: Ctrl-C reached a process that was running an item.
     """
     if jobs == 1:
         while todo:
@@ -52,7 +53,7 @@ def run_local(todo: deque[Item], work: Work[Item], jobs: int, cuda: bool) -> Tol
                 worker = free[at] = free[at] or _start(places[at])
                 item = todo.popleft()
                 busy[worker.pipe] = (worker, at, item)
-                with suppress(BrokenPipeError):  # it died while it was idle: the end of its pipe says so below
+                with suppress(BrokenPipeError):  # it died while idle; recv below raises EOFError
                     worker.pipe.send((work, item))
                 yield item, None
             for pipe in wait(list(busy)):
@@ -81,15 +82,15 @@ class _Worker:
 
 
 def places_of(jobs: int, cuda: bool) -> list[tuple[set[int], str | None]]:
-    """Divide what this process may use.
+    """Divide the cores and GPUs of this process among its jobs.
 
     Args:
         jobs: number of processes.
         cuda: whether they use CUDA.
 
     Returns:
-        for each process its cores (none where the system pins no process) and the GPU for ``CUDA_VISIBLE_DEVICES``
-        (None: as it is). More processes than cores or GPUs share them in turn.
+        for each process its cores (empty if the system cannot pin processes) and the GPU for ``CUDA_VISIBLE_DEVICES``
+        (None: unchanged). If there are more processes than cores or GPUs, they share them in turn.
 
     Example:
         >>> len(places_of(3, cuda=False))
@@ -104,7 +105,7 @@ def places_of(jobs: int, cuda: bool) -> list[tuple[set[int], str | None]]:
 
 
 def _start(place: tuple[set[int], str | None]) -> _Worker:
-    # spawn: a forked child of a process that has used threads or CUDA may hang.
+    # spawn, because a forked child of a process that has used threads or CUDA may hang.
     context = get_context("spawn")
     ours, its = context.Pipe()
     process = context.Process(target=_serve, args=(its, os.getpid(), *place))
@@ -114,7 +115,7 @@ def _start(place: tuple[set[int], str | None]) -> _Worker:
 
 
 def _serve(pipe: Connection, parent: int, cores: set[int], gpu: str | None) -> None:
-    """Work on what comes through the pipe until it is closed.
+    """Run the items that arrive through the pipe until it is closed.
 
     A worker that outlived its sweep would write into the cells of the next one, so it ends with its parent.
     """
@@ -139,7 +140,7 @@ def _serve(pipe: Connection, parent: int, cores: set[int], gpu: str | None) -> N
         except KeyboardInterrupt:
             outcome = Interrupted(None, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with suppress(BrokenPipeError):  # the sweep was interrupted, and no longer listens
+        with suppress(BrokenPipeError):  # the sweep was interrupted and has closed the pipe
             pipe.send(outcome)
 
 
@@ -155,4 +156,4 @@ def _died(worker: _Worker) -> CellOutcome:
     code = worker.process.exitcode
     how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
     said = f"its process ended {how}"
-    return CellOutcome(None, said, f"{said}, without a traceback; SIGKILL often means that memory ran out", again=True)
+    return CellOutcome(None, said, f"{said}, without a traceback; SIGKILL often means out of memory", again=True)

@@ -1,4 +1,4 @@
-"""Cells of a sweep as tasks of a Ray cluster."""
+"""Run the cells of a sweep as tasks of a Ray cluster."""
 
 import os
 import site
@@ -16,25 +16,25 @@ from rflbat.simulation.loop import Interrupted
 from rflbat.sweep.work import CellOutcome, Item, Told, Work
 
 PATIENCE = 60.0
-"""Seconds that interrupted Ray tasks have for their checkpoints."""
+"""Seconds that interrupted Ray tasks have to write their checkpoints."""
 
 
 def run_on_ray(todo: deque[Item], work: Work[Item], gpus: float) -> Told[Item]:
-    """Run each piece as a Ray task of one core and a share of GPUs.
+    """Run each item as a Ray task with one core and a number of GPUs.
 
-    The cluster is the one at hand if Ray is started here, that of ``RAY_ADDRESS``, or this machine alone. Its machines
-    need this package and see the same files under the same paths.
+    The cluster is the one that this process is connected to, else that of ``RAY_ADDRESS``, else this machine alone. Its
+    machines need this package and the same files under the same paths.
 
     Args:
-        todo: pieces of work.
-        work: what is done with one; it can be pickled.
+        todo: queue of items.
+        work: function that runs an item; it must be picklable.
         gpus: GPUs of a task.
 
     Yields:
-        (piece, None) when it starts, (piece, outcome) when it ends.
+        (item, None) when it starts, (item, outcome) when it ends.
 
     Raises:
-        UserError: Ray is not installed or not to be reached, or this machine alone cannot hold a single task.
+        UserError: Ray is not installed or cannot be reached, or this machine alone has too few GPUs for a single task.
     """
     try:
         import ray
@@ -61,7 +61,7 @@ def run_on_ray(todo: deque[Item], work: Work[Item], gpus: float) -> Told[Item]:
                 yield item, outcome
     finally:
         for stream in busy:
-            ray.cancel(stream, force=False)  # as Ctrl-C: what runs writes its checkpoint
+            ray.cancel(stream, force=False)  # acts as Ctrl-C, so that running cells write their checkpoints
         deadline = time.monotonic() + PATIENCE
         while busy and time.monotonic() < deadline:
             for stream in ray.wait(list(busy), num_returns=1, timeout=1, fetch_local=False)[0]:
@@ -79,18 +79,18 @@ def _connect(ray: Any, gpus: float) -> None:
         try:
             ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
+            raise UserError(f"RAY_ADDRESS={address}: no Ray cluster responds at this address: {error}") from error
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     there = ray.cluster_resources().get("GPU", 0)
-    if there < gpus:  # nobody adds machines to this one, so its tasks would wait for ever
+    if there < gpus:  # a local cluster never grows, so its tasks would wait forever
         ray.shutdown()
-        raise UserError(f"gpus_per_cell={gpus:g}, but Ray sees {there:g} GPUs here; RAY_ADDRESS names a cluster")
+        raise UserError(f"gpus_per_cell={gpus:g}, but Ray finds {there:g} GPUs; RAY_ADDRESS can name a larger cluster")
 
 
 def _environment() -> dict[str, str]:
-    """Where a task finds modules beside installed packages, and data."""
+    """Return the environment of a task: search paths of modules that are not installed, and the data folder."""
     installed = (sys.prefix, sys.base_prefix, *site.getsitepackages(), site.getusersitepackages())
     paths = [str(Path(path).resolve()) for path in sys.path if not (path and path.startswith(installed))]
     found = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
@@ -100,7 +100,7 @@ def _environment() -> dict[str, str]:
 
 
 def _stream(work: Work[Item], item: Item, folder: str) -> Iterator[CellOutcome | None]:
-    """Say that it starts, then work, with relative paths meaning what they mean to the sweep."""
+    """Yield None at the start, then the outcome. Relative paths are resolved as in the sweep's own process."""
     yield None
     os.chdir(folder)
     torch.set_num_threads(1)

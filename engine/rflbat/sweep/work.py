@@ -1,7 +1,7 @@
-"""A piece of a sweep's work and its outcome, as launchers see them.
+"""Interface between a sweep and its launchers: an item of work and its outcome.
 
-A launcher takes work from a queue until the queue is empty and nothing runs. It yields each piece twice: when it
-starts, and with its outcome. The caller may put a piece back into the queue, which then runs again.
+A launcher takes items from a queue until the queue is empty and none is running. It yields each item twice: when it
+starts, and with its outcome. The caller may append an item to the queue to run it again.
 """
 
 from collections import deque
@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """What became of a piece of work.
+    """Outcome of an item.
 
     Args:
-        summary: what it gave; None where it failed.
-        error: the failure in one line.
-        details: its traceback, or what is known of a process that died.
-        again: whether a second attempt may go better.
+        summary: its result; None if it failed.
+        error: failure in one line.
+        details: traceback, or what is known about a process that died.
+        again: whether a second attempt may succeed.
     """
 
     summary: dict[str, Any] | None

@@ -78,14 +78,15 @@ def attack_cases(name: str) -> list[tuple[SampleFormat, Attack]]:
         >>> [format.shape for format, _ in attack_cases("sentence")]
         [(100,), (13,)]
     """
-    found, refusal = [], UserError("no format was tried")
+    found: list[tuple[SampleFormat, Attack]] = []
+    refusal = ValueError()
     for samples in (*IMAGES, *TEXTS):
         try:
             found.append((samples, make_attack(name, samples, 1.0, {})))
-        except UserError as error:
+        except ValueError as error:  # UserError is one; so is unpacking a shape of another length
             refusal = error
     if not found:
-        raise refusal
+        raise UserError(f"attack '{name}' accepts neither images nor texts: {refusal}")
     return found
 
 

@@ -1,1 +1,1 @@
-"""Experiment trackers as callbacks of a run; the run folder stays the truth."""
+"""Experiment trackers as callbacks of a run; the run folder remains the authoritative record."""

@@ -1,4 +1,4 @@
-"""A tracker as the callback of a run: it is told numbers, and if it fails the run goes on without it."""
+"""A tracker as a callback of a run: it logs numbers, and a failing tracker does not stop the run."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ _log = logging.getLogger(__name__)
 
 
 class Sink(NamedTuple):
-    """Where a tracker sends what it is told.
+    """Functions through which a run logs to a tracker.
 
     Args:
-        log: (name -> number, round).
-        finish: told the numbers of the summary after the last round, or None of a run that stopped early.
+        log: called with (name -> number, round).
+        finish: called with the numbers of the summary after the last round, or with None if the run stopped early.
     """
 
     log: Callable[[Mapping[str, float], int], object]
@@ -27,13 +27,13 @@ Open = Callable[[str, Path, Mapping[str, Any]], Sink]
 
 
 class Tracking(CallbackBase):
-    """Tells a tracker of every round.
+    """Log every round to a tracker.
 
     Args:
-        title: the tracker, for messages.
+        title: name of the tracker in messages.
         open_sink: starts the tracker's run.
-        name: of the run.
-        folder: for files of the tracker that lie on this machine.
+        name: name of the run.
+        folder: for local files of the tracker.
     """
 
     def __init__(self, title: str, open_sink: Open, name: str, folder: Path) -> None:
@@ -49,15 +49,15 @@ class Tracking(CallbackBase):
         self._guarded(start)
 
     def on_round(self, record: Mapping[str, Any]) -> None:
-        """Send the numbers of a round; what was not measured is left out."""
+        """Log the numbers of a round, without those that were not measured."""
         self._guarded(lambda: self.sink and self.sink.log(numbers(record), record["round"]))
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
-        """Send the summary and end the tracker's run."""
+        """Log the summary and end the tracker's run."""
         self._finish(numbers(summary))
 
     def close(self) -> None:
-        """End the tracker's run where the run stopped early."""
+        """End the tracker's run if the run stopped early."""
         self._finish(None)
 
     def _finish(self, summary: Mapping[str, float] | None) -> None:
@@ -66,16 +66,16 @@ class Tracking(CallbackBase):
             self._guarded(lambda: sink.finish(summary))
 
     def _guarded(self, call: Callable[[], object]) -> None:
-        """Call a tracker; whatever it raises is logged, and it is told nothing more."""
+        """Call a tracker; if it fails, log the exception and call it no more."""
         try:
             call()
         except Exception as error:
             self.sink = None
-            _log.warning("%s failed and is told nothing more; the run goes on: %s", self.title, error)
+            _log.warning("%s failed and is switched off; the run continues: %s", self.title, error)
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Pick what a tracker can draw: the numbers of a record, those of its stages with the stage's name in front.
+    """Select the numbers of a record; those of its stages are prefixed with ``stages/``.
 
     Args:
         record: a line of rounds.jsonl, or a summary.

@@ -1,4 +1,4 @@
-"""MLflow, by its client alone, so that a run of the caller's own stays as it is."""
+"""MLflow, through its client class, so that an active MLflow run of the caller is not affected."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ EXPERIMENT = "rflbat"
 
 
 def mlflow(name: str, folder: Path, settings: Mapping[str, Any]) -> Sink:
-    """Log to MLflow: the server or store that ``MLFLOW_TRACKING_URI`` names, else MLflow's default.
+    """Log to MLflow: to the server or store in ``MLFLOW_TRACKING_URI``, otherwise to MLflow's default.
 
     Args:
-        name: of the run.
-        folder: unused: MLflow has its own store.
+        name: name of the run.
+        folder: unused, because MLflow has its own store.
         settings: the resolved settings, stored as parameters of the run.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Every tracker by name: one file and one row each."""
+"""Registry of trackers: each has one file and one row."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,8 +17,8 @@ class Row:
     """One tracker.
 
     Args:
-        title: its name as people write it.
-        open: starts a run in it.
+        title: name for display.
+        open: starts a run in the tracker.
     """
 
     title: str
@@ -31,7 +31,7 @@ TRACKERS = {
     "trackio": Row("trackio", like_wandb("trackio")),
     "mlflow": Row("MLflow", mlflow),
 }
-"""The name is that of the package, which is imported when the run starts."""
+"""The keys are package names; the package is imported when the run starts."""
 
 
 def make_tracker(name: str, run: str, folder: Path) -> Tracking:
@@ -43,10 +43,10 @@ def make_tracker(name: str, run: str, folder: Path) -> Tracking:
         folder: the run folder.
 
     Returns:
-        the callback, and a context manager that ends the tracker's run.
+        the callback, which is also a context manager that ends the tracker's run.
 
     Raises:
-        UserError: an unknown name, or its package is not installed.
+        UserError: the name is unknown, or its package is not installed.
 
     Example:
         >>> make_tracker("tensorbord", "first", Path("runs/first"))

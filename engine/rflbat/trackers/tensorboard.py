@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the folder ``tensorboard`` of the run."""
+"""TensorBoard: event files in the subfolder ``tensorboard`` of the run folder."""
 
 import json
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from rflbat.trackers.base import Sink
 
 
 def tensorboard(name: str, folder: Path, settings: Mapping[str, Any]) -> Sink:
-    """Write event files for TensorBoard into the run folder: ``tensorboard --logdir DIR``.
+    """Write event files for TensorBoard into the run folder; show them with ``tensorboard --logdir DIR``.
 
     Args:
-        name: of the run; the folder says it already.
+        name: unused, because the run folder already names the run.
         folder: the run folder.
-        settings: the resolved settings, written as a text.
+        settings: the resolved settings, written as text.
 
     Returns:
         the sink.

@@ -1,4 +1,4 @@
-"""Weights & Biases, and trackio, which has the same calls."""
+"""Weights & Biases, and trackio, which has the same functions."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,13 +13,13 @@ PROJECT = "rflbat"
 def like_wandb(package: str) -> Open:
     """Make the tracker of a package with ``init``, ``log`` and ``finish``.
 
-    W&B takes its mode, project and entity from its own variables (``WANDB_MODE=offline`` needs no account).
+    W&B reads mode, project and entity from its own environment variables (``WANDB_MODE=offline`` needs no account).
 
     Args:
         package: "wandb" or "trackio".
 
     Returns:
-        what starts a run.
+        a function that starts a run in the tracker.
     """
 
     def open_run(name: str, folder: Path, settings: Mapping[str, Any]) -> Sink:

@@ -57,7 +57,7 @@ def test_it_prints_what_would_be_chosen(more: str, call: Call) -> None:
     assert f"chunk: {federation.backend.chunk} clients at a time, {federation.backend.workers} of" in out
     assert f"memory of a round: {readable(footprint(federation).peak)}: " in out
     assert ("looked on by krum" in out) == ("shadow" in more)
-    assert ("memory: rehearsal: 6.0 MiB in turn" in out) == ("autoencoder" in more)  # 200 updates: 800 D bytes
+    assert ("memory: warm-up rounds: 6.0 MiB in turn" in out) == ("autoencoder" in more)  # 200 updates: 800 D bytes
 
 
 def test_a_terminal_gets_a_table() -> None:

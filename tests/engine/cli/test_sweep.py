@@ -156,8 +156,8 @@ def test_failed_cells_are_told_of_behind_the_report_of_the_others(
     [
         ("--launcher slurm", "unknown launcher 'slurm'"),
         ("--jobs 0", "jobs=0 is out of range"),
-        ("--gpus-per-cell 0.5", "gpus_per_cell=0.5 goes with launcher 'ray'"),
-        ("--launcher ray --jobs 2", "jobs=2 goes with launcher 'local'"),
+        ("--gpus-per-cell 0.5", "gpus_per_cell=0.5 needs launcher 'ray'"),
+        ("--launcher ray --jobs 2", "jobs=2 needs launcher 'local'"),
     ],
 )
 def test_launchers_and_their_numbers_are_checked_before_any_work(flags: str, said: str, mistake: Mistake) -> None:

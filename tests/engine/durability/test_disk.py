@@ -83,7 +83,7 @@ def test_a_disk_that_is_full_at_any_event(tmp_path: Path, straight: Path, events
         else:
             good = [path / name for name in (CHECKPOINT, PREVIOUS) if (path / name).exists()]
             done = f"the checkpoint of round {load_tensors(good[0])[1]['round']}" if good else "the start"
-            assert f"`rflbat resume {path}` goes on from {done}" in message
+            assert f"`rflbat resume {path}` continues from {done}" in message
             resume(path)
         assert_same(path, straight)
 
@@ -178,13 +178,13 @@ class After:
 def test_a_folder_that_vanishes(tmp_path: Path, number: int) -> None:
     path = tmp_path / "run"
     message = refusal_of(lambda: run(FOOLSGOLD, path, [After(number, lambda: shutil.rmtree(path))]))
-    assert f"the run folder {path} is gone" in message
+    assert f"the run folder {path} no longer exists" in message
     assert not path.exists()
 
 
 def test_a_folder_that_was_moved_away_goes_on_there(tmp_path: Path, straight: Path) -> None:
     path, moved = tmp_path / "run", tmp_path / "moved"
-    assert "is gone" in refusal_of(lambda: run(FOOLSGOLD, path, [After(2, lambda: path.rename(moved))]))
+    assert "no longer exists" in refusal_of(lambda: run(FOOLSGOLD, path, [After(2, lambda: path.rename(moved))]))
     resume(moved)
     assert_same(moved, straight)
 
@@ -245,7 +245,7 @@ def test_a_checkpoint_that_cannot_be_used_names_the_one_before(unfinished: Path,
     message = refusal_of(lambda: resume(unfinished))
     assert message.startswith(f"{unfinished / CHECKPOINT}: ")
     way = f"mv {unfinished / PREVIOUS} {unfinished / CHECKPOINT}"
-    assert f"the one before it is whole: `{way}` goes back to round 4" in message
+    assert f"the previous one is intact: `{way}` returns to round 4" in message
     assert contents(unfinished) == before
     subprocess.run(way.split(), check=True)
     resume(unfinished)
@@ -260,7 +260,7 @@ def test_without_a_good_one_the_run_can_start_again(unfinished: Path, straight: 
     before = contents(unfinished)
     message = refusal_of(lambda: resume(unfinished))
     way = f"rm {unfinished / CHECKPOINT} {unfinished / PREVIOUS}"
-    assert f"without it the run starts again, to the same end: `{way}`" in message
+    assert f"without it the run restarts from round 0 and reaches the same result: `{way}`" in message
     assert contents(unfinished) == before
     subprocess.run(way.split(), check=True)
     resume(unfinished)
@@ -270,14 +270,14 @@ def test_without_a_good_one_the_run_can_start_again(unfinished: Path, straight: 
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda tensors, meta: meta.pop("round"), "of round None, allowed: 0 to 5"),
-        (lambda tensors, meta: meta.update(round=-1), "of round -1, allowed: 0 to 5"),
-        (lambda tensors, meta: meta.update(round=6), "of round 6, allowed: 0 to 5"),
-        (lambda tensors, meta: meta.update(round=True), "of round True"),
-        (lambda tensors, meta: meta.update(round=10**30), "of round 1000000000000000000000000000000"),
-        (lambda tensors, meta: meta.update(seconds="long"), "of 'long' seconds"),
-        (lambda tensors, meta: meta.pop("seconds"), "of None seconds"),
-        (lambda tensors, meta: meta.pop("config"), "of a run with other settings"),
+        (lambda tensors, meta: meta.pop("round"), "round None, allowed: 0 to 5"),
+        (lambda tensors, meta: meta.update(round=-1), "round -1, allowed: 0 to 5"),
+        (lambda tensors, meta: meta.update(round=6), "round 6, allowed: 0 to 5"),
+        (lambda tensors, meta: meta.update(round=True), "round True"),
+        (lambda tensors, meta: meta.update(round=10**30), "round 1000000000000000000000000000000"),
+        (lambda tensors, meta: meta.update(seconds="long"), "seconds 'long'"),
+        (lambda tensors, meta: meta.pop("seconds"), "seconds None"),
+        (lambda tensors, meta: meta.pop("config"), "belongs to a run with other settings"),
         (lambda tensors, meta: tensors.pop("params_D"), "does not fit the model: parameters (0,)"),
         (lambda tensors, meta: tensors.update(params_D=tensors["params_D"][1:]), "does not fit the model"),
         (lambda tensors, meta: tensors.update(params_D=tensors["params_D"].double()), "does not fit the model"),
@@ -298,4 +298,4 @@ def test_a_checkpoint_made_to_mislead_is_refused(
     save_tensors(unfinished / CHECKPOINT, tensors, meta)
     message = refusal_of(lambda: resume(unfinished))
     assert what in message
-    assert "the one before it is whole" in message
+    assert "the previous one is intact" in message

@@ -113,8 +113,8 @@ def test_torchrun_stops_at_a_signal_and_the_run_goes_on(tmp_path):
             {"RANK": "0", "WORLD_SIZE": "2"},
             "`rflbat sweep` runs in one process; torchrun is for run and resume",
         ),
-        (["run"], {"RANK": "2", "WORLD_SIZE": "2"}, "the environment says RANK='2', WORLD_SIZE='2'; allowed"),
-        (["run"], {"RANK": "0", "WORLD_SIZE": "many"}, "the environment says RANK='0', WORLD_SIZE='many'; allowed"),
+        (["run"], {"RANK": "2", "WORLD_SIZE": "2"}, "the environment has RANK='2', WORLD_SIZE='2'; allowed"),
+        (["run"], {"RANK": "0", "WORLD_SIZE": "many"}, "the environment has RANK='0', WORLD_SIZE='many'; allowed"),
     ],
 )
 def test_what_cannot_be_shared_is_a_mistake(words, place, said, monkeypatch, capsys):

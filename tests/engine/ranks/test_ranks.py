@@ -197,7 +197,7 @@ def test_a_finished_run_is_read_on_every_rank(one, two):
 
 def test_ranks_that_would_not_run_the_same_are_refused(two):
     for account in two[1]:
-        assert account["unlike"]["said"].startswith("the ranks do not run the same: their settings")
+        assert account["unlike"]["said"].startswith("the ranks do not run the same experiment: their settings")
 
 
 def test_what_needs_all_columns_at_once_is_refused(two):

@@ -127,7 +127,7 @@ def test_the_first_attacked_round_and_lost_rounds_are_marked(run):
         record |= {"malicious": 9 * (record["round"] >= 2), "nobody_kept": record["round"] == 4}
     figure = figures.draw_accuracy_and_attack(rounds)
     marks = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines[2:]}
-    assert marks == {"Nobody kept": [4], "Attack starts": [2, 2]}
+    assert marks == {"No client kept": [4], "Attack starts": [2, 2]}
     assert {text.get_text() for text in figure.legends[0].get_texts()} >= set(marks)
 
 

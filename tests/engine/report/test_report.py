@@ -100,7 +100,7 @@ def test_unfinished_cells_are_named_and_left_out(write_run, tmp_path, unsaved):
     (path / "cells" / "stray.txt").write_text("not a cell")
     report = report_sweep(path)
     assert report.unfinished == ["empty", "krum-0.1-1", "rflbat-0.5-0"]
-    assert "Unfinished, not in the table: empty, krum-0.1-1, rflbat-0.5-0\n" in (path / "table.md").read_text()
+    assert "Unfinished runs, not in the table: empty, krum-0.1-1, rflbat-0.5-0\n" in (path / "table.md").read_text()
     assert [row[2] for row in report.table.rows] == ["1", "2", "2", "1"]
 
 

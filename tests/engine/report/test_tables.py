@@ -53,8 +53,8 @@ def test_the_closing_table_says_what_ran_and_what_came_out():
         "Attack success rate": "0.8 %",
         "Attack success rate, inclusive": "10.5 %",
         "Malicious dropped (recall)": "100.0 %",
-        "Updates that were not finite": "3",
-        "Moves discarded, as the model would not have stayed finite": "2",
+        "Non-finite local updates": "3",
+        "Server updates discarded to keep the model finite": "2",
         "Rounds": "50",
         "Seconds": "25.0 (2.00 rounds a second)",
     }

@@ -1,4 +1,4 @@
-"""The held-out set: no client has its samples, nobody else notices it, and a resumed run goes on from what it taught.
+"""Root data: no client has its samples, other defenses do not notice it, and a resumed run keeps what was learned.
 
 Legend of the suffixes: N clients, D parameters.
 """
@@ -191,8 +191,8 @@ def test_it_finds_malicious_clients_it_has_never_seen():
     assert result.summary["false_positive_rate"] <= 0.2
 
 
-@pytest.mark.parametrize(("samples", "message"), [(90, "here are 90 in all"), (0, "here are 0 in all")])
+@pytest.mark.parametrize(("samples", "message"), [(90, "got 90 training samples"), (0, "got 0 training samples")])
 def test_too_few_samples(samples, message):
-    with pytest.raises(UserError, match=f"autoencoder learns from a tenth of the training samples.*{message}"):
+    with pytest.raises(UserError, match=f"autoencoder needs at least 10 samples of root data.*{message}"):
         draw_root_data(make_defense("autoencoder", {}), 0, samples)
     assert len(draw_root_data(make_defense("fedavg", {}), 0, samples)) == 0

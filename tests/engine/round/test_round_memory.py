@@ -114,7 +114,7 @@ def test_one_client_that_does_not_fit_is_a_mistake_that_says_what_would(kind, ro
         run(small(**SETTINGS))
     said = str(caught.value)
     assert said.startswith(f"out of memory: training one client needs {needed} bytes (")
-    assert "for 7850 parameters and batches of 7; less needs a smaller --batch-size or another --model (" in said
+    assert "for 7850 parameters and batches of 7; try a smaller --batch-size or another --model (" in said
     assert str(OUT_OF_MEMORY[kind]).partition("\n")[0] in said
     assert "\n" not in said
     assert "--device" not in said  # it is on the CPU already

@@ -158,7 +158,7 @@ def test_a_used_folder_is_refused_and_left_alone(tmp_path):
 
 
 def test_a_target_that_is_no_label_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match=r"^target=10 is no label of digits; allowed: 0 to 9$"):
+    with pytest.raises(UserError, match=r"^target=10 is not a label of digits; allowed: 0 to 9$"):
         run(small(target=10), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, killed, other):
     folder = killed("rflbat", 2)
     foreign = run(dataclasses.replace(experiment("rflbat"), **other), tmp_path / "other")
     shutil.copy(foreign.folder / "checkpoint.safetensors", folder.path)
-    with pytest.raises(UserError, match="this checkpoint is of a run with other settings"):
+    with pytest.raises(UserError, match="this checkpoint belongs to a run with other settings"):
         resume(folder.path)
 
 
@@ -301,5 +301,5 @@ def test_data_that_give_other_samples_are_refused(killed):
     description = json.loads((folder.path / "run.json").read_text())
     description["sizes"][0] += 1
     (folder.path / "run.json").write_text(json.dumps(description))
-    with pytest.raises(UserError, match="data set 'digits' gives its clients other samples than when the run began"):
+    with pytest.raises(UserError, match="the clients' samples of data set 'digits' changed since the run began"):
         resume(folder.path)

@@ -108,9 +108,9 @@ def test_names_are_fit_for_folders():
         ({"malicious": ["much"]}, 1, "the configuration: malicious='much' is not of type float"),
         ({"malicious": ["1.5"]}, 1, "malicious=1.5 is out of range; allowed: 0 to 1"),
         ({"defense_arg.clusters": ["2"], "defense": ["fedavg"]}, 1, "defense 'fedavg' has no parameter 'clusters'"),
-        ({"malicious": ["0.1", "0.1"]}, 1, "the grid has a cell of the same name twice: malicious=0.1,seed=0;"),
-        ({"malicious": ["0.1", "0.10"]}, 1, "the grid has a cell of the same settings twice: malicious=0.10,seed=0;"),
-        ({"seed": [5]}, 1, "the grid names the seed"),
+        ({"malicious": ["0.1", "0.1"]}, 1, "the grid contains a cell with the same name twice: malicious=0.1,seed=0;"),
+        ({"malicious": ["0.1", "0.10"]}, 1, "the grid contains a cell with the same settings twice: malicious=0.10"),
+        ({"seed": [5]}, 1, "the grid must not contain seed"),
         ({}, 0, "seeds=0 is out of range; allowed: at least 1"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_folder_of_other_settings_is_refused(tmp_path, finished, other, named)
         assert run_cell(changed, tmp_path)["rounds"] == 3
         return
     before = marks(tmp_path)
-    with pytest.raises(UserError, match=rf"holds a run with another {named}; give the sweep another --out$"):
+    with pytest.raises(UserError, match=rf"holds a run with another {named}; use another --out$"):
         sweep([changed], tmp_path)
     assert marks(tmp_path) == before
 
@@ -273,7 +273,7 @@ def read(process, name):
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ({"target": ["0", "10"]}, "target=10 is no label of digits"),
+        ({"target": ["0", "10"]}, "target=10 is not a label of digits"),
         ({"clients": ["9", "1443"]}, "at most 1442"),
         ({"partition": ["iid", "natural"]}, "who wrote"),
     ],

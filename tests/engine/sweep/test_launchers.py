@@ -177,8 +177,8 @@ def test_places_take_gpus_in_turn(monkeypatch):
     [
         (("locl", 1, None, "cpu"), "unknown launcher 'locl'; did you mean 'local'?"),
         (("local", 0, None, "cpu"), "jobs=0 is out of range"),
-        (("local", 2, 0.5, "cuda"), "gpus_per_cell=0.5 goes with launcher 'ray'"),
-        (("ray", 2, None, "cpu"), "jobs=2 goes with launcher 'local'"),
+        (("local", 2, 0.5, "cuda"), "gpus_per_cell=0.5 needs launcher 'ray'"),
+        (("ray", 2, None, "cpu"), "jobs=2 needs launcher 'local'"),
         (("ray", 1, -0.5, "cpu"), "gpus_per_cell=-0.5 is out of range"),
         (("ray", 1, 1.5, "cuda"), "gpus_per_cell=1.5 is out of range"),
         (("ray", 1, float("nan"), "cuda"), "gpus_per_cell=nan is out of range"),

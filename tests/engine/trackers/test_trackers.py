@@ -118,9 +118,7 @@ def test_a_tracker_that_fails_is_told_nothing_more_and_the_run_goes_on(tmp_path,
         result = run(SMALL, None, [tracker])
     assert len(result.rounds) == 3
     assert told == {"open": ["open"], "log": ["open", "log"], "finish": ["open", "log", "log", "log", "finish"]}[where]
-    assert [r.getMessage() for r in caplog.records] == [
-        "Mine failed and is told nothing more; the run goes on: no route"
-    ]
+    assert [r.getMessage() for r in caplog.records] == ["Mine failed and is switched off; the run continues: no route"]
 
 
 def test_a_run_that_stops_early_ends_the_tracker_s_run(tmp_path):

@@ -1,7 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const look = data.look;
-// Zoom by dragging, back by a double click: the bar of buttons would lie on the legend on a narrow screen.
+// Drag to zoom, double-click to reset. The mode bar is off because it would cover the legend on a narrow screen.
 const settings = { responsive: true, displayModeBar: false };
 
 const element = (id) => document.getElementById(id);

@@ -6,7 +6,7 @@ function drawCurves() {
   const lost = rounds.round.filter((_, at) => rounds.nobody_kept[at]);
   if (lost.length) {
     const marker = { symbol: "x", size: 9, color: look.grey };
-    lines.push({ type: "scatter", mode: "markers", name: "Nobody kept", x: lost, y: lost.map(() => 0), marker });
+    lines.push({ type: "scatter", mode: "markers", name: "No client kept", x: lost, y: lost.map(() => 0), marker });
   }
   const shapes = [];
   if (data.attack_start > 0) {
@@ -53,8 +53,8 @@ function planeTraces(part, judge) {
 function planeStatus(part, judge) {
   const counts = data.stages.map((stage, number) => [stage.label, part.stage.filter((each) => each === number).length]);
   const kept = judge === "own" ? counts[0][1] : part.shadows[judge].length;
-  const fallen = judge === "own" ? counts.slice(1).filter((each) => each[1]).map((each) => each[1] + " " + each[0]) : [part.client.length - kept + " dropped"];
-  return "Round " + part.round + ": " + kept + " of " + part.client.length + " kept" + (fallen.length ? "; " + fallen.join(", ") : "");
+  const rejected = judge === "own" ? counts.slice(1).filter((each) => each[1]).map((each) => each[1] + " " + each[0]) : [part.client.length - kept + " dropped"];
+  return "Round " + part.round + ": " + kept + " of " + part.client.length + " kept" + (rejected.length ? "; " + rejected.join(", ") : "");
 }
 
 function drawPlane() {
@@ -116,7 +116,7 @@ function drawFates() {
 function drawShadows() {
   if (!element("shadows-plot")) return;
   const lines = data.shadow_lines.map((each) => line(each.name, each.rounds, inPercent(each.values), each.colour, each.dash, each.symbol));
-  Plotly.newPlot("shadows-plot", lines, layout({ xaxis: roundAxis(rounds.round), yaxis: rateAxis("Weight of the malicious (%)"), hovermode: "x unified" }), settings);
+  Plotly.newPlot("shadows-plot", lines, layout({ xaxis: roundAxis(rounds.round), yaxis: rateAxis("Weight of malicious clients (%)"), hovermode: "x unified" }), settings);
 }
 
 drawCurves();
