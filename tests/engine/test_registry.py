@@ -140,7 +140,7 @@ def test_parameters_are_checked_as_ours_are() -> None:
 
 
 def test_show_prints_their_page() -> None:
-    assert "Keep updates that are at most so many times as long as the median." in show("mine:short")
+    assert "Keep updates whose norm is at most ``factor`` times the median norm." in show("mine:short")
     with pytest.raises(UserError, match="cannot be imported"):
         show("nowhere:short")
 
