@@ -73,7 +73,7 @@ def code_of(tutorial: str) -> str:
 
 
 def commands_of(tutorial: str) -> list[list[str]]:
-    """What a tutorial says to type."""
+    """Commands of a tutorial."""
     text = (ROOT / "docs/tutorials" / tutorial).read_text(encoding="utf-8")
     return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ ")]
 

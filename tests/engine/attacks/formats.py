@@ -35,7 +35,7 @@ REVIEWS = SampleFormat((100,), 0.0, encode)
 TEXTS = [REVIEWS, SampleFormat((13,), 0.0, encode)]  # 13: a single word stays beside the paper's sentence
 
 SUITED = {"pixel": IMAGES, "sentence": TEXTS, "dba": IMAGES + TEXTS}
-"""What each attack can stamp."""
+"""Sample formats that each attack can stamp."""
 
 
 def random_samples(samples: SampleFormat, count: int = 5, seed: int = 0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What each model is fed: the format of its samples, and random samples of it."""
+"""Input of each model: the format of its samples, and random samples."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The held-out set: no client has its samples, nobody else notices it, and a resumed run goes on from what it taught.
+"""The held-out set: no client has its samples, other defenses ignore it, and a resumed run keeps the trained state.
 
 Legend of the suffixes: N clients, D parameters.
 """
