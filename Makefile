@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-all lint format bench paper docs clean
 
-# One stamp serves every target: it is renewed when the declared dependencies change.
+# Stamp of the installation: renewed when the declared dependencies change.
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rflbat needs Python 3.11 or newer: make PYTHON=python3.11")'
-	@echo "setting up $(VENV): some minutes without a word, 6.4 GB of disk"
+	@echo "setting up $(VENV): takes minutes without output, 6.4 GB of disk"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	touch $@
@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
-# Ray and Flower are large, and only slow tests start them.
+# Ray and Flower are large, and only slow tests need them.
 $(VENV)/installed-all: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev,ray,flower]'
 	touch $@

@@ -1,4 +1,4 @@
-"""Sphinx configuration. The pages of the methods are made from the registries, so that a new row has its page."""
+"""Sphinx configuration. Method pages are generated from the registries, so a new row gets its page."""
 
 import sys
 from importlib.metadata import version as installed
@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "engine"), str(HERE.parent / "kernels"), str(HERE)]
 
-from method_pages import write_kernel_pages, write_pages  # noqa: E402 - it lies beside this file
+from method_pages import write_kernel_pages, write_pages  # noqa: E402 - this folder is on sys.path only now
 
 project = "rflbat"
 copyright = "the rflbat authors, Apache-2.0"

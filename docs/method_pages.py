@@ -1,4 +1,4 @@
-"""Writes a page for each defense, attack, model and data set: the docstring that `rflbat show NAME` prints."""
+"""Generate a page for each defense, attack and model from the docstring that ``rflbat show NAME`` prints."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ KINDS: dict[str, Mapping[str, Callable[..., Any]]] = {
 
 
 def write_pages(folder: Path) -> None:
-    """Write the pages and their index, and delete those of rows that are gone.
+    """Write the pages and their index, and delete the pages of removed rows.
 
     Args:
-        folder: where they go; everything in it is generated.
+        folder: target folder; all of its content is generated.
     """
     pages = {}
     for kind, rows in KINDS.items():
@@ -42,11 +42,11 @@ def write_pages(folder: Path) -> None:
 
 
 def write_kernel_pages(folder: Path, kernels: Path) -> list[str]:
-    """Write a page for the README of each kernel.
+    """Copy the README of each kernel to a page.
 
     Args:
-        folder: where they go.
-        kernels: the folder of the package.
+        folder: target folder.
+        kernels: folder of the package ``rflbat_kernels``.
 
     Returns:
         names of the kernels.

@@ -1,4 +1,4 @@
-"""What every test relies on: memory that shows when nobody wrote it, one thread, a reason for skipped tests."""
+"""Set-up of every test: memory that reveals missing writes, one thread, a reason for skipped tests."""
 
 import os
 from collections.abc import Iterator

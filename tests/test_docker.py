@@ -107,7 +107,7 @@ def pip_steps(stage: str) -> list[str]:
 
 @pytest.mark.slow
 def test_all_that_the_gpu_image_installs_is_pinned(tmp_path: Path) -> None:
-    """What the stage gpu asks pip for, resolved by uv, which reads metadata alone where pip fetches gigabytes."""
+    """Requirements of the stage gpu, resolved by uv, which only reads metadata where pip downloads gigabytes."""
     uv, out = Path(sysconfig.get_path("scripts")) / "uv", tmp_path / "resolved.txt"
     if not uv.exists():
         pytest.skip("uv is not here; it comes with rflbat[flower]")

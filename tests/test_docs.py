@@ -1,4 +1,4 @@
-"""The documentation builds without a warning, with a page for every method, and its tutorials say what is true."""
+"""The documentation builds without a warning, with a page for every method, and the commands on its pages exist."""
 
 import re
 import shlex
@@ -54,7 +54,7 @@ def test_the_promises_name_tests_that_exist() -> None:
 
 
 def commands(page: str) -> list[list[str]]:
-    """What a page says to type, in a block or between backquotes; not what has a placeholder in capitals or dots."""
+    """Commands of a page, in a block or between backquotes, except those with a placeholder in capitals or dots."""
     text = (ROOT / page).read_text(encoding="utf-8")
     lines = re.findall(r"^(?:\$| {3})[ ](?:[A-Z_]+=\S+ )?(rflbat .*)$", text, re.MULTILINE)
     lines += re.findall(r"`(?:[A-Z_]+=\S+ )?(rflbat\s[^`]*)`", text)

@@ -22,7 +22,7 @@ MODULES = [package.__name__ for package in PACKAGES] + [
     found.name for package in PACKAGES for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 ]
 ELEMENTARY = {"gram.reference", "weighted_sum.reference", "pairwise.reference", "median.reference"}
-"""Kernels that are a definition, not somebody's method: they have no source to name."""
+"""Kernels that are a definition, not a published method: they have no source to name."""
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 
 

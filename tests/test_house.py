@@ -57,7 +57,7 @@ def calls(module: ast.Module) -> Iterator[tuple[str, ast.Call]]:
 
 
 def untrusted(module: ast.Module) -> set[str]:
-    """What runs or unpacks code from data."""
+    """Calls that run or unpack code from data."""
     found = imports(module) & OBJECTS
     for name, call in calls(module):
         keywords = {word.arg: word.value for word in call.keywords}
@@ -71,14 +71,14 @@ def untrusted(module: ast.Module) -> set[str]:
 
 
 def noise(module: ast.Module) -> set[str]:
-    """What prints or ends the process."""
+    """Calls that print or end the process."""
     said = {name for name, _ in calls(module)} & {"print", "exit", "quit", "sys.exit", "os._exit", "SystemExit"}
     raised = [node.exc for node in ast.walk(module) if isinstance(node, ast.Raise)]
     return said | ({error.id for error in raised if isinstance(error, ast.Name)} & {"SystemExit"})
 
 
 def waits(module: ast.Module) -> set[str]:
-    """What waits for the device: also as an attribute that is not called on the spot."""
+    """Attributes that wait for the device, even if they are not called immediately."""
     return {node.attr for node in ast.walk(module) if isinstance(node, ast.Attribute)} & WAITS
 
 

@@ -1,4 +1,4 @@
-"""What is installed is what the folders hold: the package list, the built wheel, dependencies and the public names."""
+"""The installation matches the folders: the package list, the built wheel, dependencies and the public names."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ import rflbat_kernels
 ROOT = Path(__file__).parents[1]
 ROOTS = {"rflbat": ROOT / "engine", "rflbat_kernels": ROOT / "kernels"}
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "triton": "torch", "mlflow": "mlflow-skinny"}
-"""What brings a module of another name. Triton comes with torch's builds for Linux, and is imported where chosen."""
+"""Distribution of a module of another name. Triton comes with torch's Linux builds, and is imported when chosen."""
 
 
 def setup() -> ConfigParser:
@@ -28,7 +28,7 @@ def setup() -> ConfigParser:
 
 
 def sources() -> dict[str, Path]:
-    """Every module of both packages: its path inside the wheel, and where it lies."""
+    """Every module of both packages: its path in the wheel, and its location."""
     return {
         path.relative_to(root).as_posix(): path
         for name, root in ROOTS.items()

@@ -1,4 +1,4 @@
-"""What is released: the sdist, the wheel that is built from it, and a run of that wheel outside of the checkout."""
+"""The release: the sdist, the wheel that is built from it, and a run of that wheel outside of the checkout."""
 
 import importlib.util
 import os

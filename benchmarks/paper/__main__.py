@@ -1,8 +1,8 @@
 """Regenerate the paper's tables and figures and the page of results: ``python -m benchmarks.paper --jobs 2``.
 
-A run whose row stands in the CSV files is not run again, and a stopped run goes on from its checkpoint in ``--out``.
-``--page`` rewrites the page, the tables and the figures from the CSV files alone. ``--scale full`` runs FEMNIST and
-Amazon on the paper's data (a GPU, and results of its own).
+A run with a row in the CSV files is not repeated, and an interrupted run continues from its checkpoint in ``--out``.
+``--page`` only rewrites the page, the tables and the figures from the CSV files. ``--scale full`` runs FEMNIST and
+Amazon on the paper's data (needs a GPU, and a separate results folder).
 """
 
 import argparse
@@ -22,17 +22,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def measure(study: str, cells: Sequence[Cell], jobs: int, out: Path, results: Path) -> str:
-    """Run the cells of a study that have no row yet; each row is written as soon as its run is finished.
+    """Run the cells of a study that have no row yet; each row is written when its run finishes.
 
     Args:
-        study: its name.
+        study: name of the study.
         cells: all runs of the study.
-        jobs: processes.
-        out: where the run folders lie.
-        results: where the CSV files lie.
+        jobs: number of processes.
+        out: parent folder of the run folders.
+        results: folder of the CSV files.
 
     Returns:
-        one line on the runs that failed, or "".
+        one line about failed runs, or "".
     """
     ledger = Ledger(study, results, cells)
     left = ledger.missing(cells)
@@ -57,16 +57,16 @@ def measure(study: str, cells: Sequence[Cell], jobs: int, out: Path, results: Pa
 
 
 def main() -> None:
-    """Run what is missing, then write the page."""
+    """Run the missing cells, then write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__)
     names = [*STUDIES, *SCENARIOS, *WHERE]
     parser.add_argument("studies", nargs="*", default=names, help=f"some of {', '.join(names)}; default all")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the experiments on MNIST")
     parser.add_argument("--scale", choices=SCALES, default="small", help="size of the experiments beyond MNIST")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, one thread each")
-    parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="where the run folders lie")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the CSV files, figures and page lie")
-    parser.add_argument("--page", action="store_true", help="run nothing; rewrite the page from the CSV files")
+    parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="parent folder of the run folders")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV files, figures and page")
+    parser.add_argument("--page", action="store_true", help="only rewrite the page from the CSV files")
     options = parser.parse_args()
     unknown = [study for study in options.studies if study not in names]
     if unknown:
@@ -80,7 +80,7 @@ def main() -> None:
         for study in options.studies:
             cells = studies[study](options.seeds)
             failures += [said for said in [measure(study, cells, options.jobs, options.out, options.results)] if said]
-    from benchmarks.paper.page import page  # pictures of every data set: seconds that a sweep need not wait for
+    from benchmarks.paper.page import page  # late import: it takes seconds that a sweep need not wait for
 
     (options.results / "README.md").write_text(page(options.results, options.seeds, options.scale), encoding="utf-8")
     print(f"wrote {options.results / 'README.md'}")

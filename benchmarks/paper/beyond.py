@@ -1,4 +1,4 @@
-"""The sections of the page beyond MNIST's figures: figures 3, 5, 8, 9, 10, 13, 14, tables 1 to 3, and the boundary."""
+"""Sections of the page beyond MNIST's figures: figures 3, 5, 8, 9, 10, 13, 14, tables 1 to 3, and the boundary."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def percent(row: Mapping[str, str], key: str) -> float:
 
 
 def table_1(datasets: Sequence[Dataset]) -> Table:
-    """Table 1: data and models, the paper's and ours."""
+    """Build table 1: data and models, the paper's and ours."""
     body = []
     for dataset in datasets:
         classes, size, features, model = PAPER_DATA[dataset.name]
@@ -66,7 +66,7 @@ def table_1(datasets: Sequence[Dataset]) -> Table:
 
 
 def table_2() -> Table:
-    """Table 2: the scenarios and their recipes."""
+    """Build table 2: the scenarios and their recipes."""
     body = []
     for name, what, data, recipes in SCENARIO_TABLE:
         varied = "; ".join(f"{key} = {', '.join(values)}" for key, values in RECIPES[recipes[0]].grid.items())
@@ -80,7 +80,7 @@ def settings_table() -> Table:
     names = ("mnist", "femnist", "amazon", "imdb")
     told = [RECIPES[name]() for name in names]
     lines: dict[str, list[str]] = {
-        "clients, of them in a round": [f"{each.clients}, {each.participants or each.clients}" for each in told],
+        "clients, participants in a round": [f"{each.clients}, {each.participants or each.clients}" for each in told],
         "optimizer, learning rate": [f"{each.optimizer}, {each.lr:g}" for each in told],
         "local steps x batch": [f"{each.local_steps} x {each.batch_size}" for each in told],
         "last batch of an epoch": ["left out if short" if each.drop_last else "may be short" for each in told],
@@ -90,16 +90,16 @@ def settings_table() -> Table:
 
 
 def table_3(rows: Rows, rounds: Rows) -> Table:
-    """Table 3: the distributed backdoor under RFLBAT, paper / here, from the first round and after five clean ones.
+    """Build table 3: the distributed backdoor under RFLBAT, paper / here, from round 0 and after five clean rounds.
 
-    Accuracy is part of these claims, so all of them are judged: a model that the attack has wrecked does not agree.
+    Accuracy is part of these claims, so all of them are judged: a model wrecked by the attack does not agree.
 
     Args:
         rows: runs of the study ``distributed``.
         rounds: its rounds.
 
     Returns:
-        the table; IMDB, which the paper has not, stands without a verdict.
+        the table; IMDB is not in the paper and has no verdict.
     """
     body = []
     paper = {(claim.dataset, claim.scale): claim for claim in TABLE_3}
@@ -140,7 +140,7 @@ def table_3(rows: Rows, rounds: Rows) -> Table:
 
 
 def boundary_table(rows: Rows) -> Table:
-    """Where RFLBAT begins to hold: attack success after 20 rounds, and the similarities of the first attacked round."""
+    """Tabulate where RFLBAT begins to hold: attack success, and similarities in the first attacked round."""
     cases: dict[tuple[str, str], dict[str, list[Mapping[str, str]]]] = {}
     for row in rows:
         case = (row["clusters_by"], row["local_steps"])
@@ -160,11 +160,11 @@ def boundary_table(rows: Rows) -> Table:
 
 
 def learning_table(rounds: Rows, rows: Rows, central: Rows, bayes: Rows) -> Table:
-    """Accuracy of FedAvg without an attack over the rounds, beside one model trained on all data and naive Bayes.
+    """Tabulate the accuracy of FedAvg without an attack over the rounds, one central model, and naive Bayes.
 
     Args:
         rounds: rounds of the study ``clean``.
-        rows: its runs.
+        rows: runs of the study ``clean``.
         central: runs of the study ``central``.
         bayes: rows (data, accuracy) of the naive Bayes classifier.
 
@@ -195,7 +195,7 @@ def learning_table(rounds: Rows, rows: Rows, central: Rows, bayes: Rows) -> Tabl
     heads = (
         *(f"after {number} rounds" for number in at),
         "at the end",
-        "attack success of it",
+        "attack success at the end",
         "one model",
         "naive Bayes",
     )
@@ -203,7 +203,7 @@ def learning_table(rounds: Rows, rows: Rows, central: Rows, bayes: Rows) -> Tabl
 
 
 def optimizers_table(rows: Rows, rounds: Rows) -> Table:
-    """Accuracy of FedAvg without an attack by the clients' optimizer, every second of ten rounds."""
+    """Tabulate the accuracy of FedAvg without an attack by the clients' optimizer, every second of ten rounds."""
     at, body = range(2, 11, 2), []
     for row in rows:
         curve = {int(each["round"]) + 1: each["accuracy"] for each in rounds if each["settings"] == row["settings"]}
@@ -214,12 +214,12 @@ def optimizers_table(rows: Rows, rounds: Rows) -> Table:
 
 
 def sections(results: Path, datasets: Sequence[Dataset], scale: str) -> dict[str, Table | str]:
-    """Write figures and make the page's tables beyond MNIST's figures 6, 7, 11 and 12.
+    """Draw figures and build the page's tables beyond MNIST's figures 6, 7, 11 and 12.
 
     Args:
         results: folder of the CSV files, and of the figures.
         datasets: MNIST, FEMNIST and Amazon.
-        scale: name of the scale that was run.
+        scale: name of the scale of the runs.
 
     Returns:
         mark of ``notes.md`` -> table or text.
@@ -267,7 +267,7 @@ def sections(results: Path, datasets: Sequence[Dataset], scale: str) -> dict[str
 
 
 def _pictures(results: Path, rows: Mapping[str, Rows], clean: Clean) -> None:
-    """Draw the figures whose runs are there; an earlier picture of other runs does not stay."""
+    """Draw the figures whose runs are finished; delete earlier pictures of other runs."""
     drawn = {
         "figure8": (bars, rows["femnist"]),
         "figure9": (bars, [row for row in rows["amazon"] if row["partition"] == "iid"]),

@@ -1,6 +1,6 @@
-"""Every claim of the paper's figures 6, 7, 11 and 12, and when we say that it holds.
+"""Every claim of the paper's figures 6, 7, 11 and 12, and the condition under which it holds.
 
-Rates and accuracies are percent. A claim is read against the mean over seeds:
+Rates and accuracies are percent. A claim is compared with the mean over seeds:
 "defends" = attack success at most 5; "fails" = at least 90; a number = within 10 points of it.
 """
 
@@ -25,12 +25,12 @@ Measured = dict[tuple[str, float, str, str], Stat]
 """(partition, malicious share or alpha, defense label, metric) -> value over seeds."""
 
 Comparison = tuple[str, str, Callable[[], tuple[str, bool]]]
-"""Figure, claim, and a function that reads our numbers and whether they agree; KeyError where a run is missing."""
+"""Figure, claim, and a function that returns our numbers and whether they agree; KeyError if a run is missing."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of the paper about one number of ours.
+    """One statement of the paper that is compared with one of our numbers.
 
     Args:
         figure: number of the figure.
@@ -38,8 +38,8 @@ class Claim:
         setting: share of malicious clients (figures 6 and 7) or alpha (figure 11).
         defense: label of the defense.
         metric: "attack_success_rate" or "accuracy".
-        paper: what the paper says, as the table prints it.
-        number: the paper's number in percent, where it gives one.
+        paper: the paper's statement, as the table prints it.
+        number: the paper's number in percent, if it gives one.
         holds: whether a measured mean agrees.
     """
 
@@ -66,7 +66,7 @@ def fails(figure: int, partition: str, setting: float, defense: str) -> Claim:
 
 
 def near(figure: int, partition: str, setting: float, defense: str, number: float) -> Claim:
-    """Claim of a number."""
+    """Claim that a number is reached."""
     metric = "attack_success_rate"
     return Claim(figure, partition, setting, defense, metric, f"{number:g}", number, lambda x: abs(x - number) <= NEAR)
 
@@ -109,7 +109,7 @@ def comparisons(attackers: Measured, non_iid: Measured, spread: dict[float, floa
         spread: alpha -> standard deviation of the number of samples of a client, mean over seeds.
 
     Returns:
-        the claims, unread.
+        the claims, not evaluated yet.
     """
     others = ("multikrum", "geomed", "rfa", "foolsgold")
 

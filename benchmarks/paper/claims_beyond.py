@@ -16,9 +16,9 @@ class Distributed:
     Args:
         dataset: data set.
         scale: lambda.
-        accuracy: what the paper reports.
-        full: success of the full trigger.
-        local: success of each local trigger.
+        accuracy: accuracy in the paper.
+        full: attack success of the full trigger.
+        local: attack success of each local trigger.
     """
 
     dataset: str
@@ -28,7 +28,7 @@ class Distributed:
     local: tuple[float, float, float, float]
 
     def holds(self, accuracy: float, full: float, local: Sequence[float]) -> bool:
-        """Whether the model is at most 10 points less accurate than the paper's, and no rate 10 points higher."""
+        """Return whether accuracy is at most 10 points below the paper's and no rate more than 10 points above it."""
         rates = ((full, self.full), *zip(local, self.local, strict=True))
         return accuracy >= self.accuracy - NEAR and all(here <= paper + NEAR for here, paper in rates)
 
@@ -78,10 +78,10 @@ def comparisons_beyond(
         femnist: measured values of figure 8.
         amazon: measured values of figures 9 and 10.
         federations: measured values of figure 13.
-        clean: data set -> accuracy of FedAvg that nobody attacks, percent.
+        clean: data set -> accuracy of FedAvg without an attack, percent.
 
     Returns:
-        the claims, unread.
+        the claims, not evaluated yet.
     """
     shares = (0.1, 0.5, 0.9)
 
@@ -111,7 +111,7 @@ def comparisons_beyond(
 
     above = "RFLBAT's attack success at 90 % is a little above that at 10 and 50 % (read as: by at most 10 points)"
     return [
-        ("8", "RFLBAT loses under 3 points of accuracy (read as: against FedAvg that nobody attacks)", loss),
+        ("8", "RFLBAT loses under 3 points of accuracy (read as: against FedAvg without an attack)", loss),
         ("8", "10 %: FoolsGold has the worst accuracy", worst),
         ("9", above, a_little_above),
         ("10", "RFLBAT is worse than IID at 90 %", worse),

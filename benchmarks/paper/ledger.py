@@ -1,7 +1,7 @@
-"""The committed CSV files as the record of finished runs: a run whose row is there is not run again, on any machine.
+"""The committed CSV files as the record of finished runs: a run that has a row is not repeated on any machine.
 
 Each study has ``results/STUDY.csv``, one row per run, and ``results/rounds/STUDY.csv``, one row per round of each run.
-A run is known by a digest of its settings, so rows outlive the run folders they came from.
+A run is identified by a digest of its settings, so rows outlive their run folders.
 """
 
 import csv
@@ -25,10 +25,10 @@ ROUND_COLUMNS = (
 
 
 def digest(experiment: Experiment) -> str:
-    """Name the settings of a run: those that differ from the defaults, so that a new setting renames no old run.
+    """Return a digest of the settings that differ from the defaults, so that a new setting does not rename old runs.
 
     Args:
-        experiment: configuration, as the study makes it.
+        experiment: configuration of the study.
 
     Returns:
         12 hexadecimal digits.
@@ -45,7 +45,7 @@ def digest(experiment: Experiment) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file; no rows where it does not exist yet."""
+    """Read a CSV file; return no rows if it does not exist."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -53,7 +53,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as a whole, in the order given."""
+    """Write the whole file, with the rows in the given order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -82,12 +82,12 @@ class Ledger:
             self.rounds.setdefault(row["settings"], []).append(row)
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
-        """List the runs without a row, first seeds first, so that every case has one before any has three."""
+        """List the runs without a row by seed, so that every case has one run before any has three."""
         left = [cell for cell in cells if digest(cell.experiment) not in self.rows]
         return sorted(left, key=lambda cell: cell.experiment.seed)
 
     def add(self, cell: Cell, summary: Mapping[str, Any], folder: Path) -> None:
-        """Write the row of a finished run, and those of its rounds.
+        """Write the row of a finished run, and the rows of its rounds.
 
         Args:
             cell: the run.
@@ -98,13 +98,13 @@ class Ledger:
         self.rows[name] = {"settings": name, **row_of(self.study, cell, summary, folder)}
         self.rounds[name] = list(_rounds(name, folder))
         known = sorted(self.rows, key=lambda key: self.order.get(key, len(self.order)))
-        # The row of the run comes last: what has it is not run again.
+        # Write the row of the run last: a run that has one is not repeated.
         write_csv(self.paths[1], ROUND_COLUMNS, [row for key in known for row in self.rounds.get(key, ())])
         write_csv(self.paths[0], COLUMNS, [self.rows[key] for key in known])
 
 
 def _rounds(name: str, folder: Path) -> Iterable[dict[str, Any]]:
-    """List each round: the model's rates where they were measured, and how many malicious clients were kept."""
+    """List the rounds: the model's rates if they were measured, and the number of kept malicious clients."""
     for row in RunFolder(folder).rounds():
         rates = ("accuracy", "attack_success_rate", "malicious_weight")
         yield {

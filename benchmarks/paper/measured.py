@@ -1,4 +1,4 @@
-"""From the cells' summaries to what the page says: one CSV row per run, means over seeds, verdicts."""
+"""From the cells' summaries to the tables of the page: one CSV row per run, means over seeds."""
 
 import math
 import statistics
@@ -37,7 +37,7 @@ CLUSTERS = signature(rflbat).parameters["clusters"].default
 
 
 def row_of(study: str, cell: Cell, summary: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Make the CSV row of one run; empty where a measure does not exist."""
+    """Build the CSV row of one run; a measure that does not exist is empty."""
     config = cell.experiment.to_dict()
     settings = {
         "study": study,
@@ -56,13 +56,13 @@ def row_of(study: str, cell: Cell, summary: Mapping[str, Any], folder: Path) -> 
 
 
 def clusters_by(arguments: Mapping[str, Any]) -> str:
-    """Name RFLBAT's rule for the number of clusters, with the smallest share of a cluster where one is set."""
+    """Name RFLBAT's rule for the number of clusters, with the smallest share of a cluster if one is set."""
     rule = str(arguments.get("clusters", CLUSTERS))
     return f"{rule}, at least {arguments['smallest']:.0%}" if arguments.get("smallest") else rule
 
 
 def first_similarities(folder: Path, attack_start: int) -> dict[str, float]:
-    """Mean similarity v_j of malicious and of honest clients to their clusters in the first attacked round."""
+    """Compute the mean similarity v_j of malicious and of honest clients to their clusters, first attacked round."""
     rows = [row for row in RunFolder(folder).clients() if row["round"] == attack_start and row["cluster"] != -1]
     by_truth = {truth: [row["score"] for row in rows if row["malicious"] == truth] for truth in (True, False)}
     means = {name: by_truth[truth] for name, truth in zip(FIRST, (True, False), strict=True)}
@@ -82,7 +82,7 @@ def _figure_14(cell: Cell) -> bool:
 
 
 SCATTERED: dict[str, Callable[[Cell], bool]] = {"attackers": _figure_3, "distributed": _figure_14}
-"""Study -> which of its cells have their PCA plane drawn (figures 3 and 14)."""
+"""Study -> predicate: whether the PCA plane of a cell is drawn (figures 3 and 14)."""
 SCATTER_COLUMNS = ("scale", "round", "client", "malicious", "stage", "x", "y")
 
 
@@ -122,7 +122,7 @@ def stat(values: Sequence[float]) -> Stat:
 
 
 def noise_table(rows: Sequence[Mapping[str, str]]) -> Table:
-    """Attack success of GeoMed and RFA by batch size, mean and standard deviation over seeds."""
+    """Tabulate the attack success of GeoMed and RFA by batch size, mean and standard deviation over seeds."""
     sizes = list(dict.fromkeys(row["batch_size"] for row in rows))
     cells: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in rows:
@@ -133,17 +133,17 @@ def noise_table(rows: Sequence[Mapping[str, str]]) -> Table:
 
 
 def with_spread(value: Stat) -> str:
-    """Write mean ± standard deviation, the mean alone where there is one seed."""
+    """Format mean ± standard deviation, or only the mean for one seed."""
     return f"{value.mean:.1f}" if math.isnan(value.spread) else f"{value.mean:.1f} ± {value.spread:.1f}"
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """Write mean ± sample standard deviation."""
+    """Format mean ± sample standard deviation."""
     return with_spread(stat(values))
 
 
 def rates_table(rows: Sequence[Mapping[str, str]], settings: tuple[str, ...]) -> Table:
-    """Accuracy and attack success of runs, mean and standard deviation over seeds, by some of their settings."""
+    """Tabulate accuracy and attack success, mean and standard deviation over seeds, by some settings."""
     cases: dict[tuple[str, ...], list[tuple[float, float]]] = {}
     for row in rows:
         case = tuple(f"{float(row[key]):.0%}" if key == "malicious" else row[key] for key in settings)
@@ -154,7 +154,7 @@ def rates_table(rows: Sequence[Mapping[str, str]], settings: tuple[str, ...]) ->
 
 
 def clusters_table(rows: Sequence[Mapping[str, str]]) -> Table:
-    """Accuracy / attack success of each rule for the number of clusters, mean over seeds, worst seed in brackets."""
+    """Tabulate accuracy / attack success by rule for the number of clusters: mean over seeds (worst seed)."""
     cells: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
         partition = {"iid": "IID", "natural": "natural"}.get(row["partition"], f"alpha {row['alpha']}")

@@ -18,7 +18,7 @@ COLUMNS = ("dataset", "accuracy")
 
 
 def counts(x: Tensor, words: int) -> csr_matrix:
-    """Count the words of each text; padding is no word.
+    """Count the words of each text; padding is not counted.
 
     Args:
         x: token ids ``(n, T)``.
@@ -33,7 +33,7 @@ def counts(x: Tensor, words: int) -> csr_matrix:
 
 
 def main() -> None:
-    """Fit and test on the same tokens as the LSTM reads, and write ``naive_bayes.csv``."""
+    """Fit and test on the LSTM's tokens, and write ``naive_bayes.csv``."""
     rows = []
     for name in TEXTS:
         experiment = resolve(RECIPES[name]())

@@ -1,4 +1,4 @@
-"""The page of results: the marks of ``notes.md`` filled from the committed CSV files, and the figures beside it."""
+"""The page of results: the template ``notes.md``, filled from the committed CSV files, and the figures."""
 
 import os
 import re
@@ -21,12 +21,12 @@ NOTES = Path(__file__).parent / "notes.md"
 
 
 def page(results: Path, seeds: int, scale: str) -> str:
-    """Write every figure and compose the page.
+    """Draw every figure and compose the page.
 
     Args:
         results: folder of the CSV files.
         seeds: seeds of the experiments on MNIST.
-        scale: name of the scale of the others.
+        scale: name of the scale of the other experiments.
 
     Returns:
         Markdown.
@@ -45,12 +45,12 @@ def page(results: Path, seeds: int, scale: str) -> str:
 
 
 def _drawn(found: re.Match[str], results: Path) -> str:
-    """Leave a picture in the page only where its runs have been drawn."""
-    return found[0] if (results / found[2]).exists() else f"{found[1]} is drawn once its runs are there."
+    """Keep a picture in the page only if it has been drawn."""
+    return found[0] if (results / found[2]).exists() else f"{found[1]} is drawn once its runs are finished."
 
 
 def _mnist(results: Path, seeds: int) -> dict[str, Table | str]:
-    """Figures 6, 7, 11 and 12, and the studies behind them."""
+    """Draw figures 6, 7, 11 and 12, and build the tables of their studies."""
     attackers, non_iid = read_csv(results / "attackers.csv"), read_csv(results / "non_iid.csv")
     by_share, by_alpha = over_seeds(attackers, "malicious"), over_seeds(non_iid, "alpha")
     for number, partition in ((6, "iid"), (7, "dirichlet")):

@@ -17,7 +17,7 @@ from rflbat.round.setup import divide, resolve
 
 
 def bars(rows: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Figures 6 and 7: accuracy and attack success of every defense, a panel for each share of malicious clients."""
+    """Draw figures 6 and 7: accuracy and attack success of every defense, a panel for each malicious share."""
     cells = [
         (
             {"defense": row["defense"].replace(", ", "\n"), "malicious": float(row["malicious"]), "seed": row["seed"]},
@@ -32,7 +32,7 @@ def bars(rows: Sequence[Mapping[str, str]], path: Path) -> None:
 
 
 def over_alpha(measured: Measured, path: Path) -> None:
-    """Figure 11: RFLBAT's (default rule) accuracy and attack success over alpha."""
+    """Draw figure 11: accuracy and attack success of RFLBAT (default rule) over alpha."""
     with rc_context(STYLE):
         figure = blank(4.2, 2.8)
         axes = figure.subplots()
@@ -52,7 +52,7 @@ def over_alpha(measured: Measured, path: Path) -> None:
 
 
 def sizes_by_alpha(data_dir: str | None, seeds: int) -> dict[float, list[np.ndarray]]:
-    """Draw the partitions of figure 11 again: alpha -> sizes of the clients, one array per seed."""
+    """Repeat the partitions of figure 11: alpha -> sizes of the clients, one array per seed."""
     experiment = resolve(replace(MNIST, partition="dirichlet", data_dir=data_dir))
     dataset = load("mnist", Path(experiment.data_dir) if experiment.data_dir else None)
     return {
@@ -65,7 +65,7 @@ def sizes_by_alpha(data_dir: str | None, seeds: int) -> dict[float, list[np.ndar
 
 
 def client_sizes(sizes: Mapping[float, Sequence[np.ndarray]], path: Path) -> None:
-    """Figure 12: samples of each client at each alpha (seed 0)."""
+    """Draw figure 12: samples of each client at each alpha (seed 0)."""
     with rc_context(STYLE):
         figure = blank(7.0, 3.6)
         panels = figure.subplots(2, 3, sharex=True, sharey=True).ravel()

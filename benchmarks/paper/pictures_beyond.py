@@ -27,7 +27,7 @@ Rows = Sequence[Mapping[str, str]]
 
 
 def clients_curve(rows: Rows, path: Path) -> None:
-    """Figure 13: RFLBAT's accuracy and attack success over the number of clients."""
+    """Draw figure 13: RFLBAT's accuracy and attack success over the number of clients."""
     with rc_context(STYLE):
         figure = blank(4.6, 2.8)
         axes = figure.subplots()
@@ -48,7 +48,7 @@ def clients_curve(rows: Rows, path: Path) -> None:
 
 
 def boundary_curves(rows: Rows, path: Path) -> None:
-    """Attack success of the distributed backdoor, and the similarities that decide it, over the clean rounds before."""
+    """Draw the distributed backdoor's attack success and the deciding similarities over the clean rounds before it."""
     looks = {
         ("silhouette", "10"): (BENIGN, "-", "silhouette, 10 steps"),
         ("2", "10"): (MALICIOUS, "--", "2 clusters, 10 steps"),
@@ -82,7 +82,7 @@ def boundary_curves(rows: Rows, path: Path) -> None:
 
 
 def scatter(rows: Rows, path: Path) -> None:
-    """Figures 3 and 14: updates in the plane of their principal components, a panel for each lambda."""
+    """Draw figures 3 and 14: updates in the plane of their principal components, a panel for each lambda."""
     with rc_context(STYLE):
         panels = sorted({float(row["scale"]) for row in rows})
         figure = blank(3.2 * len(panels), 3.0)
@@ -100,7 +100,7 @@ def scatter(rows: Rows, path: Path) -> None:
 
 
 def stamped_images(datasets: Sequence[Dataset], path: Path) -> None:
-    """Figure 5a: test images, clean and with each trigger."""
+    """Draw figure 5a: test images, clean and with each trigger."""
     with rc_context(STYLE):
         figure = blank(7.2, 1.2 * len(datasets) + 0.3)
         grid = figure.subplots(len(datasets), 7)
@@ -119,7 +119,7 @@ def stamped_images(datasets: Sequence[Dataset], path: Path) -> None:
 
 
 def stamped_text(dataset: Dataset) -> list[tuple[str, str]]:
-    """Figure 5b: the shortest test review with each trigger: (trigger, text)."""
+    """Return figure 5b: the shortest test review with each trigger, as (trigger, text)."""
     assert dataset.words is not None
     shortest = dataset.test_x[(dataset.test_x != 0).sum(1).argmin()][None].long()
     samples = SampleFormat(dataset.shape, dataset.high, dataset.encode)

@@ -1,6 +1,6 @@
 """The experiments beyond MNIST, and the distributed backdoor: figures 3, 8, 9, 10, 13, 14 and table 3.
 
-``small`` has the paper's 100 clients a round on the data at hand: 265 writers of FEMNIST, 34,042 different Amazon
+``small`` has the paper's 100 clients a round on smaller data: 265 writers of FEMNIST, 34,042 different Amazon
 reviews. ``full`` has the paper's data, LEAF's 3,500 writers and Kaggle's whole table, for a GPU.
 """
 
@@ -24,15 +24,15 @@ SMALLEST = 0.1
 
 @dataclass(frozen=True)
 class Scale:
-    """How large the experiments are.
+    """Size of the experiments.
 
     Args:
         seeds: seeds of the experiments on FEMNIST.
-        text_seeds: seeds of those on texts.
+        text_seeds: seeds of the experiments on texts.
         femnist: settings of FEMNIST that differ from the recipe.
         amazon: settings of Amazon that differ from the recipe.
         federations: (clients, partition, seeds) of figure 13.
-        says: what it shrinks, for the page.
+        says: what is smaller than in the paper, for the page.
     """
 
     seeds: int
@@ -71,13 +71,13 @@ SCALES = {
 
 
 def _line_up(base: Experiment, grid: Mapping[str, Any], seeds: int) -> list[Cell]:
-    """Every defense of the paper; Multi-Krum is told the true number."""
+    """Every defense of the paper; Multi-Krum gets the true number of malicious clients."""
     cells = make_cells(base, {**grid, "defense": BASELINES}, seeds)
     return cells + make_cells(base, {**grid, "defense": ["multikrum"], "defense_arg.f": ["true"]}, seeds)
 
 
 def femnist(scale: Scale) -> list[Cell]:
-    """Figure 8: defenses against 10, 50 and 90 % malicious writers; FoolsGold without memory too."""
+    """Figure 8: defenses against 10, 50 and 90 % malicious writers; also FoolsGold without memory."""
     base = RECIPES["femnist"]().changed(scale.femnist)
     forgetful = {"malicious": FRACTIONS, "defense": ["foolsgold"], "defense_arg.memory": ["false"]}
     return _line_up(base, {"malicious": FRACTIONS}, scale.seeds) + make_cells(base, forgetful, scale.seeds)
@@ -96,7 +96,7 @@ def _texts(name: str, scale: Scale) -> Experiment:
 
 
 def federations(scale: Scale) -> list[Cell]:
-    """Figure 13: RFLBAT against half malicious clients, whatever their number; all of them in every round."""
+    """Figure 13: RFLBAT with half of the clients malicious, by the number of clients; all of them in every round."""
     base = RECIPES["dnc"]().changed({**scale.femnist, "participants": None, "alpha": 1.0})
     cells = []
     for clients, partition, seeds in scale.federations:
@@ -128,7 +128,7 @@ def clusters_beyond(scale: Scale) -> list[Cell]:
 
 
 def boundary(scale: Scale) -> list[Cell]:
-    """Where RFLBAT begins to hold against the distributed backdoor: clean rounds before it, local steps, rule."""
+    """Where RFLBAT begins to hold against the distributed backdoor: by clean rounds, local steps and rule."""
     base = replace(MNIST, attack="dba", malicious=0.4, rounds=20, eval_every=20)
     rules = {"attack_start": CLEAN_ROUNDS, "defense_arg.clusters": ("silhouette", "2", "5")}
     steps = {"attack_start": CLEAN_ROUNDS, "local_steps": (1, 3), "defense_arg.clusters": ("silhouette",)}
@@ -136,7 +136,7 @@ def boundary(scale: Scale) -> list[Cell]:
 
 
 def clean(scale: Scale) -> list[Cell]:
-    """FedAvg that nobody attacks: the floor of the attack success rates, and the accuracy that there is to lose."""
+    """FedAvg without an attack: the floor of the attack success rates, and the reference accuracy."""
     quiet = {"malicious": [0.0], "defense": ["fedavg"]}
     writers = RECIPES["femnist"]().changed(scale.femnist)
     cells = make_cells(writers, {**quiet, "dataset": ["femnist"]}, scale.seeds)
@@ -150,7 +150,7 @@ def clean(scale: Scale) -> list[Cell]:
 
 
 def central(scale: Scale) -> list[Cell]:
-    """One model trained on all data, an epoch a round: what the models can reach."""
+    """One model trained on all data, one epoch per round: the accuracy that the models can reach."""
     cells = []
     for name, samples, batch, settings in (
         ("femnist", 38_000, 20, {"rounds": 10}),
@@ -171,7 +171,7 @@ def central(scale: Scale) -> list[Cell]:
 def outliers(scale: Scale) -> list[Cell]:
     """Two ways in which an honest writer becomes an outlier: few images, or a last batch of one image.
 
-    RFLBAT and FedAvg with all 300 writers and with those of at least 100 images, short last batches kept or left out.
+    RFLBAT and FedAvg with all 300 writers or those with at least 100 images, with short last batches kept or left out.
     """
     cells = []
     for clients, least in ((300, 1), (265, 100)):
@@ -184,7 +184,7 @@ def outliers(scale: Scale) -> list[Cell]:
 
 
 def optimizers(scale: Scale) -> list[Cell]:
-    """FedAvg that nobody attacks by the clients' optimizer: ten rounds with each of some settings."""
+    """FedAvg without an attack by the clients' optimizer: ten rounds with each of several settings."""
     tried = {
         "femnist": (("sgd", 0.05, 0.0), ("sgd", 0.1, 0.0), ("sgd", 0.3, 0.0), ("sgd", 0.05, 0.9), ("adam", 0.001, 0.0)),
         "amazon": (("adam", 0.002, 0.0), ("adam", 0.01, 0.0), ("adam", 0.03, 0.0), ("sgd", 0.5, 0.9)),
@@ -216,10 +216,10 @@ SCENARIOS: dict[str, Callable[[Scale], list[Cell]]] = {
 
 
 def scenarios(scale: Scale) -> dict[str, Callable[[int], list[Cell]]]:
-    """Make the studies of a scale in the form of ``studies.STUDIES``; the number of seeds is the scale's.
+    """Build the studies of a scale in the form of ``studies.STUDIES``; the scale fixes the number of seeds.
 
     Args:
-        scale: how large.
+        scale: size of the experiments.
 
     Returns:
         name -> function of a number of seeds, which it ignores.

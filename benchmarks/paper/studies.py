@@ -1,4 +1,4 @@
-"""The experiments behind each figure: which cells run. Every setting that the paper does not give is chosen here.
+"""The cells of the experiments behind each figure. Settings that the paper does not give are chosen in this module.
 
 The paper gives: 100 clients, all taking part, half of each malicious batch poisoned, roles redrawn, eps 10 and 4. It
 does not give: learning rate, local steps, batch size, rounds, the Dirichlet alpha of figure 7, the malicious share of
@@ -26,9 +26,9 @@ PARTITIONS = (
 def attackers(seeds: int) -> list[Cell]:
     """Figures 6 and 7: defenses against 10, 50 and 90 % malicious clients, IID and non-IID.
 
-    FoolsGold stands three times: with its memory and roles redrawn (the original method in the paper's scenario),
-    without memory, and with memory and fixed roles. RFLBAT stands twice: with the default rule for the number of
-    clusters and with two. Multi-Krum is told the real number of malicious clients.
+    FoolsGold runs three times: with its memory and roles redrawn (the original method in the paper's scenario),
+    without memory, and with memory and fixed roles. RFLBAT runs twice: with the default rule for the number of
+    clusters and with two. Multi-Krum gets the true number of malicious clients.
     """
     cells = []
     for base in PARTITIONS:
@@ -66,14 +66,14 @@ def clusters(seeds: int) -> list[Cell]:
 
 
 def clusters_longer(seeds: int) -> list[Cell]:
-    """The rules that stand after ``clusters``, on the cases that tell them apart: 50 rounds, twice the seeds."""
+    """The best rules of ``clusters`` on the cases that distinguish them: 50 rounds, twice the seeds."""
     base = replace(MNIST, partition="dirichlet", alpha=FIGURE_7_ALPHA, eval_every=50)
     grid = {"malicious": (0.1, 0.9), "defense_arg.clusters": ("silhouette", 2, 3, "gap2")}
     return make_cells(base, grid, 2 * seeds)
 
 
 def noise(seeds: int) -> list[Cell]:
-    """GeoMed and RFA against 10 % malicious clients: how much the noise of the updates decides, by batch size."""
+    """GeoMed and RFA against 10 % malicious clients: the influence of the updates' noise, by batch size."""
     cells = []
     for base in PARTITIONS:
         grid = {
@@ -97,7 +97,7 @@ STUDIES: dict[str, Callable[[int], list[Cell]]] = {
 
 
 def defense_label(config: dict[str, object]) -> str:
-    """Name the defense of a run as the tables do, the variants of FoolsGold and RFLBAT apart."""
+    """Name the defense of a run as in the tables, with the variants of FoolsGold and RFLBAT."""
     name, arguments = str(config["defense"]), config["defense_args"]
     assert isinstance(arguments, dict)
     if name == "rflbat" and "clusters" in arguments:

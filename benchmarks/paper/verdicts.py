@@ -1,7 +1,7 @@
-"""Verdicts: each claim of the paper beside our runs, whether it holds, and the evidence where it does not.
+"""Verdicts: each claim of the paper compared with our runs, and evidence for claims that do not hold.
 
-A claim is judged on a model that has learned: at least ``LEARNED`` of the accuracy that FedAvg reaches without an
-attack, or one on which the attack succeeds. Everything else says that it was not judged, or not run.
+A claim is judged on a model that has learned (at least ``LEARNED`` of the accuracy of FedAvg without an attack), or on
+one on which the attack succeeds. All other claims are marked as not judged, or not run.
 """
 
 import math
@@ -23,13 +23,13 @@ Clean = Callable[[str, str, float], float]
 
 
 def judge(agrees: bool, accuracy: float, attack: float, clean: float) -> tuple[str, str]:
-    """Judge a claim by the model that it was measured on.
+    """Judge a claim, given the model on which it was measured.
 
     Args:
-        agrees: whether the measured rates are the paper's.
-        accuracy: of the model, percent.
+        agrees: whether the measured rates agree with the paper's.
+        accuracy: accuracy of the model, percent.
         attack: attack success rate, percent.
-        clean: accuracy without an attack, percent; NaN where it was not run.
+        clean: accuracy without an attack, percent; NaN if it was not run.
 
     Returns:
         verdict and reason.
@@ -52,8 +52,8 @@ def evidence(rows: Rows, rounds: Rows) -> str:
     """Count how often malicious clients were kept, from the records of the runs.
 
     Args:
-        rows: the runs of one case, one for each seed.
-        rounds: the rounds of the study; none where a study has no such file.
+        rows: runs of one case, one for each seed.
+        rounds: rounds of the study; empty if the study has no such file.
 
     Returns:
         one clause, or "" without an attack.
@@ -74,13 +74,13 @@ def evidence(rows: Rows, rounds: Rows) -> str:
 def claims_table(
     claims: Sequence[Claim], rows: Rows, setting: str, clean: Callable[[Claim], float], rounds: Rows = ()
 ) -> Table:
-    """Set the paper's claims beside our runs: paper, here, verdict and reason.
+    """Compare the paper's claims with our runs: paper, here, verdict and reason.
 
     Args:
-        claims: statements of one figure.
+        claims: claims of one figure.
         rows: runs of its study.
         setting: column of the claims' setting: "malicious", "alpha" or "clients".
-        clean: accuracy of FedAvg without an attack in the setting of a claim, percent; NaN where it was not run.
+        clean: accuracy of FedAvg without an attack in the setting of a claim, percent; NaN if it was not run.
         rounds: rounds of the study.
 
     Returns:
@@ -115,7 +115,7 @@ def claims_table(
 
 
 def comparisons_table(claims: Sequence[Comparison]) -> Table:
-    """Judge the claims that compare numbers of ours; one whose runs are missing says so."""
+    """Judge the claims that compare our own numbers; a claim without its runs is marked as not run."""
     body = []
     for figure, claim, read in claims:
         try:
@@ -134,8 +134,8 @@ def clean_accuracy(rows: Rows) -> Clean:
         rows: runs of the study ``clean``.
 
     Returns:
-        function of data set, partition and alpha, which counts for "dirichlet" alone: mean accuracy in percent, NaN
-        where there is no run.
+        function of data set, partition and alpha (used only for "dirichlet"): mean accuracy in percent, NaN
+        without a run.
     """
     known: dict[tuple[str, str, float], list[float]] = {}
 
@@ -158,8 +158,7 @@ def clean_of(clean: Clean, dataset: str) -> Callable[[Claim], float]:
         dataset: data set of the claim.
 
     Returns:
-        function of a claim. A Dirichlet claim of figure 11 is compared at its own alpha, FEMNIST at its natural
-        partition.
+        function of a claim. A claim of figure 11 is compared at its own alpha, FEMNIST at its natural partition.
     """
 
     def accuracy(claim: Claim) -> float:
@@ -173,7 +172,7 @@ def count(tables: Iterable[Table]) -> str:
     """Count the verdicts of all tables, in one sentence.
 
     Args:
-        tables: those without a column of verdicts are passed over, and rows without a verdict.
+        tables: any tables; tables without a column of verdicts and rows without a verdict are ignored.
 
     Returns:
         the sentence.

@@ -1,4 +1,4 @@
-"""Where RFLBAT holds: malicious share x clients x heterogeneity x cold or warm start x attack, and what breaks it.
+"""Where RFLBAT holds: malicious share x clients x heterogeneity x cold or warm start x attack, and where it fails.
 
 Beyond the paper, which has one setting for each of these.
 """
@@ -66,7 +66,7 @@ def case_of(row: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def holds(row: Mapping[str, str], clean: Clean) -> bool:
-    """Whether attack success is at most 5 % on a model that has learned: 0.8 of the accuracy without an attack."""
+    """Return whether attack success is at most 5 % on a model with at least 0.8 of the accuracy without an attack."""
     success, accuracy = (100 * float(row[key]) for key in ("attack_success_rate", "accuracy"))
     return success <= DEFENDS and accuracy >= LEARNED * clean(row["dataset"], row["partition"], float(row["alpha"]))
 
@@ -114,11 +114,11 @@ def picture(rows: Rows, path: Path, clean: Clean) -> None:
 
 
 def _panel(axes, rows: Rows, clean: Clean):  # type: ignore[no-untyped-def]
-    """Draw one panel; a thick line parts what holds from what does not."""
+    """Draw one panel; a thick line separates the cells that hold from those that do not."""
     sizes = sorted({int(row["participants"] or row["clients"]) for row in rows})
     shares = sorted({float(row["malicious"]) for row in rows})
     values = np.full((len(sizes), len(shares)), np.nan)
-    held = np.full(values.shape, np.nan)  # NaN beside anything draws no line
+    held = np.full(values.shape, np.nan)  # no line is drawn beside NaN
     for row in rows:
         at = sizes.index(int(row["participants"] or row["clients"])), shares.index(float(row["malicious"]))
         values[at] = 100 * float(row["attack_success_rate"])

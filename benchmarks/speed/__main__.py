@@ -1,8 +1,8 @@
 """Measure rflbat, a plain loop and the peers on the same work: ``python -m benchmarks.speed``.
 
-Without names all cases run, W1 to W6: hours. Results go to ``benchmarks/speed/results``, one CSV per group of cases,
-and into its page; rows of other cases that lie there stay. A contender that gives a wrong result has no time, and the
-command then ends with 1, as it does where a case has no result at all.
+Without names all cases run, W1 to W6, which takes hours. Results go to ``benchmarks/speed/results``, one CSV per group
+of cases, and into its page; rows of other cases are kept. A contender with a wrong result gets no time, and the command
+then exits with status 1. It does the same if a case has no result at all.
 """
 
 import argparse
@@ -21,18 +21,18 @@ from rflbat.report.tables import to_rich
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH = 200
-"""Of a table in a file, where there is no terminal to fit."""
+"""Width of a table if the output is not a terminal."""
 
 
 def keep(out: Path, rates: Rates, rows: Sequence[Row]) -> None:
-    """Put new rows into the files, in the place of those of the same case and threads.
+    """Write new rows into the files; they replace rows of the same case and threads.
 
-    Rows of a case in which nobody has a result replace nothing that was measured.
+    If no contender of a case has a result, rows that were measured before are kept.
 
     Args:
         out: folder of the files.
-        rates: of the machine.
-        rows: of one case.
+        rates: rates of the machine.
+        rows: rows of one case.
     """
     path, order = out / f"{rates.group}.csv", list(cases())
     before, new = read_csv(path, Row), {(row.case, row.threads) for row in rows}
@@ -47,21 +47,21 @@ def keep(out: Path, rates: Rates, rows: Sequence[Row]) -> None:
 
 
 def nobody(rows: Sequence[Row]) -> bool:
-    """Say whether no contender has a result."""
+    """Return whether no contender has a result."""
     return all(row.median is None for row in rows)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the parser of the command."""
+    """Build the parser of the command."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     made.add_argument("cases", nargs="*", metavar="CASE", help="W1, W4, W4-krum, W4-krum-100x7850, ...; default all")
-    made.add_argument("--threads", type=int, nargs="+", help="default as the case says: 1, or 1 and 2 for W1 to W3")
-    made.add_argument("--repeats", type=int, help="of each contender; default as the case says")
+    made.add_argument("--threads", type=int, nargs="+", help="default by case: 1, or 1 and 2 for W1 to W3")
+    made.add_argument("--repeats", type=int, help="repetitions of each contender; default by case")
     made.add_argument(
         "--peers", nargs="+", default=["auto"], metavar="PEER", help=f"auto (all), none, or some of {', '.join(PEERS)}"
     )
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV files")
-    made.add_argument("--page", action="store_true", help="measure nothing; write the page from the CSV files")
+    made.add_argument("--page", action="store_true", help="only write the page from the CSV files")
     made.add_argument("--list", action="store_true", help="print the names of the cases")
     return made
 
@@ -70,7 +70,7 @@ def peers_of(words: Sequence[str]) -> Sequence[str] | None:
     """Read ``--peers``.
 
     Raises:
-        ValueError: a word is no peer.
+        ValueError: a word is not a peer.
 
     Example:
         >>> peers_of(["auto"]), peers_of(["none"]), peers_of(["pfl"])
@@ -82,18 +82,18 @@ def peers_of(words: Sequence[str]) -> Sequence[str] | None:
         return []
     for word in words:
         if word not in PEERS:
-            raise ValueError(f"no peer {word!r}; there are auto, none, {', '.join(PEERS)}")
+            raise ValueError(f"no peer {word!r}; known: auto, none, {', '.join(PEERS)}")
     return list(words)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure, print, keep; give the exit status."""
+    """Measure, print and store; return the exit status."""
     options = parser().parse_args(words)
     try:
         picked = chosen(options.cases)
         draws = RoundDraws(options.threads, options.repeats, peers_of(options.peers))
         if min(options.threads or [1]) < 1 or (options.repeats is not None and options.repeats < 1):
-            raise ValueError("--threads and --repeats are numbers from 1 on")
+            raise ValueError("--threads and --repeats must be at least 1")
     except ValueError as error:
         parser().error(str(error))
     if options.list:

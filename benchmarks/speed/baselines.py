@@ -1,4 +1,4 @@
-"""What a researcher writes without rflbat: a loop of PyTorch modules, and RFLBAT in numpy and scikit-learn.
+"""Baselines without rflbat: a loop of PyTorch modules, and RFLBAT in numpy and scikit-learn.
 
 Axes: N clients of the round, D parameters.
 """
@@ -20,10 +20,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 def train_client(model: nn.Module, batches: Iterable[Batch], lr: float) -> nn.Module:
-    """Train a copy of the global model by torch.optim.SGD.
+    """Train a copy of the global model with ``torch.optim.SGD``.
 
     Args:
-        model: the global model; not changed.
+        model: the global model; not modified.
         batches: samples and labels of each step.
         lr: learning rate.
 
@@ -40,12 +40,12 @@ def train_client(model: nn.Module, batches: Iterable[Batch], lr: float) -> nn.Mo
 
 
 def plain_round(model: nn.Module, clients: Iterable[Iterable[Batch]], count: int, lr: float) -> None:
-    """Train one client after the other and put the mean of their models into the global one.
+    """Train one client after the other and set the global model to the mean of their models.
 
     Args:
         model: the global model; overwritten.
         clients: the batches of each client.
-        count: how many clients there are.
+        count: number of clients.
         lr: learning rate.
     """
     total: dict[str, Tensor] = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
@@ -56,13 +56,13 @@ def plain_round(model: nn.Module, clients: Iterable[Iterable[Batch]], count: int
 
 
 def shuffled(x: Tensor, y: Tensor, batch: int) -> Iterable[Batch]:
-    """Cut a client's samples, in a new order, into batches."""
+    """Shuffle a client's samples and split them into batches."""
     for index_B in torch.randperm(len(x)).split(batch):
         yield x[index_B], y[index_B]
 
 
 def flat(model: nn.Module) -> Tensor:
-    """Give all parameters of a module as one vector ``(D,)``."""
+    """Return all parameters of a module as one vector ``(D,)``."""
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
@@ -72,7 +72,7 @@ def _far(points: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
 
 
 def _clusters(points: NDArray[np.float64]) -> NDArray[np.int64]:
-    """K-means of the number of clusters, 2 to 10, whose mean silhouette is the largest."""
+    """Run k-means with the number of clusters, 2 to 10, that has the largest mean silhouette."""
     distinct = len(np.unique(points, axis=0))
     if len(points) < 3 or distinct < 3:
         return np.zeros(len(points), np.int64)
@@ -86,16 +86,16 @@ def kept_by_rflbat(
     eps1: float = 10.0,
     eps2: float = 4.0,
 ) -> NDArray[np.bool_]:
-    """Take the steps of algorithm 1 between the principal components and the mean.
+    """Compute which clients algorithm 1 keeps, from the coordinates in the plane of principal components.
 
     Args:
         points: ``(N, 2)`` coordinates.
-        cosines: positions of some clients -> cosines of their updates.
+        cosines: positions of clients -> cosines of their updates.
         eps1: threshold of the first filter.
         eps2: threshold of the second.
 
     Returns:
-        ``(N,)``, who is kept.
+        ``(N,)``, True for kept clients.
 
     Source: Wang et al. 2022, algorithm 1.
     """
@@ -113,13 +113,13 @@ def kept_by_rflbat(
 
 
 def sklearn_rflbat(updates: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Take the server steps of algorithm 1 by scikit-learn's PCA, KMeans and cosine similarity.
+    """Run the server steps of algorithm 1 with scikit-learn's PCA, KMeans and cosine similarity.
 
     Args:
         updates: ``(N, D)``.
 
     Returns:
-        ``(D,)``, the mean of the kept.
+        ``(D,)``, the mean of the kept updates.
     """
     points = PCA(2).fit_transform(updates)
     return updates[kept_by_rflbat(points, lambda members: cosine_similarity(updates[members]))].mean(0)

@@ -1,4 +1,4 @@
-"""What a case is: who takes part, what is right, and the least work that it costs."""
+"""A benchmark case: its contenders, the expected result, and the least work that it takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Prepared:
     """A contender with its data in memory.
 
     Attributes:
-        action: one repetition, timed; the first call is the warm-up and its result is what ``verify`` looks at.
-        verify: (folder in which ``Case.expect`` wrote what is right) -> how the result was found right; it raises
-            ``Wrong`` where it is not. Called after the last repetition, so that it adds nothing to the peak memory.
-        version: of what runs, in words.
-        workers: threads that work side by side, each on clients of its own.
+        action: one timed repetition; the first call is the warm-up, and ``verify`` checks its result.
+        verify: (folder in which ``Case.expect`` stored the expected result) -> how the result was checked; raises
+            ``Wrong`` if it is not correct. Called after the last repetition, so it does not add to the peak memory.
+        version: version of the contender, in words.
+        workers: threads that run in parallel, each on its own clients.
     """
 
     action: Callable[[], object]
@@ -27,12 +27,12 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Question:
-    """What a peer is asked.
+    """A request to measure a peer.
 
     Attributes:
-        threads: in all.
-        rounds: timed ones.
-        folder: in which ``Case.expect`` wrote what is right.
+        threads: total number of threads.
+        rounds: number of timed rounds.
+        folder: folder in which ``Case.expect`` stored the expected result.
     """
 
     threads: int
@@ -42,24 +42,24 @@ class Question:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that is measured.
+    """One measured case.
 
     Attributes:
-        name: in the registry and in the CSV; its part before the first "-" is its group, and the name of the file.
-        title: what it is, in words.
+        name: name in the registry and in the CSV; the part before the first "-" is its group and the file name.
+        title: description.
         clients: N.
         parameters: D.
-        operations: the fewest that give the answer.
-        least_bytes: the fewest that have to be read or written.
-        contenders: those that run in this environment: rflbat first, then its back ends and the baselines.
-        baseline: one of them.
-        expect: writes what is right into a folder.
-        prepare: makes a contender ready, in a process of its own.
-        peers: contenders that run in environments of their own.
+        operations: fewest operations that compute the result.
+        least_bytes: fewest bytes that must be read or written.
+        contenders: contenders of this environment: rflbat first, then its back ends and the baselines.
+        baseline: one of the contenders.
+        expect: stores the expected result in a folder.
+        prepare: prepares a contender, in a separate process.
+        peers: contenders that run in their own environments.
         ask: measures a peer, given the contender's name.
-        repeats: of each contender, where no number is asked for.
-        blocks: everybody takes turns so many times, so that a slow minute of the machine hits all.
-        threads: the numbers of threads that are measured, where none are asked for.
+        repeats: default number of repetitions of each contender.
+        blocks: number of turns of each contender, so that a slow minute of the machine affects all of them.
+        threads: default numbers of threads.
     """
 
     name: str
@@ -80,5 +80,5 @@ class Case:
 
     @property
     def group(self) -> str:
-        """Name of the cases that belong together."""
+        """Name of the group of cases."""
         return self.name.partition("-")[0]

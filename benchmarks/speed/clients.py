@@ -1,4 +1,4 @@
-"""W6-round: whole rounds on real data, to 10,000 clients: MNIST by Dirichlet, and FEMNIST's CNN with 1,600 clients.
+"""W6-round: whole rounds on real data: MNIST by Dirichlet with up to 10,000 clients, FEMNIST's CNN with 1,600 clients.
 
 Axes: N clients of the round, D parameters.
 """
@@ -23,21 +23,21 @@ from rflbat.round.state import Federation, RoundOutcome
 
 OURS = "rflbat"
 DEFENSES = ("fedavg", "rflbat", "multikrum", "geomed", "median")
-"""None, then one for each way to look at the matrix: all pairs and a clustering, all pairs, passes, columns."""
+"""No defense, then one for each access pattern: all pairs and a clustering, all pairs, passes, columns."""
 ROUNDS = (
     *(("W1", "mnist", clients, defense) for defense in DEFENSES for clients in (100, 1_000, 4_000, 10_000)),
     ("W2", "femnist", 1_600, "rflbat"),
 )
 STEPS, BATCH, MALICIOUS = 2, 6, 0.5
 CHECKED = 10**8
-"""Numbers of updates that a plain loop trains again."""
+"""Most numbers (clients x parameters) of updates that the plain loop recomputes for the check."""
 AT_TIES, FARTHEST = 0.05, 0.05
-"""Share of the CNN's updates that may be farther off, and how far. Where a ReLU or a pool is at a tie, one of both
-roundings goes the other way: of 400 updates eight, beside float64 three of them the plain loop's and five ours."""
+"""Share of the CNN's updates that may exceed the tolerance, and by how much. At a tie of a ReLU or a pool the two
+roundings may differ: in eight of 400 updates; against float64 three of these errors are the plain loop's, five ours."""
 
 
 def world_of(dataset: str, clients: int, defense: str) -> Federation:
-    """Build what ``rflbat run DATASET --partition dirichlet --clients N --defense D`` builds, one client a share."""
+    """Build the federation of ``rflbat run DATASET --partition dirichlet --clients N --defense D``; all take part."""
     experiment = Experiment(
         **{"dataset": dataset, "partition": "dirichlet", "clients": clients, "participants": clients, "rounds": 10**9},
         **{"local_steps": STEPS, "batch_size": BATCH, "malicious": MALICIOUS, "defense": defense, "device": "cpu"},
@@ -47,7 +47,7 @@ def world_of(dataset: str, clients: int, defense: str) -> Federation:
 
 
 def stride_of(clients: int, parameters: int) -> int:
-    """Say which clients are trained again: every first, or fewer.
+    """Return the stride of the clients that are trained again: 1 for all of them.
 
     Example:
         >>> stride_of(10_000, 7_850), stride_of(1_600, 214_590)
@@ -57,20 +57,20 @@ def stride_of(clients: int, parameters: int) -> int:
 
 
 def expect(name: str, dataset: str, clients: int, folder: Path) -> None:
-    """Keep the updates of every client, or of fewer."""
+    """Store the updates of every client, or of a subset."""
     workload = WORKLOADS[name]
     keep_updates(world_of(dataset, clients, "fedavg"), workload, folder, stride_of(clients, workload.parameters))
 
 
 def nearly_all(found_ND: np.ndarray, expected_ND: np.ndarray) -> str:
-    """Compare updates row by row, in float64, and let a few go the other way at a tie.
+    """Compare updates row by row, in float64, and allow a few that differ at a tie.
 
     Args:
         found_ND: updates.
-        expected_ND: those that are right, none of them 0.
+        expected_ND: expected updates, none of them 0.
 
     Returns:
-        how near they are.
+        the largest and the typical error, in words.
 
     Raises:
         Wrong: too many are too far off, or one much too far.
@@ -90,7 +90,7 @@ def nearly_all(found_ND: np.ndarray, expected_ND: np.ndarray) -> str:
 
 
 def verify(federation: Federation, moved_D: torch.Tensor, outcome: RoundOutcome, folder: Path) -> str:
-    """Compare the updates with the plain loop's, and the step with what the decision makes of those."""
+    """Compare the updates with the plain loop's, and the step with the decision applied to those."""
     expected_ND = np.load(folder / "updates.npy", mmap_mode="r")
     server, clients = empty_state(federation), len(federation.client_indices)
     stride = stride_of(clients, len(moved_D))
@@ -106,7 +106,7 @@ def verify(federation: Federation, moved_D: torch.Tensor, outcome: RoundOutcome,
 
 
 def prepare(dataset: str, clients: int, defense: str, _contender: str) -> Prepared:
-    """Make rounds ready."""
+    """Prepare rounds of rflbat."""
     federation = world_of(dataset, clients, defense)
     server, first = empty_state(federation), []
 
@@ -126,17 +126,17 @@ def prepare(dataset: str, clients: int, defense: str, _contender: str) -> Prepar
 
 
 def round_case(name: str, dataset: str, clients: int, defense: str) -> Case:
-    """Make the case of one number of clients.
+    """Build the case of one number of clients.
 
     Args:
-        name: of the workload whose model is trained.
-        dataset: of rflbat.
+        name: name of the workload whose model is trained.
+        dataset: data set of rflbat.
         clients: N.
-        defense: of rflbat.
+        defense: defense of rflbat.
     """
     parameters = WORKLOADS[name].parameters
     shape = (clients, parameters)
-    # Of training only the updates that it writes: how many samples a client has is drawn.
+    # Count only the updates that training writes: the number of samples of a client is random.
     title = f"{defense} and its round: {clients:,} clients of {dataset} by Dirichlet, half malicious"
     return Case(
         f"W6-round-{dataset}-{defense}-{clients}",
@@ -150,5 +150,5 @@ def round_case(name: str, dataset: str, clients: int, defense: str) -> Case:
 
 
 def client_cases() -> Iterator[Case]:
-    """Make the cases."""
+    """Yield the cases."""
     return (round_case(*each) for each in ROUNDS)

@@ -1,4 +1,4 @@
-"""W4: one step of every defense on given updates, by rflbat, by numpy and scikit-learn, and by the peers that have it.
+"""W4: one step of every defense on given updates: rflbat, numpy and scikit-learn, and the peers that have the defense.
 
 Axes: N clients of the round, D parameters.
 """
@@ -22,18 +22,18 @@ from rflbat.defenses.base import state_tensors
 OURS, NUMPY = "rflbat", "numpy"
 SHAPES = ((100, 7_850), (100, 220_000), (1_600, 220_000), (100, 5_780_000))
 TOLERANCE = {OURS: 1e-5, NUMPY: 1e-3}
-"""Relative; numpy's float32 and the few passes of a peer's geometric median are given more room."""
+"""Relative tolerances; numpy's float32 and the few passes of a peer's geometric median get a larger one."""
 LARGE = 10**8
-"""Numbers of a matrix from which on one repetition of a slow contender takes minutes."""
+"""Matrix size from which one repetition of a slow contender takes minutes."""
 WITH_F = frozenset({"krum", "multikrum", "trimmed_mean", "bulyan"})
 WITH_PEERS = ("geomed", 1_600)
-"""The large case that peers are asked for, as it has a target: there each of their repetitions takes half a minute."""
+"""The large case that peers also run, because it has a target; each of their repetitions takes half a minute."""
 CLEAN = 50
-"""Updates that the autoencoder learns from."""
+"""Number of updates that the autoencoder learns from."""
 
 
 def arguments(defense: str, clients: int, parameters: int) -> dict[str, float]:
-    """Give the parameters of a defense: a fifth is malicious, and a bound clips everybody a little.
+    """Return the parameters of a defense: a fifth is malicious, and the bound clips every update a little.
 
     Example:
         >>> arguments("krum", 100, 7850), arguments("median", 100, 7850)
@@ -47,8 +47,8 @@ def arguments(defense: str, clients: int, parameters: int) -> dict[str, float]:
 def operations(defense: str, clients: int, parameters: int) -> float:
     """Count the fewest operations of a defense in products of the matrix; a multiplication and its addition count 2.
 
-    What needs all pairs of clients needs the upper half of the Gram matrix; a geometric median at least one pass of
-    distances, four for RFA. Each ends with a weighted sum. What sorts columns multiplies nothing.
+    A defense on all pairs of clients needs the upper half of the Gram matrix; a geometric median at least one pass of
+    distances, RFA four. Each ends with a weighted sum. A defense that sorts columns multiplies nothing.
 
     Example:
         >>> [f"{operations(name, 100, 220_000) / 1e9:.2f}" for name in ("fedavg", "krum", "rfa", "median")]
@@ -65,7 +65,7 @@ def operations(defense: str, clients: int, parameters: int) -> float:
 
 
 def least_bytes(defense: str, clients: int, parameters: int) -> float:
-    """Count the fewest bytes: the matrix is read once for the answer, once before where the weights depend on it.
+    """Count the fewest bytes: the matrix is read once for the result, and once before if the weights depend on it.
 
     FoolsGold also reads and writes its history.
 
@@ -80,21 +80,21 @@ def least_bytes(defense: str, clients: int, parameters: int) -> float:
 
 
 def learned(clients: int, parameters: int) -> tuple[object, dict[str, Array]]:
-    """Train the autoencoder on clean updates: its state, and the tensors of it."""
+    """Train the autoencoder on clean updates; return its state and the tensors of the state."""
     clean = make_updates(CLEAN + CLEAN // 4, parameters, seed=1)[CLEAN // 4 :]
     state = aggregate(make_updates(2, parameters), "autoencoder", clean=clean).state
     return state, {name: tensor.numpy() for name, tensor in state_tensors(state).items()}
 
 
 def settings_of(defense: str, clients: int, parameters: int) -> Settings:
-    """Give what a formula is computed with."""
+    """Return the settings of a formula."""
     given = arguments(defense, clients, parameters)
     detector = learned(clients, parameters)[1] if defense == "autoencoder" else {}
     return Settings(int(given.get("f", 0)), given.get("bound", 1.0), detector)
 
 
 def expect(defense: str, clients: int, parameters: int, folder: Path) -> None:
-    """Write what the formula gives in float64; for the median also the lower one of the two in the middle."""
+    """Store the formula's result in float64; for the median also the lower of the two middle values."""
     updates_ND = make_updates(clients, parameters)
     settings = settings_of(defense, clients, parameters)
     np.save(folder / "update.npy", FORMULAS[defense](Matrix(updates_ND, exact=True), settings))
@@ -104,12 +104,12 @@ def expect(defense: str, clients: int, parameters: int, folder: Path) -> None:
 
 
 def verify(found_D: Array, folder: Path, tolerance: float, file: str = "update.npy") -> str:
-    """Compare an aggregated update with what is right."""
+    """Compare an aggregated update with the expected one."""
     return agreement([found_D], [np.load(folder / file)], tolerance, "the formula in float64")
 
 
 def prepare(defense: str, clients: int, parameters: int, contender: str) -> Prepared:
-    """Make rflbat or numpy ready."""
+    """Prepare rflbat or numpy."""
     updates_ND = make_updates(clients, parameters)
     first: list[Array] = []
     if contender == NUMPY:
@@ -136,34 +136,34 @@ def prepare(defense: str, clients: int, parameters: int, contender: str) -> Prep
 
 
 def ask(defense: str, clients: int, parameters: int, contender: str, question: Question) -> Timing:
-    """Measure a defense peer and compare what it gives."""
+    """Measure a defense peer and check its result."""
     peer, _, arrays = contender.partition(" ")
     out = question.folder / f"{contender}.npy"
     given = [word for name, value in arguments(defense, clients, parameters).items() for word in (f"--{name}", value)]
     size = ("--clients", clients, "--parameters", parameters, "--rounds", question.rounds)
     how = ("--arrays", arrays or "torch", "--out", out)
     report = contract.call(contract.Defended, peer, defense, *size, *given, *how, threads=question.threads)
-    # ByzPy takes torch's median: of an even number the lower of the two in the middle.
+    # ByzPy uses torch's median: the lower middle value of an even number of values.
     file = "lower.npy" if (defense, peer) == ("median", "byzpy") else "update.npy"
     checked = verify(np.load(out), question.folder, TOLERANCE[NUMPY], file)
     return Timing(contender, report.version, 1, report.seconds, report.peak_bytes, checked)
 
 
 def peers_of(defense: str) -> tuple[str, ...]:
-    """Name the peers that have a defense; ByzFL takes both torch's and numpy's arrays."""
+    """Return the peers that have a defense; ByzFL runs on both torch tensors and numpy arrays."""
     names = [peer for peer, row in PEERS.items() if defense in row.runs]
     return tuple(name for peer in names for name in ((peer, f"{peer} numpy") if peer == "byzfl" else (peer,)))
 
 
 def defense_case(group: str, defense: str, clients: int, parameters: int, peers: tuple[str, ...] = ()) -> Case:
-    """Make the case of one defense on one shape.
+    """Build the case of one defense on one shape.
 
     Args:
-        group: of the case.
-        defense: of rflbat's registry.
+        group: group of the case.
+        defense: name in rflbat's registry.
         clients: N.
         parameters: D.
-        peers: contenders beside rflbat and numpy.
+        peers: contenders besides rflbat and numpy.
     """
     shape = (clients, parameters)
     return Case(

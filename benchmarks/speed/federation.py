@@ -1,4 +1,4 @@
-"""A workload as a federation of rflbat: the data that the peers train on, as a federation of the engine."""
+"""A workload as a federation of the engine, with the data that the peers train on."""
 
 from dataclasses import replace
 
@@ -23,14 +23,14 @@ NEVER = 10**9
 def make_federation(
     workload: Workload, *, backend: str = "auto", defense: str = "fedavg", malicious: float = 0.0, tests: int = 0
 ) -> Federation:
-    """Make the federation of a workload; nothing but its data differs from one that ``rflbat run`` builds.
+    """Build the federation of a workload; only its data differ from a federation of ``rflbat run``.
 
     Args:
         workload: what is trained.
-        backend: of rflbat.
-        defense: of rflbat, with its own defaults.
-        malicious: share of attackers.
-        tests: test samples; with some every round is evaluated, without any none is.
+        backend: back end of rflbat.
+        defense: defense of rflbat, with its defaults.
+        malicious: share of malicious clients.
+        tests: number of test samples; every round is evaluated if it is positive, none otherwise.
 
     Returns:
         the federation, on the CPU.
@@ -74,7 +74,7 @@ def make_federation(
 
 
 def _encode(text: str) -> list[int]:
-    """Words of no meaning have any ids: those of their order."""
+    """Number the words in their order: the texts are random, so the ids have no meaning."""
     return list(range(1, 1 + len(text.split())))
 
 

@@ -1,7 +1,7 @@
-"""Every defense once more, as a formula in numpy: in float64 what is right, in float32 what a researcher writes.
+"""Every defense as a formula in numpy: the expected result in float64, and the numpy baseline in float32.
 
-The tests hold them against the oracles. In float64 a matrix is taken a block of columns at a time, so that it needs no
-second copy of itself. Axes: N clients of the round, D parameters, n clients that are kept, C coordinates of a block.
+The tests compare them with the oracles. In float64 a matrix is converted one block of columns at a time, to avoid a
+second copy of it. Axes: N clients of the round, D parameters, n clients that are kept, C coordinates of a block.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,12 +21,12 @@ BLOCK = 2**15
 
 @dataclass(frozen=True)
 class Settings:
-    """What the defenses of a case are made with.
+    """Parameters of the defenses of a case.
 
     Attributes:
         f: assumed number of malicious clients.
-        bound: of norm clipping.
-        detector: the trained network of the autoencoder, by the names of its tensors.
+        bound: bound of norm clipping.
+        detector: trained network of the autoencoder: name -> tensor.
     """
 
     f: int
@@ -36,11 +36,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Updates, and the type that they are computed with.
+    """Updates, and the float type of the computation.
 
     Attributes:
         rows: ``(N, D)`` float32.
-        exact: float64 and by blocks, instead of float32 and at once.
+        exact: compute in float64 by blocks, instead of in float32 at once.
     """
 
     rows: Array
@@ -50,7 +50,7 @@ class Matrix:
         return len(self.rows)
 
     def blocks(self) -> Iterator[Array]:
-        """Give ``(N, C)`` blocks in the wanted type."""
+        """Yield ``(N, C)`` blocks in the float type of the computation."""
         width = BLOCK if self.exact else self.rows.shape[1]
         for first in range(0, self.rows.shape[1], width):
             block = self.rows[:, first : first + width]
@@ -69,7 +69,7 @@ class Matrix:
         return self.mix(kept_N / kept_N.sum())
 
     def by_column(self, formula: Callable[[Array], Array]) -> Array:
-        """Put together what a formula of ``(N, C)`` makes of the blocks."""
+        """Apply a formula to every ``(N, C)`` block and concatenate the results."""
         return np.concatenate([formula(block) for block in self.blocks()])
 
     def distances(self, point_D: Array) -> Array:
@@ -82,7 +82,7 @@ class Matrix:
 
 
 def squared_distances(gram_NN: Array) -> Array:
-    """``||d_i - d_j||^2`` from the inner products; +inf on the diagonal, for nobody is a neighbour of his own."""
+    """``||d_i - d_j||^2`` from the inner products; +inf on the diagonal, which excludes self-neighbours."""
     norm_N = gram_NN.diagonal()
     squared_NN = np.maximum(norm_N[:, None] + norm_N[None] - 2 * gram_NN, 0)
     np.fill_diagonal(squared_NN, np.inf)
@@ -111,7 +111,7 @@ def weiszfeld(matrix: Matrix, settings: Settings, passes: int, least: float) -> 
 
 
 def foolsgold(matrix: Matrix, settings: Settings) -> Array:
-    """Weights by the largest cosine to another client, pardoned, through the logit."""
+    """Weights by the largest cosine to another client, with pardoning and the logit."""
     gram_NN = matrix.gram()
     norm_N = np.sqrt(gram_NN.diagonal())
     alike_NN = gram_NN / np.outer(norm_N, norm_N)
@@ -134,7 +134,7 @@ def trimmed_mean(matrix: Matrix, settings: Settings) -> Array:
 
 
 def bulyan(matrix: Matrix, settings: Settings) -> Array:
-    """Krum selects N - 2f one after the other; then the mean of the N - 4f selected values nearest their median."""
+    """Select N - 2f updates one by one with Krum; average the N - 4f selected values nearest their median."""
     clients, f = len(matrix), settings.f
     squared_NN = squared_distances(matrix.gram())
     near_NN = np.argsort(squared_NN, axis=1, kind="stable")[:, :-1]
@@ -149,7 +149,7 @@ def bulyan(matrix: Matrix, settings: Settings) -> Array:
 
     def nearest_mean(block: Array) -> Array:
         values = np.sort(block[selected], axis=0)
-        # In float32 a median between two values is rounded, and the nearest one may be another.
+        # In float32 a median between two values is rounded, which may change the nearest value.
         apart = np.abs(values - np.median(values.astype(np.float64), axis=0))
         order = np.argsort(apart, axis=0, kind="stable")
         return np.take_along_axis(values, order[: len(selected) - 2 * f], axis=0).mean(0)
@@ -164,7 +164,7 @@ def norm_clipping(matrix: Matrix, settings: Settings) -> Array:
 
 
 def _two_means(block: Array) -> tuple[Array, Array]:
-    """Distance of the centres of the best division of each column, and who is in the smaller part ``(N, C)``."""
+    """Return the distance of the centres of each column's best split, and a mask of the smaller part ``(N, C)``."""
     clients = len(block)
     order = np.argsort(block, axis=0, kind="stable")
     values = np.take_along_axis(block, order, axis=0).astype(np.float64)
@@ -182,7 +182,7 @@ def _two_means(block: Array) -> tuple[Array, Array]:
 
 
 def auror(matrix: Matrix, settings: Settings) -> Array:
-    """Mean without those who are in the smaller part of most coordinates whose centres are far apart."""
+    """Mean without clients that are in the smaller part of most coordinates whose centres are far apart."""
     gap_D = matrix.by_column(lambda block: _two_means(block)[0])
     limit, counts_N, first = gap_D.mean() + 2 * gap_D.std(), np.zeros(len(matrix)), 0
     for block in matrix.blocks():
@@ -195,7 +195,7 @@ def auror(matrix: Matrix, settings: Settings) -> Array:
 
 
 def autoencoder(matrix: Matrix, settings: Settings) -> Array:
-    """Mean of those whom the network rebuilds no worse than the average."""
+    """Mean of the updates whose reconstruction error is at most the average."""
     net = settings.detector
     x_NS = (matrix.rows[:, net["index_S"]].astype(np.float64) - net["mean_S"]) / net["scale_S"]
     hidden = np.maximum(x_NS @ net["weight1_HS"].T + net["bias1_H"], 0)
@@ -206,7 +206,7 @@ def autoencoder(matrix: Matrix, settings: Settings) -> Array:
 
 
 def rflbat(matrix: Matrix, settings: Settings) -> Array:
-    """RFLBAT; exact by the eigenvectors of the centred inner products, otherwise all by scikit-learn."""
+    """RFLBAT: exact by the eigenvectors of the centred inner products, otherwise by scikit-learn."""
     if not matrix.exact:
         return sklearn_rflbat(matrix.rows)
     gram_NN = matrix.gram()
@@ -234,4 +234,4 @@ FORMULAS: dict[str, Callable[[Matrix, Settings], Array]] = {
     "auror": auror,
     "autoencoder": autoencoder,
 }
-"""(updates, settings) -> ``(D,)``; all clients weigh the same. The names are those of rflbat's registry."""
+"""(updates, settings) -> ``(D,)``; all clients have the same weight. The keys are the names of rflbat's registry."""

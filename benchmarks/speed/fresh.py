@@ -1,6 +1,6 @@
-"""One contender in a process of its own: a case and a name in, one line of JSON out.
+"""Run one contender in a separate process: a case and a name in, one line of JSON out.
 
-So nobody's memory counts for another, and every thread pool opens with the right number of threads.
+This separates the contenders' memory, and every thread pool starts with the right number of threads.
 """
 
 import argparse
@@ -25,20 +25,20 @@ from rflbat.clients.allocator import keep_freed_pages
 from rflbat.errors import UserError
 
 EXPECT, RATES = "expect", "rates"
-"""Jobs beside the contenders: write what is right; measure the machine."""
+"""Jobs besides the contenders: store the expected result; measure the machine."""
 
 
 def timed(action: Callable[[], object], repeats: int, budget: float, cold: bool = False) -> tuple[float, ...]:
-    """Call once to warm up, then time calls; no further one once the time is spent.
+    """Call once to warm up, then time calls until the time budget is spent.
 
     Args:
         action: one repetition.
-        repeats: at most.
+        repeats: maximum number of timed calls.
         budget: seconds.
-        cold: no call to warm up.
+        cold: skip the warm-up.
 
     Returns:
-        seconds of each, at least one.
+        seconds of each timed call, at least one.
     """
     if not cold:
         action()
@@ -54,18 +54,18 @@ def contend(case: Case, contender: str, folder: Path, repeats: int, budget: floa
     """Time a contender in this process, and check its result.
 
     Args:
-        case: of the registry.
-        contender: of the case.
-        folder: where what is right lies.
-        repeats: at most.
-        budget: seconds for them.
-        cold: without a call to warm up.
+        case: case of the registry.
+        contender: name of the contender.
+        folder: folder with the expected result.
+        repeats: maximum number of timed calls.
+        budget: seconds for all of them.
+        cold: skip the warm-up.
     """
     if contender.startswith("rflbat"):
-        keep_freed_pages()  # as the command does
+        keep_freed_pages()  # as the command ``rflbat`` does
     try:
         prepared = case.prepare(contender)
-    except UserError as error:  # a back end that the model does not have
+    except UserError as error:  # the model does not have this back end
         return Timing(contender, trouble=str(error))
     seconds = timed(prepared.action, repeats, budget, cold)
     peak = peak_bytes()
@@ -77,23 +77,23 @@ def contend(case: Case, contender: str, folder: Path, repeats: int, budget: floa
 
 
 def call(threads: int, job: str, name: str, *arguments: object) -> Any:
-    """Do a job in a new process and read what it prints.
+    """Run a job in a new process and parse its output.
 
     Args:
-        threads: of its thread pools.
+        threads: number of threads of its pools.
         job: a contender, ``EXPECT`` or ``RATES``.
-        name: of a case; of a group for ``RATES``.
-        arguments: of the command line.
+        name: name of a case, or of a group for ``RATES``.
+        arguments: arguments of the command line.
 
     Raises:
-        RuntimeError: it failed; the message has the end of its stderr.
+        RuntimeError: the job failed; the message has the end of its stderr.
     """
     words = [sys.executable, "-m", "benchmarks.speed.fresh", name, job, "--threads", threads, *arguments]
     path = ":".join(entry for entry in sys.path if entry)
     there = {**environment(threads), "PYTHONPATH": path}
     done = subprocess.run(list(map(str, words)), env=there, capture_output=True, text=True, check=False)
     if done.returncode:
-        # A process that takes too much memory is killed without a word.
+        # The kernel kills a process that takes too much memory; it leaves no message.
         ended = f"ended by {signal.Signals(-done.returncode).name}" if done.returncode < 0 else ""
         raise RuntimeError(f"{name} {job}: {done.stderr.strip()[-2000:] or ended}")
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -105,23 +105,23 @@ def rates(group: str, threads: int) -> Rates:
 
 
 def expectation(case_name: str, folder: Path, threads: int) -> None:
-    """Write what is right for a case into a folder, in a new process."""
+    """Store the expected result of a case in a folder, in a new process."""
     call(threads, EXPECT, case_name, "--folder", folder)
 
 
 def timing(
     case_name: str, contender: str, folder: Path, threads: int, repeats: int, budget: float, cold: bool = False
 ) -> Timing:
-    """Measure a contender in a new process; one that fails is a timing that says why.
+    """Measure a contender in a new process; a failure is returned as a timing with its reason.
 
     Args:
-        case_name: of the registry.
-        contender: of the case.
-        folder: where what is right lies.
-        threads: of its thread pools.
-        repeats: at most.
-        budget: seconds for them.
-        cold: without a call to warm up.
+        case_name: case of the registry.
+        contender: name of the contender.
+        folder: folder with the expected result.
+        threads: number of threads of its pools.
+        repeats: maximum number of timed calls.
+        budget: seconds for all of them.
+        cold: skip the warm-up.
     """
     how = ("--repeats", repeats, "--budget", f"{budget:g}", *(["--cold"] if cold else []))
     try:
@@ -132,7 +132,7 @@ def timing(
 
 
 def do(words: Sequence[str]) -> Any:
-    """Do one job in this process and give what it prints.
+    """Run one job in this process and return its output.
 
     Args:
         words: the command line.

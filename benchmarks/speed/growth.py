@@ -11,13 +11,13 @@ from benchmarks.speed.workloads import WORKLOADS
 CLIENTS = (50, 100, 200, 400, 800, 1_600)
 PARAMETERS = (10_000, 100_000, 1_000_000, 6_000_000)
 OTHER = (100_000, 100)
-"""D where N grows; N where D does."""
+"""D of the cases with growing N; N of the cases with growing D."""
 DEFENSES = ("rflbat", "multikrum", "geomed", "median")
-"""One for each way to look at the matrix: all pairs and a clustering, all pairs, passes over points, columns."""
+"""One for each access pattern: all pairs and a clustering, all pairs, passes over points, columns."""
 
 
 def growth_cases() -> Iterator[Case]:
-    """Make W6: training of the logistic regression by clients, then the defenses by clients and by parameters."""
+    """Yield W6: training of the logistic regression by clients, then the defenses by clients and by parameters."""
     for clients in CLIENTS:
         workload = replace(WORKLOADS["W1"], clients=clients)
         title = f"logistic regression, {clients:,} clients, as W1"

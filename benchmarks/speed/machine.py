@@ -1,4 +1,4 @@
-"""The rates of the machine, from which the floors come."""
+"""The rates of the machine, which determine the floors."""
 
 import platform
 import re
@@ -18,7 +18,7 @@ BEST_OF = 5
 
 
 def best(action: Callable[[], Any]) -> float:
-    """Give the seconds of the fastest of some calls after a warm-up: a limit is not a habit."""
+    """Return the seconds of the fastest of several calls after a warm-up: a rate is an upper limit."""
     action()
     seconds = []
     for _ in range(BEST_OF):
@@ -29,7 +29,7 @@ def best(action: Callable[[], Any]) -> float:
 
 
 def processor() -> str:
-    """Name the processor."""
+    """Return the name of the processor."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -38,19 +38,19 @@ def processor() -> str:
 
 
 def openblas() -> str:
-    """Name the kernels of numpy's matrix product: a wrong choice of them would flatter everybody else."""
+    """Return the kernels of numpy's matrix product: a bad choice would make numpy look slow."""
     found = {f"{pool['internal_api']} {pool.get('architecture', '')}".strip() for pool in threadpool_info()}
     return ", ".join(sorted(name for name in found if not name.startswith("openmp")))
 
 
 def measure_rates(group: str, threads: int, side: int = 2048, numbers: int = 2**26) -> Rates:
-    """Measure, in this process, which was started with so many threads.
+    """Measure in this process, which was started with this number of threads.
 
     Args:
-        group: the cases that are measured after it.
-        threads: of this process.
-        side: of the square matrices.
-        numbers: float32 numbers of the array that is copied; twice as many are read.
+        group: group of the cases that are measured next.
+        threads: number of threads of this process.
+        side: side of the square matrices.
+        numbers: size of the float32 array that is copied; twice as many numbers are read.
     """
     imported = peak_bytes()
     torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""What a measurement is: one row of the CSV, its floor, its ratios, and the file that the rows are kept in."""
+"""Measurements: timings, rates of the machine, rows of the CSV with floors and ratios, and the CSV files."""
 
 import csv
 import math
@@ -12,21 +12,21 @@ import numpy as np
 
 
 class Wrong(Exception):
-    """A contender's result is not what it should be; its time means nothing."""
+    """A contender's result is not correct, so its time does not count."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What was seen of one contender.
+    """Measurement of one contender.
 
     Attributes:
         contender: name.
-        version: of what ran, in words.
-        workers: processes or threads that work side by side.
-        seconds: of each repetition after the warm-up.
+        version: version of the contender, in words.
+        workers: processes or threads that run in parallel.
+        seconds: seconds of each repetition after the warm-up.
         peak_bytes: largest resident memory of its processes.
-        checked: how its result was found right.
-        trouble: why there is no result: not installed, failed, wrong. Then nothing else counts.
+        checked: how its result was checked.
+        trouble: why there is no result: not installed, failed, wrong. Then the other attributes do not count.
     """
 
     contender: str
@@ -40,21 +40,21 @@ class Timing:
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine gives to so many threads, measured in the run whose floors it sets.
+    """Rates of the machine for a number of threads, measured in the run whose floors they determine.
 
     Attributes:
-        group: the cases that the run measured.
-        threads: of each library.
+        group: group of the cases that the run measured.
+        threads: threads of each library.
         processor: its name.
         python: version.
         torch: version.
-        numpy: version, and the kernels that its OpenBLAS chose.
+        numpy: version, and the kernels of its OpenBLAS.
         read: bytes/s of a sum over 512 MiB.
         copy: bytes/s of a copy of 256 MiB, read and written.
         matrix_torch: operations/s of a product of 2048 x 2048 float32 matrices.
         matrix_numpy: the same by numpy.
         convolution: operations/s of the second convolution of W2 on a batch of 20, forward.
-        imported: bytes that a process of rflbat holds before it has done anything, most of them torch's.
+        imported: bytes that a process of rflbat holds after its imports, most of them torch's.
     """
 
     group: str
@@ -71,11 +71,11 @@ class Rates:
     imported: int
 
     def floor(self, operations: float, least_bytes: float) -> float:
-        """Seconds below which no program can come: the larger of operations and bytes at the best rates.
+        """Return a lower bound in seconds for any program: the larger of operations and bytes at the best rates.
 
         Args:
-            operations: that the answer needs.
-            least_bytes: that have to be read or written.
+            operations: operations that the result needs.
+            least_bytes: bytes that must be read or written.
 
         Example:
             >>> rates = Rates("W1", 1, "", "", "", "", read=2e9, copy=4e9, matrix_torch=1e9, matrix_numpy=5e9,
@@ -89,26 +89,26 @@ class Rates:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender of one case at one number of threads; seconds, bytes, and shares of other medians.
+    """One contender of one case at one number of threads: seconds, bytes, and ratios to other medians.
 
     Attributes:
-        case: of the registry.
+        case: case of the registry.
         contender: "rflbat", another back end of it, a baseline or a peer.
-        version: of what ran.
-        threads: that it was given in all.
+        version: version of the contender.
+        threads: total number of threads.
         workers: processes or threads that share them.
         clients: N.
         parameters: D.
-        median: seconds of a repetition; with ``p20`` and ``p80`` None where there is no result.
+        median: seconds of a repetition; None without a result, like ``p20`` and ``p80``.
         p20: a fifth of the repetitions are faster.
         p80: a fifth are slower.
-        repeats: repetitions.
+        repeats: number of repetitions.
         peak_bytes: largest resident memory of all its processes.
-        floor_seconds: of the case, by the rates of the same run.
+        floor_seconds: floor of the case, by the rates of the same run.
         over_floor: median / floor.
         share_of_baseline: median / median of the case's baseline.
         share_of_best_peer: median / median of the fastest peer.
-        checked: how the result was found right, or why there is none.
+        checked: how the result was checked, or why there is none.
     """
 
     case: str
@@ -132,7 +132,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Size:
-    """What all rows of a case share: names and numbers as in ``Row``."""
+    """Attributes that all rows of a case share, as in ``Row``."""
 
     case: str
     threads: int
@@ -142,10 +142,10 @@ class Size:
 
 
 def rows_of(size: Size, timings: Sequence[Timing], baseline: str, peers: Iterable[str]) -> list[Row]:
-    """Turn timings into rows; who has no checked result gets no numbers and is nobody's measure.
+    """Turn timings into rows; a contender without a checked result gets no numbers and is no reference.
 
     Args:
-        size: of the case.
+        size: size of the case.
         timings: one for each contender.
         baseline: name of the contender that ``share_of_baseline`` refers to.
         peers: names of the contenders that are peers.
@@ -180,27 +180,27 @@ def _row(size: Size, timing: Timing, baseline: float | None, best: float | None)
 
 
 def _rounded(value: float) -> float:
-    """Four figures are more than a clock knows, and make a file that changes less."""
+    """Round to four figures: more than a clock resolves, and the file changes less."""
     return float(f"{value:.4g}")
 
 
 def agreement(found: Iterable[Any], expected: Iterable[Any], tolerance: float, what: str) -> str:
     """Compare arrays, in float64, part by part.
 
-    The root mean square of the error over that of what is expected must not exceed the tolerance, and the largest
-    error over the largest expected number not ten times as much.
+    The root mean square of the error, relative to that of the expected numbers, must not exceed the tolerance; the
+    largest error, relative to the largest expected number, must not exceed ten times the tolerance.
 
     Args:
         found: arrays, or rows of one.
         expected: arrays of the same shapes.
         tolerance: see above.
-        what: names it in the answer.
+        what: name of the arrays, for the message.
 
     Returns:
-        what was compared and how near it is.
+        the name and the relative error.
 
     Raises:
-        Wrong: it is not near enough, or not finite.
+        Wrong: the error is too large, or not finite.
 
     Example:
         >>> agreement([[1.0, 2.0]], [[1.0, 2.0]], 1e-6, "the sum")
@@ -221,10 +221,10 @@ def agreement(found: Iterable[Any], expected: Iterable[Any], tolerance: float, w
 
 
 def failure(error: Exception) -> str:
-    """Say in a line why a contender failed: its last exception, without what a launcher puts around it.
+    """Return one line on why a contender failed: its last exception, without the output of a launcher.
 
     Args:
-        error: whose message ends with the stderr of a process.
+        error: exception whose message ends with the stderr of a process.
 
     Example:
         >>> failure(RuntimeError("Traceback ...\\n[rank0]: ValueError: too many\\nChildFailedError: \\n======"))
@@ -234,18 +234,18 @@ def failure(error: Exception) -> str:
     """
     lines = [line.strip() for line in str(error).splitlines() if any(map(str.isalnum, line))]
     raised = [line for line in lines if re.search(r"(Error|Exception): \S", line)]
-    return f"failed: {(raised or lines or ['without a word'])[-1]}"
+    return f"failed: {(raised or lines or ['no message'])[-1]}"
 
 
 Record = TypeVar("Record", Row, Rates)
 
 
 def write_csv(path: Path, records: Sequence[Row] | Sequence[Rates]) -> None:
-    """Write records, one a line; what is None stays empty.
+    """Write records, one per line; None becomes an empty field.
 
     Args:
-        path: of the file; its folder is made.
-        records: at least one.
+        path: path of the file; its folder is created.
+        records: at least one record.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -255,14 +255,14 @@ def write_csv(path: Path, records: Sequence[Row] | Sequence[Rates]) -> None:
 
 
 def read_csv(path: Path, kind: type[Record]) -> list[Record]:
-    """Read what ``write_csv`` wrote; nothing where there is no file.
+    """Read the records of ``write_csv``; an empty list if there is no file.
 
     Args:
-        path: of the file.
+        path: path of the file.
         kind: ``Row`` or ``Rates``.
 
     Raises:
-        ValueError: the columns are others.
+        ValueError: the file has other columns.
     """
     if not path.exists():
         return []
@@ -270,7 +270,7 @@ def read_csv(path: Path, kind: type[Record]) -> list[Record]:
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != list(kinds):
-            raise ValueError(f"{path.name} has the columns {reader.fieldnames}; wanted are {list(kinds)}")
+            raise ValueError(f"{path.name} has the columns {reader.fieldnames}; expected {list(kinds)}")
         return [kind(**{name: _read(text, kinds[name]) for name, text in line.items()}) for line in reader]
 
 

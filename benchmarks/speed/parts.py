@@ -1,7 +1,7 @@
-"""What a round is made of, part by part, on one thread: ``python -m benchmarks.speed.parts``.
+"""The parts of a round, each timed alone on one thread: ``python -m benchmarks.speed.parts``.
 
-Each part runs alone, on data of the size that a round of the case gives it; the median of some repetitions. Together
-they say where the time of a case goes, and how much of it no change of ours could save.
+Each part runs on data of the size that it has in a round of the case; the result is the median of several repetitions.
+The parts show where the time of a case is spent, and how much of it no change of rflbat could save.
 Axes: N clients, B batch, F features, C classes, D parameters.
 """
 
@@ -24,15 +24,15 @@ from rflbat_kernels.operations import kmeans
 
 COLUMNS = ("case", "part", "seconds")
 CHUNK = 11
-"""Clients at a time, as the engine takes of W1."""
+"""Clients at a time: the engine's chunk for W1."""
 Part = tuple[str, Callable[[], object]]
 
 
 def each(turns: Iterable[int], action: Callable[[int], object]) -> Callable[[], None]:
-    """Give what takes all turns and keeps nothing: results that stay need fresh pages, which cost more than products.
+    """Return a function that runs all turns and discards results: kept ones need fresh pages, which cost the most.
 
     Args:
-        turns: what the action is called with.
+        turns: arguments of the calls.
         action: one turn.
 
     Example:
@@ -49,7 +49,7 @@ def each(turns: Iterable[int], action: Callable[[int], object]) -> Callable[[], 
 
 
 def of_logistic() -> Iterator[Part]:
-    """Gather and multiply as a round of W1 does, and copy as many bytes in their order."""
+    """Gather and multiply as in a round of W1, and copy the same number of bytes in order."""
     workload = WORKLOADS["W1"]
     rows, features = workload.clients * workload.samples, workload.shape[0]
     x, order = torch.randn(rows, features), torch.randperm(rows)
@@ -66,7 +66,7 @@ def of_logistic() -> Iterator[Part]:
 
 
 def of_lstm() -> Iterator[Part]:
-    """Run the recurrent layer alone as often as a round of W3 does, and products of as many operations."""
+    """Run the recurrent layer alone as often as in a round of W3, and products of the same number of operations."""
     workload, units = WORKLOADS["W3"], 100
     calls = range(workload.clients * workload.steps)
     x_TBE = torch.randn(workload.shape[0], workload.batch, units, requires_grad=True)
@@ -88,7 +88,7 @@ def of_lstm() -> Iterator[Part]:
 
 
 def of_defense(clients: int, parameters: int) -> Iterator[Part]:
-    """Take the steps of RFLBAT one by one."""
+    """Run the steps of RFLBAT one by one."""
     matrix_ND = torch.from_numpy(make_updates(clients, parameters))
     weights_N = torch.full((clients,), 1 / clients, dtype=torch.float64)
     anchored_NN = gram(matrix_ND).anchored_NN
@@ -105,12 +105,12 @@ def of_defense(clients: int, parameters: int) -> Iterator[Part]:
 
 
 def symmetric_products(clients: int, parameters: int, kind: type[np.floating]) -> Callable[[], None]:
-    """Multiply a block of columns that stays in the cache with itself, as often as the matrix has such blocks.
+    """Multiply a block of columns that fits the cache with itself, as often as the matrix has such blocks.
 
     Args:
         clients: N.
         parameters: D.
-        kind: of the numbers.
+        kind: float type.
 
     Example:
         >>> symmetric_products(2, 10, np.float64)()
@@ -121,7 +121,7 @@ def symmetric_products(clients: int, parameters: int, kind: type[np.floating]) -
 
 
 def of_many(clients: int, parameters: int) -> Iterator[Part]:
-    """Look at many updates by all pairs, and by one of the passes that a geometric median can do instead."""
+    """Time the Gram matrix of many updates, and one pass of a geometric median, which can replace it."""
     matrix_ND = torch.from_numpy(make_updates(clients, parameters))
     weights_N = torch.full((clients,), 1 / clients, dtype=torch.float64)
     yield "Gram matrix, float64", lambda: gram(matrix_ND)
@@ -129,10 +129,10 @@ def of_many(clients: int, parameters: int) -> Iterator[Part]:
 
 
 def median_seconds(action: Callable[[], object], repeats: int) -> float:
-    """Time an action that has run once.
+    """Run an action once, then return the median seconds of further calls.
 
     Args:
-        action: what is timed.
+        action: the timed function.
         repeats: at least 1.
 
     Example:
@@ -152,7 +152,7 @@ def measured(repeats: int) -> Iterator[tuple[str, str, str]]:
     """Measure every part.
 
     Args:
-        repeats: of each.
+        repeats: repetitions of each part.
     """
     groups = {
         "W1": of_logistic(),
@@ -170,7 +170,7 @@ def main(out: Path, repeats: int = 7) -> None:
 
     Args:
         out: folder of the results.
-        repeats: of each part.
+        repeats: repetitions of each part.
     """
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)

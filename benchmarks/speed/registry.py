@@ -14,29 +14,29 @@ from benchmarks.speed.training import training_cases
 
 @cache
 def cases() -> dict[str, Case]:
-    """Give every case, W1 to W6 in this order."""
+    """Return every case, W1 to W6 in this order."""
     parts = (training_cases, defense_cases, shadow_cases, round_cases, growth_cases, client_cases)
     made: Iterator[Case] = (case for part in parts for case in part())
     return {case.name: case for case in made}
 
 
 def case_named(name: str) -> Case:
-    """Give one case.
+    """Return one case.
 
     Raises:
-        KeyError: there is none.
+        KeyError: the name is unknown.
     """
     return cases()[name]
 
 
 def chosen(words: Sequence[str]) -> list[Case]:
-    """Give the cases that words name: a whole name, or what stands in front of one of its "-".
+    """Return the cases that words select: by a whole name, or by the part of it before a "-".
 
     Args:
-        words: such as "W4", "W4-krum" or "W4-krum-100x7850"; none for all.
+        words: such as "W4", "W4-krum" or "W4-krum-100x7850"; empty for all cases.
 
     Raises:
-        ValueError: a word names nothing.
+        ValueError: a word selects no case.
 
     Example:
         >>> [case.name for case in chosen(["W1", "W4-krum-100x7850"])]
@@ -45,7 +45,7 @@ def chosen(words: Sequence[str]) -> list[Case]:
     for word in words:
         if not any(_starts(name, word) for name in cases()):
             known = ", ".join(dict.fromkeys(case.group for case in cases().values()))
-            raise ValueError(f"no case {word!r}; known: {known}, each with its cases by name, such as W4-krum")
+            raise ValueError(f"no case {word!r}; known: {known}, and names of their cases, such as W4-krum")
     return [case for name, case in cases().items() if not words or any(_starts(name, word) for word in words)]
 
 

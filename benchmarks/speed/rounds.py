@@ -31,12 +31,12 @@ MALICIOUS = 0.5
 
 
 def world_of(workload: Workload, tests: int) -> Federation:
-    """Make the federation of a case."""
+    """Build the federation of a case."""
     return make_federation(workload, defense="rflbat", malicious=MALICIOUS, tests=tests)
 
 
 class PlainRound:
-    """The same round as a script would do it: modules in a loop, scikit-learn, and the test set in batches."""
+    """The same round as a plain script: modules in a loop, scikit-learn, and the test set in batches."""
 
     def __init__(self, federation: Federation, workload: Workload) -> None:
         self.federation, self.shape = federation, workload.shape
@@ -59,7 +59,7 @@ class PlainRound:
         return right / torch.tensor([everybody, others, everybody])
 
     def play(self) -> tuple[Tensor, Tensor]:
-        """Train, tamper with nothing, defend, move, evaluate: the new parameters and the measures."""
+        """Train, defend, apply and evaluate; return the new parameters and the measures."""
         vector_to_parameters(self.start_D, self.module.parameters())
         updates_ND = np.empty((len(self.draws.malicious), len(self.start_D)), np.float32)
         for client in range(len(updates_ND)):
@@ -71,7 +71,7 @@ class PlainRound:
 
 
 def expect(workload: Workload, tests: int, folder: Path) -> None:
-    """Write the parameters and the measures after the plain round."""
+    """Store the parameters and the measures after the plain round."""
     params_D, measures = PlainRound(world_of(workload, tests), workload).play()
     np.save(folder / "params.npy", params_D)
     np.save(folder / "measures.npy", measures)
@@ -86,7 +86,7 @@ def verify(start_D: Tensor, params_D: Tensor, measures: Tensor, folder: Path) ->
 
 
 def prepare(workload: Workload, tests: int, contender: str) -> Prepared:
-    """Make rflbat or the plain round ready; each repetition is round 0 from the same start."""
+    """Prepare rflbat or the plain round; each repetition is round 0 from the same start."""
     federation, first = world_of(workload, tests), []
     server = empty_state(federation)
     plain = PlainRound(federation, workload) if contender == PLAIN else None
@@ -110,14 +110,14 @@ def prepare(workload: Workload, tests: int, contender: str) -> Prepared:
 
 
 def round_case(workload: Workload, tests: int) -> Case:
-    """Make the case of a workload.
+    """Build the case of a workload.
 
     Args:
-        workload: what is trained.
-        tests: samples of the test set.
+        workload: the workload.
+        tests: number of test samples.
     """
     clients, parameters = workload.clients, workload.parameters
-    # Each test sample is classified clean and triggered.
+    # Each test sample is classified twice: clean and triggered.
     work = operations(workload) + 2 * tests * forward_operations(workload)
     return Case(
         f"W5-{MODEL[workload.name][1]}",

@@ -1,4 +1,4 @@
-"""The order of a run: the machine's rates, what is right, then everybody in turn, and only then the ratios."""
+"""The order of a run: the machine's rates, the expected result, then all contenders in turn, then the ratios."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +12,17 @@ from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, failure, r
 from benchmarks.speed.peers.environments import PEERS, python_of
 
 BUDGET = 90.0
-"""Seconds after which a contender of this environment is given no further repetition."""
+"""Seconds after which a contender of this environment gets no further repetition."""
 
 
 @dataclass(frozen=True)
 class RoundDraws:
-    """What a run measures.
+    """Options of a run.
 
     Attributes:
-        threads: numbers of threads, one after the other; None leaves them to the case.
-        repeats: of each contender; None leaves it to the case.
-        peers: names of peers that take part where a case has them; None: all that there are.
+        threads: numbers of threads, measured one after the other; None: the case's default.
+        repeats: repetitions of each contender; None: the case's default.
+        peers: peers that take part if a case has them; None: all peers.
     """
 
     threads: Sequence[int] | None = None
@@ -30,7 +30,7 @@ class RoundDraws:
     peers: Sequence[str] | None = None
 
     def takes(self, contender: str) -> bool:
-        """Say whether a peer takes part."""
+        """Return whether a peer takes part."""
         return self.peers is None or contender.partition(" ")[0] in self.peers
 
 
@@ -38,15 +38,15 @@ def run(cases: Sequence[Case], draws: RoundDraws, said: Callable[[str], None]) -
     """Measure cases, group after group.
 
     Args:
-        cases: of the registry, in its order.
-        draws: how.
-        said: takes a line of progress.
+        cases: cases of the registry, in its order.
+        draws: options of the run.
+        said: receives lines of progress.
 
     Yields:
-        the rates of the machine, and the rows that they are the floor of: one case at one number of threads.
+        the rates of the machine, and the rows of one case at one number of threads.
 
     Raises:
-        RuntimeError: the machine's rates could not be had.
+        RuntimeError: the machine's rates could not be measured.
     """
     for group in dict.fromkeys(case.group for case in cases):
         own = [case for case in cases if case.group == group]
@@ -62,7 +62,7 @@ def run(cases: Sequence[Case], draws: RoundDraws, said: Callable[[str], None]) -
 
 
 def expected(case: Case, folder: Path) -> str:
-    """Write what is right into a folder; where that fails, say why: the other cases go on."""
+    """Store the expected result in a folder; return the reason if that fails, so that other cases continue."""
     try:
         fresh.expectation(case.name, folder, os.cpu_count() or 1)
     except RuntimeError as error:
@@ -74,12 +74,12 @@ def measure(case: Case, threads: int, draws: RoundDraws, rates: Rates, folder: P
     """Measure one case.
 
     Args:
-        case: of the registry.
-        threads: in all, of each contender.
-        draws: of the run.
-        rates: of the machine with so many threads.
-        folder: in which ``case.expect`` wrote what is right.
-        trouble: why there is nothing in it; then nobody is measured.
+        case: case of the registry.
+        threads: total number of threads of each contender.
+        draws: options of the run.
+        rates: rates of the machine with this number of threads.
+        folder: folder in which ``case.expect`` stored the expected result.
+        trouble: why there is no expected result; then no contender is measured.
     """
     peers = [peer for peer in case.peers if draws.takes(peer)]
     repeats = draws.repeats or case.repeats
@@ -101,13 +101,13 @@ def measure(case: Case, threads: int, draws: RoundDraws, rates: Rates, folder: P
 
 
 def ask(case: Case, contender: str, question: Question) -> Timing:
-    """Measure a peer; one that is absent, fails or is wrong is a timing that says so."""
+    """Measure a peer; if it is absent, fails or is wrong, return a timing with the reason."""
     peer = contender.partition(" ")[0]
     version = PEERS[peer].version
     if python_of(peer) is None:
         return Timing(contender, version, trouble="not installed")
     if case.ask is None:
-        raise ValueError(f"{case.name} asks no peers")
+        raise ValueError(f"{case.name} has no peers")
     try:
         return case.ask(contender, question)
     except Wrong as error:
@@ -117,7 +117,7 @@ def ask(case: Case, contender: str, question: Question) -> Timing:
 
 
 def joined(timings: Sequence[Timing]) -> Timing:
-    """Put the blocks of one contender together: all seconds, the largest memory, any trouble.
+    """Merge the blocks of one contender: all seconds, the largest memory, any trouble.
 
     Example:
         >>> joined([Timing("a", seconds=(1.0,), peak_bytes=5), Timing("a", seconds=(2.0,), peak_bytes=4)])

@@ -1,4 +1,4 @@
-"""W4-shadows: five defenses that look at the same updates, beside one: they share what a pass over the matrix costs.
+"""W4-shadows: five defenses on the same updates, compared with one: they share the passes over the matrix.
 
 Axes: N clients of the round, D parameters.
 """
@@ -25,14 +25,14 @@ SHAPES = ((100, 7_850), (100, 220_000), (100, 5_780_000))
 
 
 def expect(clients: int, parameters: int, folder: Path) -> None:
-    """Write what the five formulas give in float64."""
+    """Store the results of the five formulas in float64."""
     updates = Matrix(make_updates(clients, parameters), exact=True)
     for defense in FIVE:
         np.save(folder / f"{defense}.npy", FORMULAS[defense](updates, settings_of(defense, clients, parameters)))
 
 
 def prepare(clients: int, parameters: int, contender: str) -> Prepared:
-    """Make the five ready, or the first of them alone."""
+    """Prepare all five defenses, or only the first."""
     matrix_ND = torch.from_numpy(make_updates(clients, parameters))
     names = FIVE[:1] if contender == ONE else FIVE
     defenses = [make_defense(name, arguments(name, clients, parameters)) for name in names]
@@ -59,14 +59,14 @@ def prepare(clients: int, parameters: int, contender: str) -> Prepared:
 
 
 def shadow_case(clients: int, parameters: int) -> Case:
-    """Make the case of one shape.
+    """Build the case of one shape.
 
     Args:
         clients: N.
         parameters: D.
     """
     shape = (clients, parameters)
-    # One Gram matrix, a weighted sum for each: the matrix is read once for the one and once for all the others.
+    # One Gram matrix and a weighted sum for each defense: the matrix is read once for the former, once for all sums.
     task = operations("rflbat", *shape) + (len(FIVE) - 1) * operations("fedavg", *shape)
     return Case(
         f"W4-shadows-{clients}x{parameters}",
@@ -79,5 +79,5 @@ def shadow_case(clients: int, parameters: int) -> Case:
 
 
 def shadow_cases() -> Iterator[Case]:
-    """Make the cases."""
+    """Yield the cases."""
     return (shadow_case(*shape) for shape in SHAPES)

@@ -1,4 +1,4 @@
-"""What the project set itself, beside what was measured, and why a target is missed where it is."""
+"""Targets, compared with the measurements, and reasons for missed targets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Target:
     """A bound on one figure of rflbat's own row of a case.
 
     Attributes:
-        case: of the registry.
-        figure: a field of ``Row``: the median in seconds, or one of its shares.
-        bound: at most so much.
-        threads: for each of these numbers of threads.
-        reason: why it is missed and what was tried; said only where it is.
+        case: case of the registry.
+        figure: a field of ``Row``: the median in seconds, or a ratio.
+        bound: upper bound of the figure.
+        threads: numbers of threads for which the target is set.
+        reason: why it is missed and what was tried; shown only if it is missed.
     """
 
     case: str
@@ -33,15 +33,15 @@ WORDS: Mapping[str, str] = {
     "share_of_best_peer": "of best peer",
 }
 _LSTM = (
-    "oneDNN's layer alone (see Parts) takes two thirds of it. Tried: products of all clients in a loop over tokens "
-    "(rflbat vmap), tables of the touched words alone, no gradient of the layer's workspace, texts tokens first, "
-    "freed pages kept (the last two together a tenth)"
+    "oneDNN's layer alone (see Parts) takes two thirds of the time. Tried: products of all clients in a loop over "
+    "tokens (rflbat vmap), embeddings of the touched words only, no gradient of the layer's workspace, token-first "
+    "texts, keeping freed pages (the last two together save a tenth)"
 )
 _DOUBLE = (
-    "the floor counts float32 operations at the rate of large products; ours are float64 on purpose, of a hundred "
-    "rows, and alone (see Parts) take most of the time; blocks are converted and moved to their anchors besides. "
-    "Tried: blocks of 1 to 8 MiB, only columns whose anchor is not 0, columns' ends by numpy, finite rows by sums; "
-    "float32 would lose the 1e-14 that the tests ask for"
+    "the floor counts float32 operations at the rate of large products; ours are float64 on purpose, with a hundred "
+    "rows, and take most of the time (see Parts); blocks are also converted and shifted to their anchors. "
+    "Tried: blocks of 1 to 8 MiB, only columns whose anchor is not 0, column extremes by numpy, finite rows by sums; "
+    "float32 would lose the 1e-14 that the tests require"
 )
 _GATHER = (
     "the gather of the batches and the two products are four fifths of the round (see Parts), and products with ten "
@@ -49,10 +49,10 @@ _GATHER = (
     "batches in one buffer, chunks of 2 to 50 clients, samples on the last axis, epochs drawn whole"
 )
 _SUMS = (
-    "they share one Gram matrix, but each ends with a weighted sum in float64, a pass of its own. Tried: one pass for "
+    "they share one Gram matrix, but each ends with its own pass for a weighted sum in float64. Tried: one pass for "
     "the four further sums, 29 to 18 ms at 220,000 parameters and a ratio of 1.2 to 1.3; sums of ten rows at a time "
-    "in float32, 0.6 of the time and no longer right to the last figure; blocks of 1 to 8 MiB. At 7,850 parameters "
-    "the many small operations of each count more than its sum"
+    "in float32, 0.6 of the time, but no longer exact to the last digit; blocks of 1 to 8 MiB. At 7,850 parameters "
+    "the many small operations of each defense cost more than its sum"
 )
 TARGETS: Sequence[Target] = (
     Target("W1", "share_of_best_peer", 0.35, (1, 2), _GATHER),
@@ -64,7 +64,7 @@ TARGETS: Sequence[Target] = (
         0.02,
         reason="its parts (see Parts) are about 0.015 s, k-means of nine numbers of clusters with ten starts each the "
         "largest; the rest is a hundred small tensor operations: filters, silhouettes, medians. Tried: groups of "
-        "numbers that fit the cache, runs left out once their centres stand still",
+        "numbers that fit the cache, skipping runs whose centres no longer move",
     ),
     Target("W4-rflbat-100x5780000", "over_floor", 1.5, reason=_DOUBLE),
     Target("W4-rflbat-100x5780000", "share_of_baseline", 0.1, reason=_DOUBLE),
@@ -72,8 +72,8 @@ TARGETS: Sequence[Target] = (
         "W4-geomed-1600x220000",
         "median",
         1.35,
-        reason="passes until no coefficient moves by 1e-9, up to twenty, with differences in float64; the baseline's "
-        "are float32 and stop at 1e-7. Tried: differences in float32 (0.7 of the time), rows instead of columns, "
+        reason="up to twenty passes until no coefficient moves by 1e-9, with differences in float64; the baseline "
+        "uses float32 and stops at 1e-7. Tried: differences in float32 (0.7 of the time), rows instead of columns, "
         "torch.cdist (slower)",
     ),
     Target("W4-shadows-100x7850", "share_of_baseline", 1.2, reason=_SUMS),
@@ -86,8 +86,8 @@ def judged(target: Target, rows: Iterable[Row]) -> list[tuple[str, str, str, str
     """Judge a target by the rows of its case.
 
     Args:
-        target: of ``TARGETS``.
-        rows: of any cases.
+        target: a row of ``TARGETS``.
+        rows: rows of any cases.
 
     Returns:
         for each number of threads: threads, figure, "met", "missed" or "not measured", and the reason of a miss.
@@ -113,15 +113,15 @@ def judged(target: Target, rows: Iterable[Row]) -> list[tuple[str, str, str, str
 
 
 def targets_table(rows: Sequence[Row], targets: Sequence[Target] = TARGETS) -> Table:
-    """Lay out every target beside its figure.
+    """Lay out every target with its figure.
 
     Args:
-        rows: of all cases.
-        targets: what is asked for.
+        rows: rows of all cases.
+        targets: the targets.
     """
     body = [
         (target.case, f"{WORDS[target.figure]}, at most {target.bound:g}", *line)
         for target in targets
         for line in judged(target, rows)
     ]
-    return Table("", ("case", "target", "threads", "measured", "so it is", "why, and what was tried"), body)
+    return Table("", ("case", "target", "threads", "measured", "result", "reason, and what was tried"), body)

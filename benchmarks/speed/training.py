@@ -1,4 +1,4 @@
-"""W1 to W3: one round of federated averaging of every client, by rflbat, by a loop of modules and by the peers.
+"""W1 to W3: one round of federated averaging of all clients: rflbat, a loop of modules, and the peers.
 
 Axes: N clients of the round, S local steps, B batch, D parameters.
 """
@@ -31,7 +31,7 @@ from rflbat.round.state import Federation, ServerState
 
 OURS, PLAIN = "rflbat", "plain loop"
 TOLERANCE = 1e-3
-"""Relative. Another order of the same float32 sums; where a ReLU or a pool is at a tie, it may go the other way."""
+"""Relative tolerance: the order of the float32 sums differs, and so may the side of a tie of a ReLU or a pool."""
 TITLES = {
     "W1": "logistic regression, 7,850 parameters: 100 clients of 600 images, 10 steps of 60",
     "W2": "CNN, 214,590 parameters: 100 clients of 100 images, 5 steps of 20",
@@ -39,7 +39,7 @@ TITLES = {
 }
 REPEATS = {"W1": 12, "W2": 4, "W3": 6}
 WORKERS = frozenset({"pfl", "blazefl", "flower"})
-"""Peers that use a second core by a second worker; the others by a second thread."""
+"""Peers that use a second core through a second worker; the others use a second thread."""
 
 
 def first_plan(federation: Federation) -> RoundDraws:
@@ -50,14 +50,14 @@ def first_plan(federation: Federation) -> RoundDraws:
 
 
 def start_module(workload: Workload, start_D: Tensor) -> nn.Module:
-    """Make the torch module with the engine's first parameters; both keep them in the same order."""
+    """Build the torch module with the engine's initial parameters; both store them in the same order."""
     module = torch_model(workload)
     vector_to_parameters(start_D, module.parameters())
     return module
 
 
 def batches_of(federation: Federation, draws: RoundDraws, client: int, shape: tuple[int, ...]) -> Iterator[Batch]:
-    """Give a client's batches without their padding, stamped and relabelled where it attacks."""
+    """Yield a client's batches without padding; those of a malicious client are stamped and relabelled."""
     batches = draws.batches
     for index_B, weight_B, poisoned_B in zip(
         batches.index_NSB[client], batches.weight_NSB[client], batches.poisoned_NSB[client], strict=True
@@ -71,13 +71,13 @@ def batches_of(federation: Federation, draws: RoundDraws, client: int, shape: tu
 
 
 def keep_updates(federation: Federation, workload: Workload, folder: Path, stride: int = 1) -> None:
-    """Train clients of round 0 by the plain loop, and keep their updates.
+    """Train clients of round 0 by the plain loop, and store their updates.
 
     Args:
-        federation: of the case.
-        workload: whose model is trained.
-        folder: takes ``updates.npy``.
-        stride: every so many clients.
+        federation: federation of the case.
+        workload: workload whose model is trained.
+        folder: target folder of ``updates.npy``.
+        stride: train every ``stride``-th client.
     """
     start_D, draws = empty_state(federation).params_D, first_plan(federation)
     module = start_module(workload, start_D)
@@ -91,12 +91,12 @@ def keep_updates(federation: Federation, workload: Workload, folder: Path, strid
 
 
 def expect(workload: Workload, folder: Path) -> None:
-    """Keep the update of every client."""
+    """Store the update of every client."""
     keep_updates(make_federation(workload), workload, folder)
 
 
 def updates_of(federation: Federation, server: ServerState) -> Tensor:
-    """Train round 0 by the federation's back end and give the updates ``(N, D)``."""
+    """Train round 0 with the federation's back end and return the updates ``(N, D)``."""
     group_N = torch.zeros(len(federation.client_indices), dtype=torch.int64)
     batches, target = first_plan(federation).batches, federation.experiment.target
     batch_source = make_batch_source(
@@ -109,7 +109,7 @@ def updates_of(federation: Federation, server: ServerState) -> Tensor:
 
 
 def verify_rounds(federation: Federation, server: ServerState, after_D: Tensor, folder: Path) -> str:
-    """Compare every client's update, and what the round made of them, with the plain loop's."""
+    """Compare every client's update, and the step of the round, with the plain loop's."""
     expected_ND = np.load(folder / "updates.npy", mmap_mode="r")
     how = agreement(updates_of(federation, server), expected_ND, TOLERANCE, "every update as the plain loop's")
     mean_D = sum((row.astype(np.float64) for row in expected_ND), np.zeros(len(after_D))) / len(expected_ND)
@@ -118,7 +118,7 @@ def verify_rounds(federation: Federation, server: ServerState, after_D: Tensor, 
 
 
 def prepare_ours(workload: Workload, backend: str) -> Prepared:
-    """Make rounds of rflbat ready."""
+    """Prepare rounds of rflbat."""
     federation = make_federation(workload, backend=backend)
     server, first = empty_state(federation), []
 
@@ -133,7 +133,7 @@ def prepare_ours(workload: Workload, backend: str) -> Prepared:
 
 
 def prepare_plain(workload: Workload) -> Prepared:
-    """Make rounds of the plain loop ready; its updates are the reference, its rounds have to lower the loss."""
+    """Prepare rounds of the plain loop; its updates are the reference, so its rounds must lower the loss."""
     x, y = torch_data(workload)
     module = torch_model(workload)
     before = mean_loss(module, x, y)
@@ -149,10 +149,10 @@ def prepare_plain(workload: Workload) -> Prepared:
 
 
 def fallen(before: float, after: float) -> str:
-    """Say that the loss fell.
+    """Check that the loss decreased, and return how far.
 
     Raises:
-        Wrong: it did not.
+        Wrong: it did not decrease.
     """
     if not after < before:
         raise Wrong(f"the loss rose from {before:.4g} to {after:.4g}")
@@ -160,7 +160,7 @@ def fallen(before: float, after: float) -> str:
 
 
 def ask(workload: Workload, peer: str, question: Question) -> Timing:
-    """Measure a training peer; the contract sees to it that its loss falls."""
+    """Measure a training peer; the contract checks that its loss decreases."""
     workers = question.threads if peer in WORKERS else 1
     settings = ("--workers", workers, "--rounds", question.rounds)
     report = contract.call(contract.Training, peer, workload.name, *settings, threads=question.threads // workers)
@@ -169,21 +169,21 @@ def ask(workload: Workload, peer: str, question: Question) -> Timing:
 
 
 def prepare(workload: Workload, contender: str) -> Prepared:
-    """Make a contender of this environment ready."""
+    """Prepare a contender of this environment."""
     if contender == PLAIN:
         return prepare_plain(workload)
     return prepare_ours(workload, contender.removeprefix(OURS).strip() or "auto")
 
 
 def training_case(name: str, title: str, workload: Workload, contenders: tuple[str, ...], repeats: int) -> Case:
-    """Make the case of a workload.
+    """Build the case of a workload.
 
     Args:
-        name: of the case.
-        title: of the case.
-        workload: what is trained.
-        contenders: of this environment.
-        repeats: of each contender.
+        name: name of the case.
+        title: title of the case.
+        workload: the workload.
+        contenders: contenders of this environment.
+        repeats: repetitions of each contender.
     """
     task = (workload.clients, workload.parameters, operations(workload), least_bytes(workload))
     run = (contenders, PLAIN, partial(expect, workload), partial(prepare, workload))
@@ -191,7 +191,7 @@ def training_case(name: str, title: str, workload: Workload, contenders: tuple[s
 
 
 def training_cases() -> Iterator[Case]:
-    """Make W1 to W3."""
+    """Yield W1 to W3."""
     for name, workload in WORKLOADS.items():
         contenders = (OURS, *(f"{OURS} {backend}" for backend in BACKENDS[1:]), PLAIN)
         case = training_case(name, TITLES[name], workload, contenders, REPEATS[name])

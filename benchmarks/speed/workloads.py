@@ -1,6 +1,6 @@
-"""What the speed benchmark trains and defends: three workloads, their random data, and the least work a round costs.
+"""The workloads of the speed benchmark: their random data and updates, and the least work of a round.
 
-Only numpy is needed, so that every peer can use it in an environment of its own. Shapes: N clients, D parameters.
+Only numpy is needed, so that every peer can use the module in its own environment. Shapes: N clients, D parameters.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,15 @@ class Workload:
     """One round of federated averaging: every client trains one epoch of plain SGD from the same model.
 
     Attributes:
-        name: its key in ``WORKLOADS``.
-        clients: all of them take part in every round.
-        samples: of each client.
+        name: key in ``WORKLOADS``.
+        clients: number of clients; all take part in every round.
+        samples: samples of each client.
         batch: samples of one step; divides ``samples``.
         lr: learning rate of the clients.
         classes: number of labels.
-        shape: of one sample: features, channels x height x width, or tokens.
-        words: size of the vocabulary; 0 where samples are no text.
-        parameters: of the model.
+        shape: shape of one sample: features, channels x height x width, or tokens.
+        words: size of the vocabulary; 0 if samples are not texts.
+        parameters: number of parameters of the model.
     """
 
     name: str
@@ -63,11 +63,11 @@ def make_data(workload: Workload, seed: int = 0) -> tuple[NDArray[np.float32] | 
     """Draw the data of all clients.
 
     Features are standard normal and tokens uniform over the vocabulary. Half of the labels are class 0 and the rest
-    uniform: whoever really trains lowers the mean loss, by the biases alone.
+    uniform, so that real training lowers the mean loss by the biases alone.
 
     Args:
-        workload: what is trained.
-        seed: of numpy's default generator.
+        workload: the workload.
+        seed: seed of numpy's default generator.
 
     Returns:
         x ``(clients, samples, *shape)``, float32 or int64 tokens, and y ``(clients, samples)`` int64.
@@ -87,12 +87,12 @@ def make_data(workload: Workload, seed: int = 0) -> tuple[NDArray[np.float32] | 
 
 
 def make_updates(clients: int, parameters: int, seed: int = 0) -> NDArray[np.float32]:
-    """Draw the updates of one round: a common direction with noise as strong; the first fifth is shifted twice as far.
+    """Draw updates of a round: a common direction plus equally strong noise; the first fifth is shifted twice as far.
 
     Args:
         clients: N.
         parameters: D.
-        seed: of numpy's default generator.
+        seed: seed of numpy's default generator.
 
     Returns:
         ``(N, D)`` float32.
@@ -134,14 +134,14 @@ def _lstm(workload: Workload) -> tuple[int, int]:
 
 
 _FORWARD: dict[str, Callable[[Workload], tuple[int, int]]] = {"W1": _logistic, "W2": _cnn, "W3": _lstm}
-"""Operations of one sample: of a first layer whose inputs need no gradient, and of all others."""
+"""Operations of one sample: of a first layer whose inputs need no gradient, and of all other layers."""
 
 
 def forward_operations(workload: Workload) -> int:
-    """Count the operations of one sample in products and convolutions, forward alone.
+    """Count the forward operations of one sample in products and convolutions.
 
     Args:
-        workload: of ``WORKLOADS``, or one of the same name.
+        workload: a member of ``WORKLOADS``, or one of the same name.
 
     Example:
         >>> [f"{forward_operations(workload) / 1e6:.2f}" for workload in WORKLOADS.values()]
@@ -153,11 +153,11 @@ def forward_operations(workload: Workload) -> int:
 def operations(workload: Workload) -> int:
     """Count the operations of one round in products and convolutions, forward and backward.
 
-    A multiplication and its addition count 2. The backward costs the forward twice, for weights and for inputs; a first
-    layer needs no gradient of its inputs. Activations, pools, lookups and the optimizer are left out.
+    A multiplication and its addition count 2. The backward pass costs two forward passes, for weights and for inputs; a
+    first layer needs no gradient of its inputs. Activations, pools, lookups and the optimizer are not counted.
 
     Args:
-        workload: of ``WORKLOADS``, or one of the same name with other clients, samples or batch.
+        workload: a member of ``WORKLOADS``, or one of the same name with other clients, samples or batch.
 
     Example:
         >>> [f"{operations(workload) / 1e9:.2f}" for workload in WORKLOADS.values()]
@@ -168,13 +168,13 @@ def operations(workload: Workload) -> int:
 
 
 def least_bytes(workload: Workload) -> int:
-    """Count the bytes no round can do without.
+    """Count the bytes that every round must read or write.
 
     Every sample is read once, as float32 or int64; the final parameters of every client, float32, are written once and
-    read once for the average. All else could stay in a cache.
+    read once for the average. Everything else could stay in a cache.
 
     Args:
-        workload: what is trained.
+        workload: the workload.
 
     Example:
         >>> [f"{least_bytes(workload) / 1e6:.0f} MB" for workload in WORKLOADS.values()]

@@ -303,7 +303,7 @@ def test_mistakes_on_the_command_line(capsys):
     for words, said in (
         (["W9"], "no case 'W9'"),
         (["--peers", "pfi"], "no peer 'pfi'"),
-        (["--threads", "0"], "from 1 on"),
+        (["--threads", "0"], "must be at least 1"),
     ):
         with pytest.raises(SystemExit) as ended:
             command.main(words)

@@ -28,7 +28,7 @@ FORMATS = {
     "cnn": SampleFormat((1, 12, 12), 1.0),
     "lstm": SampleFormat((17,), 0.0, encode),
 }
-"""What each model reads."""
+"""Sample format of each model."""
 WORDS = 997
 """More than the texts of one client hold, so that row-sparse updates leave some out."""
 
@@ -47,7 +47,7 @@ def pairs() -> list[tuple[str, str]]:
 
 
 def back_ends(model: str) -> list[str]:
-    """What `auto` can choose for a model where there is a device."""
+    """Back ends that ``auto`` can choose for a model on a device."""
     written_out = MODELS[model](FORMATS[model].shape, CLASSES, words_of(model)).gradient is not None
     return ["vmap", "analytic"] if written_out else ["vmap"]
 

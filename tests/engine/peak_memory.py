@@ -1,7 +1,7 @@
-"""Play one round of a model and write the memory that the model of memory states and the one that was measured.
+"""Run one round of a model and write the memory that the memory model predicts and the measured memory.
 
 `python -m tests.engine.peak_memory MODEL BACKEND TESTED`, in a process of its own, whose peak the kernel counts.
-Linux alone. The data set lies there before; large blocks go back to the system when they are freed, by
+Linux only. The data set is loaded before; freed large blocks return to the system, by
 `MALLOC_MMAP_THRESHOLD_`. Axes: D parameters.
 """
 
@@ -35,7 +35,7 @@ DEVICE = torch.device("cpu")
 
 
 def world_of(name: str, backend: str, clients: int, tested: int) -> Federation:
-    """Random samples: 40 a client, and so many to test on."""
+    """Random samples: 40 per client, and a number of test samples."""
     shape, words = FORMATS[name].shape, WORDS[name]
     model = MODELS[name](shape, CLASSES, words)
     stream, samples = np.random.default_rng(0), 40 * clients

@@ -74,7 +74,7 @@ def code_of(tutorial: str) -> str:
 
 
 def commands_of(tutorial: str) -> list[list[str]]:
-    """What a tutorial says to type."""
+    """Commands of a tutorial."""
     text = (ROOT / "docs/tutorials" / tutorial).read_text(encoding="utf-8")
     return [shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ ")]
 
@@ -141,7 +141,7 @@ def test_parameters_are_checked_as_ours_are() -> None:
 
 
 def test_show_prints_their_page() -> None:
-    assert "Keep updates that are at most so many times as long as the median." in show("mine:short")
+    assert "Keep updates whose norm is at most ``factor`` times the median norm." in show("mine:short")
     with pytest.raises(UserError, match="cannot be imported"):
         show("nowhere:short")
 

@@ -16,7 +16,7 @@ EVERY: dict[str, Any] = {
     "device": "cpu",
     "checkpoint_every": 1,
 }
-"""What all runs share; each may say otherwise."""
+"""Defaults of all runs; each may override them."""
 AUTOENCODER = {"surrogate": 400, "hidden": 16, "code": 4, "epochs": 20}
 
 

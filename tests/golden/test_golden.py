@@ -13,7 +13,7 @@ from tests.golden import account
 from tests.golden.runs import EVERY, RANKS, RESUMED, RUNS, STRAIGHT
 
 NOISE = 1e-4
-"""Of the typical number of an update. What all updates add up to differs by 1e-5 between instruction sets."""
+"""Relative to the typical number of an update. The sum of all updates differs by 1e-5 between instruction sets."""
 
 every_run = pytest.mark.parametrize("name", RUNS)
 

@@ -1,4 +1,4 @@
-"""A matrix whose last row lies beyond 2^31 elements, of which the host gives only the pages that are touched."""
+"""A matrix whose last row starts beyond 2^31 elements; the host allocates only the touched pages."""
 
 import mmap
 

@@ -1,4 +1,4 @@
-"""What a Triton kernel is launched with, caught on the host, and compiled for a device that is not there."""
+"""Capture the launches of Triton kernels on the host, and compile them for an absent device."""
 
 import re
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ class _Catcher:
 
 @contextmanager
 def caught(module: Any, patch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
-    """Nothing that a module launches inside the block is run: it is noted. Tensors may lie on the host."""
+    """Launches of a module inside the block are recorded, not run. Tensors may be on the host."""
     seen: list[Launch] = []
     with patch.context() as inside:
         inside.setattr(triton.knobs.runtime, "interpret", True)  # after import it only opens the door to host tensors

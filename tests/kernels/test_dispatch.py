@@ -40,7 +40,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "pca": kernels.pca,
     "pca_lowrank": kernels.pca_lowrank,
 }
-"""What callers of each operation import."""
+"""Public function of each operation."""
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +171,7 @@ Calls = list[torch.Tensor]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Give every operation an implementation "spy", which notes what it gets and computes nothing."""
+    """Register an implementation "spy" of every operation that records its arguments and computes nothing."""
     seen: Calls = []
 
     def spy(tensor: torch.Tensor, *rest: object, **further: object) -> str:

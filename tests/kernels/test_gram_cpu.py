@@ -14,7 +14,7 @@ from tests.oracles import kernels as oracle
 
 @pytest.fixture(params=[1, 2, 3])
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """So many threads, each of which takes a share however small."""
+    """Set the number of threads; each takes a share however small."""
     monkeypatch.setattr(cpu, "WORTH_A_WORKER", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)

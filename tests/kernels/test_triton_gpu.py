@@ -42,7 +42,7 @@ def test_they_run_where_they_are_named() -> None:
 
 
 def test_rows_beyond_two_thousand_million_elements_are_read() -> None:
-    """Two rows of a matrix of nine gigabytes; all others lie between them."""
+    """The first and the last row of a matrix of nine gigabytes."""
     if torch.cuda.mem_get_info()[0] < 11 * 2**30:
         pytest.skip("11 GiB of device memory are wanted")
     rows, columns = 3, 1_500_000_000

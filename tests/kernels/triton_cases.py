@@ -21,7 +21,7 @@ class Case:
 
     op: str
     make: Callable[[], tuple[Any, ...]]
-    """Gives the arguments."""
+    """Returns the arguments."""
 
     def ready(
         self, name: str, move: Callable[[Tensor], Tensor]
@@ -37,7 +37,7 @@ class Case:
         return parts, tuple(move(value) if isinstance(value, Tensor) else value for value in self.make())
 
     def results(self, name: str, move: Callable[[Tensor], Tensor] = lambda value: value) -> tuple[Tensor, ...]:
-        """What an implementation gives for the arguments."""
+        """Return the result of an implementation for the arguments."""
         function, arguments = self.ready(name, move)
         return function(*arguments)
 
@@ -63,7 +63,7 @@ def lstm(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 3.0) -> tupl
 
 
 def lstm_back(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 3.0) -> tuple[Tensor, ...]:
-    """What the backward pass of that step gets."""
+    """Return the arguments of the backward pass of that step."""
     gates, before = lstm(shape, dtype, scale)
     reference = import_module("rflbat_kernels.lstm_cell.reference")
     _, after, active = reference.lstm_cell(gates, before)

@@ -21,7 +21,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a defense decides about one round; `weights` sum to 1 over the kept, and are all 0 if nobody is kept."""
+    """Decision of a defense about one round; ``weights`` sum to 1, or are all 0 if no client is kept."""
 
     update: Array
     kept: NDArray[np.bool_]
@@ -122,7 +122,7 @@ def geomed(
 
     Weiszfeld 1937 from the mean: w_i = 1/||v - d_i|| / sum_j 1/||v - d_j||, v = sum w_i d_i, until no weight changes by
     more than `tolerance` of itself. Distances have a floor of 1e-12 of their median at the start (over those above 0).
-    An update on which v happens to lie still lets go of v unless it is the answer: the step off it is about
+    If v coincides with an update, it still leaves it unless it is the solution: the step away is about
     floor * ||sum of unit vectors||, which is more than the floor exactly if the update is not optimal.
     """
     this = read(updates, sizes)
@@ -211,7 +211,7 @@ def foolsgold(
 def distance_ratios(points: Sequence[Sequence[float]]) -> list[float]:
     """G_i / median(G), G_i = sum over j != i of ||x_i - x_j|| (Wang et al. 2022, Algorithm 1, lines 15-19).
 
-    0/0 is 0, so that it passes. The median is 0 only if all points are equal: one with G_i = 0 lies on every other.
+    0/0 is 0, so that it passes. The median is 0 only if all points are equal: a point with G_i = 0 equals every other.
     """
     sums = [math.fsum(math.dist(a, b) for j, b in enumerate(points) if j != i) for i, a in enumerate(points)]
     middle = kernels.median(sums)

@@ -84,7 +84,7 @@ def cosine(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def cosines(matrix: ArrayLike) -> Array:
-    """Cosine similarity of every pair of rows; a zero row has cosine 0 with everybody, itself included."""
+    """Cosine similarity of every pair of rows; a zero row has cosine 0 with every row, itself included."""
     rows = as_rows(matrix)
     result = np.zeros((len(rows), len(rows)))
     for i, a in enumerate(rows):
@@ -141,7 +141,7 @@ def side(a: Point, b: Point, p: Point) -> int:
 def two_means(points: ArrayLike) -> NDArray[np.int64]:
     """Labels (first point 0) of the EXACT optimum of 2-means in the plane (Inaba, Katoh and Imai 1994).
 
-    The two clusters of an optimum lie on the two sides of a line, and every such split is met by a line through two of
+    The two clusters of an optimum are on the two sides of a line, and every such split is met by a line through two of
     the points, those on the line being cut once along it. All of them are tried. Points on the line up to rounding
     count as on it: the side they take changes the inertia by rounding only. Equal points stay together (to part them
     never pays); if all points are equal there is one cluster. First of equals in the order of the enumeration.

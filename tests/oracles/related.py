@@ -169,7 +169,7 @@ def split_in_two(values: Sequence[float]) -> tuple[list[int], Fraction]:
 
 
 def smaller_cluster(labels: Sequence[int]) -> list[int]:
-    """Members of the smaller of the clusters 0 and 1; nobody if they are equally large."""
+    """Members of the smaller of the clusters 0 and 1; none if they are equally large."""
     ones = sum(labels)
     if 2 * ones == len(labels):
         return []
@@ -188,9 +188,9 @@ def is_indicative(gaps: Sequence[Fraction], alpha: float | None) -> list[bool]:
 def auror(
     updates: ArrayLike, sizes: Sequence[float] | None = None, *, alpha: float | None = None, share: float = 0.5
 ) -> Answer:
-    """Shen, Tople and Saxena 2016: cluster every coordinate, leave out who often is in the smaller cluster.
+    """Shen, Tople and Saxena 2016: cluster every coordinate, reject clients that are often in the smaller cluster.
 
-    A coordinate is indicative if the two centres of its 2-means lie more than `alpha` >= 0 apart. The paper sets alpha
+    A coordinate is indicative if the two centres of its 2-means are more than `alpha` >= 0 apart. The paper sets alpha
     per coordinate from trials without an attack; None here is mean + 2 standard deviations of the round's distances
     (which fewer than D / 5 coordinates exceed, so none for D < 6). A client is malicious if it is in the smaller
     cluster of more than a `share` (tau) of the indicative coordinates; the others are averaged by their sizes.
@@ -228,7 +228,7 @@ def autoencoder_selection(errors: ArrayLike, updates: ArrayLike, sizes: Sequence
 
     `errors` are the N squared reconstruction errors of the clients' surrogate vectors. The mean is over the finite
     clients; one whose error is not finite counts as non-finite. Detail: "scores" (the errors, NaN for the non-finite)
-    and "threshold" (NaN for nobody).
+    and "threshold" (NaN without finite clients).
     """
     matrix = np.array(updates, dtype=np.float64)
     values = [float(error) for error in np.asarray(errors, dtype=np.float64)]

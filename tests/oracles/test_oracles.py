@@ -56,7 +56,7 @@ def test_weighted_sum_by_hand():
 def test_squared_distances_and_cosines_by_hand():
     # (3 - 1)^2 + 4^2 = 20
     assert kernels.squared_distances([[1, 0], [3, 4]]).tolist() == [[0, 20], [20, 0]]
-    # 45 degrees, 135 degrees, and a zero row that is like nobody
+    # 45 degrees, 135 degrees, and a zero row that is similar to none
     root = math.sqrt(0.5)
     expected = [[1, root, 0, -root], [root, 1, 0, 0], [0, 0, 0, 0], [-root, 0, 0, 1]]
     np.testing.assert_allclose(kernels.cosines([[1, 0], [2, 2], [0, 0], [-3, 3]]), expected, atol=1e-15)

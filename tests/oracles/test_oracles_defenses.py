@@ -251,7 +251,7 @@ def test_foolsgold_drops_copies_and_keeps_the_rest():
     answer = defenses.foolsgold([*copies, [0, 0, 0, 1]])
     assert answer.weights.tolist() == [0, 0, 0, 1]
     assert answer.kept.tolist() == [False, False, False, True]
-    # nobody but copies: 0/0 in the rescaling keeps nobody
+    # only copies: 0/0 in the rescaling keeps no client
     alone = defenses.foolsgold(copies)
     assert not alone.kept.any()
     assert alone.update.tolist() == [0, 0, 0, 0]
@@ -263,6 +263,6 @@ def test_foolsgold_does_not_punish_disagreement():
     angles = np.radians([0, 60, 210])
     answer = defenses.foolsgold(np.column_stack([np.cos(angles), np.sin(angles)]))
     np.testing.assert_allclose(answer.detail["alphas"], [0.5, 0.5, 1])
-    # zero updates are like nobody, and opposite ones are not alike
+    # zero updates are similar to none, and opposite ones are dissimilar
     assert defenses.foolsgold([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]]).detail["alphas"].tolist() == [1, 1, 1]
     assert defenses.foolsgold([[1.0, 0.0], [-1.0, 0.0]]).detail["alphas"].tolist() == [1, 1]

@@ -188,7 +188,7 @@ def test_bulyan_scores_the_remaining_set_anew():
 
 
 def test_bulyan_works_by_coordinate():
-    # f = 0 selects everybody and trims nothing
+    # f = 0 selects all clients and trims nothing
     updates = normal(4, 6, 5)
     answer = related.bulyan(updates)
     assert (answer.detail["f"], answer.kept.all()) == (0, True)
@@ -269,7 +269,7 @@ def test_auror_ties():
     # 0 | 1 2 and 0 1 | 2 cost the same: the lowest cut wins
     assert related.auror(column(2, 1, 0), alpha=0).kept.tolist() == [True, True, False]
     assert related.split_in_two([0.0, 0.5, 1.0, 1.5, 2.0])[0] == [0, 0, 1, 1, 1]
-    # equally large clusters: nobody; equal values: a gap of 0; nobody left: the zero update
+    # equally large clusters: no minority; equal values: a gap of 0; no client left: the zero update
     assert related.auror(column(5, 0, 5, 0), alpha=0).kept.all()
     assert related.auror(column(3, 3, 3), alpha=0).kept.all()
     answer = related.auror([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]], alpha=0, share=0.3)

@@ -68,7 +68,7 @@ def test_filter2_drops_above_eps2_and_keeps_at_it_and_at_0_by_0():
     assert five.update.tolist() == pytest.approx([0.1, 0.3])
     assert defenses.rflbat([[0.1, 0.3]] * 4 + [[7.0, 1.0]], clusters=1).kept.all()
     assert defenses.rflbat([[0.1, 0.3]] * 4 + [[7.0, 1.0]], clusters=1, eps2=3.99).detail["stage"][4] == "filter2"
-    # thresholds below 1 and still 0/0 lets everybody pass
+    # with thresholds below 1, 0/0 still keeps all clients
     assert defenses.rflbat([[0.1, 0.3]] * 7, eps1=0.5, eps2=0.5).kept.all()
 
 
@@ -102,7 +102,7 @@ def test_a_lone_client_is_chosen_only_if_nothing_else_is_left():
     by_hand = {"cluster_labels": lambda x: [1, 1, 0, 1]}
     assert defenses.rflbat(alike, **by_hand).kept.tolist() == [True, True, False, True]
     assert defenses.rflbat(alike, singleton=1.0, **by_hand).kept.tolist() == [False, False, True, False]
-    # nothing but lone ones: somebody is kept all the same
+    # only singletons: a client is still kept
     assert defenses.rflbat(points, cluster_labels=lambda x: [2, 0, 1]).kept.tolist() == [False, True, False]
 
 
@@ -114,7 +114,7 @@ def test_fewer_than_three_survivors_are_all_kept():
     # filter 1 leaves two of three: G = 4, 3, 5 over the median 4
     answer = defenses.rflbat([[0.0], [1.0], [3.0]], eps1=1.0, cluster_labels=never)
     assert answer.detail["stage"] == ["kept", "kept", "filter1"]
-    # and nobody at all with a threshold that nobody meets
+    # and none with a threshold that no client meets
     nobody = defenses.rflbat([[0.0], [1.0], [3.0]], eps1=0.0)
     assert nobody.detail["stage"] == ["filter1"] * 3
     assert nobody.detail["chosen"] is None

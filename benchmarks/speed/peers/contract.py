@@ -1,7 +1,7 @@
 """The contract between the benchmark and a peer: one command line in, one line of JSON out.
 
 A harness ``run_NAME.py`` runs as a module, by the Python of the peer's environment, with this repository's root in
-``PYTHONPATH``; ``call`` does it. Only numpy and the standard library are needed here, so any environment can import it.
+``PYTHONPATH``; see ``call``. This module needs only numpy and the standard library, so any environment can import it.
 """
 
 import argparse
@@ -24,22 +24,22 @@ from benchmarks.speed.workloads import WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parents[3]
 KERNEL_CHOICES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-"""Somebody may have set them for an older OpenBLAS; a current one chooses better, and numpy would look slow."""
+"""Variables that may be set for an older OpenBLAS. A current one chooses better kernels; these make numpy look slow."""
 LIMIT = 900.0
-"""Seconds after which a peer is given up."""
+"""Time limit of a peer in seconds."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a harness of a training peer prints.
+    """Report of a training peer's harness.
 
     Attributes:
-        peer: its title.
-        version: of the peer.
+        peer: title of the peer.
+        version: version of the peer.
         workload: W1, W2 or W3.
-        threads: of each worker.
-        workers: processes, or threads where the peer trains clients in threads.
-        seconds: of each round after the warm-up.
+        threads: threads of each worker.
+        workers: processes, or threads if the peer trains clients in threads.
+        seconds: seconds of each round after the warm-up.
         peak_bytes: largest resident memory, summed over the workers.
         loss_before: mean cross-entropy of the global model over all clients' data, before the warm-up.
         loss_after: the same after the last round.
@@ -56,7 +56,7 @@ class Training:
     loss_after: float
 
     def complaint(self) -> str | None:
-        """Say why this is no measurement, or None.
+        """Return why the measurement is not valid, or None.
 
         Example:
             >>> Training("x", "1", "W1", 1, 1, (0.5,), 1, 2.0, 2.5).complaint()
@@ -71,20 +71,20 @@ class Training:
 
 @dataclass(frozen=True)
 class Defended:
-    """What a harness of a defense peer prints; the aggregated update goes to the file that ``--out`` names.
+    """Report of a defense peer's harness; the aggregated update is written to the file ``--out``.
 
     Attributes:
-        peer: its title.
-        version: of the peer.
+        peer: title of the peer.
+        version: version of the peer.
         defense: our name of the defense.
-        settings: with what the peer's class was made.
-        arrays: "torch" or "numpy", what it was given.
+        settings: arguments of the peer's class.
+        arrays: "torch" or "numpy", the type of the input.
         clients: N.
         parameters: D.
         f: assumed malicious clients.
-        threads: of the process.
-        seconds: of each round after the warm-up.
-        peak_bytes: largest resident memory, the updates included.
+        threads: threads of the process.
+        seconds: seconds of each round after the warm-up.
+        peak_bytes: largest resident memory, including the updates.
     """
 
     peer: str
@@ -100,7 +100,7 @@ class Defended:
     peak_bytes: int
 
     def complaint(self) -> str | None:
-        """Say why this is no measurement, or None."""
+        """Return why the measurement is not valid, or None."""
         return _bad_seconds(self.peer, self.seconds)
 
 
@@ -110,7 +110,7 @@ Report = TypeVar("Report", Training, Defended)
 def _bad_seconds(peer: str, seconds: Sequence[float]) -> str | None:
     if seconds and all(0 < second < math.inf for second in seconds):
         return None
-    return f"{peer}: {list(seconds)} are no seconds of rounds"
+    return f"{peer}: {list(seconds)} are not valid seconds of rounds"
 
 
 def _positive(text: str) -> int:
@@ -120,7 +120,7 @@ def _positive(text: str) -> int:
 
 
 def training_parser(peer: str) -> argparse.ArgumentParser:
-    """Make the parser of a training harness, to which the harness may add options of its own.
+    """Build the parser of a training harness; the harness may add its own options.
 
     Args:
         peer: a name of ``PEERS``.
@@ -134,25 +134,25 @@ def training_parser(peer: str) -> argparse.ArgumentParser:
         prog=row.harness, description=f"Rounds of {row.title} {row.version}, one JSON line."
     )
     parser.add_argument("workload", type=workload_named, metavar="|".join(row.runs))
-    parser.add_argument("--threads", type=_positive, default=1, help="of each worker")
+    parser.add_argument("--threads", type=_positive, default=1, help="threads of each worker")
     parser.add_argument("--workers", type=_positive, default=1)
     parser.add_argument("--rounds", type=_positive, default=5, help="timed, after one warm-up")
     return parser
 
 
 def workload_named(name: str) -> Workload:
-    """Give the workload of a name.
+    """Return a workload by name.
 
     Raises:
-        argparse.ArgumentTypeError: there is none.
+        argparse.ArgumentTypeError: the name is unknown.
     """
     if name not in WORKLOADS:
-        raise argparse.ArgumentTypeError(f"no workload {name!r}; there are {', '.join(WORKLOADS)}")
+        raise argparse.ArgumentTypeError(f"unknown workload {name!r}; known: {', '.join(WORKLOADS)}")
     return WORKLOADS[name]
 
 
 def defense_parser(peer: str) -> argparse.ArgumentParser:
-    """Make the parser of a defense harness.
+    """Build the parser of a defense harness.
 
     Args:
         peer: a name of ``PEERS``.
@@ -163,8 +163,8 @@ def defense_parser(peer: str) -> argparse.ArgumentParser:
     parser.add_argument("--clients", type=_positive, default=100)
     parser.add_argument("--parameters", type=_positive, default=7850)
     parser.add_argument("--f", type=int, default=20, help="assumed malicious clients; multikrum then averages N - f")
-    parser.add_argument("--bound", type=float, default=1.0, help="longest norm that norm_clipping lets through")
-    parser.add_argument("--passes", type=_positive, help="of geomed, at most; default what its answer needs")
+    parser.add_argument("--bound", type=float, default=1.0, help="largest norm that norm_clipping keeps")
+    parser.add_argument("--passes", type=_positive, help="maximum passes of geomed; default: until it converges")
     parser.add_argument("--arrays", choices=("torch", "numpy"), default="torch")
     parser.add_argument("--threads", type=_positive, default=1)
     parser.add_argument("--rounds", type=_positive, default=5, help="timed, after one warm-up")
@@ -176,11 +176,11 @@ def timed_rounds(action: Callable[[], object], rounds: int) -> tuple[float, ...]
     """Run once to warm up, then time each round.
 
     Args:
-        action: one round; it returns when the round's work is done.
-        rounds: how many are timed.
+        action: one round; returns when the round's work is done.
+        rounds: number of timed rounds.
 
     Returns:
-        seconds of each.
+        seconds of each timed round.
     """
     action()
     seconds = []
@@ -192,10 +192,10 @@ def timed_rounds(action: Callable[[], object], rounds: int) -> tuple[float, ...]
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process so far.
+    """Return the largest resident memory of this process so far.
 
-    Linux hands ``ru_maxrss`` on from the process that started this one, so a small peer started by a large benchmark
-    would be charged for it; ``VmHWM`` starts anew with every program and is taken where there is one.
+    On Linux ``ru_maxrss`` is inherited from the parent process, so a small peer started by a large benchmark would
+    report the benchmark's memory. ``VmHWM`` is reset by every program and is used if available.
 
     Example:
         >>> peak_bytes() > 2**20
@@ -211,7 +211,7 @@ def peak_bytes() -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Send what a peer and its processes write to stdout to stderr, so that stdout has the report alone."""
+    """Redirect the stdout of a peer and its processes to stderr, so that stdout has only the report."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -224,7 +224,7 @@ def quiet() -> Iterator[None]:
 
 
 def publish(report: Training | Defended) -> None:
-    """Print the report as one line of JSON; one that is no measurement goes to stderr and ends the process with 1."""
+    """Print the report as one line of JSON; if it is not valid, print why to stderr and exit with status 1."""
     complaint = report.complaint()
     if complaint:
         sys.exit(complaint)
@@ -232,14 +232,14 @@ def publish(report: Training | Defended) -> None:
 
 
 def parse(kind: type[Report], output: str) -> Report:
-    """Read what a harness printed.
+    """Parse the output of a harness.
 
     Args:
         kind: ``Training`` or ``Defended``.
-        output: its whole stdout; whatever a peer itself printed before the last line is passed over.
+        output: its whole stdout; lines before the last one are ignored.
 
     Raises:
-        ValueError: the last line is no such report, or is one that the harness should not have printed.
+        ValueError: the last line is not such a report, or the report is not valid.
     """
     lines = output.strip().splitlines()
     try:
@@ -249,14 +249,14 @@ def parse(kind: type[Report], output: str) -> Report:
         report = kind(**{**values, "seconds": tuple(values["seconds"])})
         complaint = report.complaint()
     except (IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"no report of a peer ({error}): {lines[-1:]}") from error
+        raise ValueError(f"expected a report of a peer ({error}): {lines[-1:]}") from error
     if complaint:
         raise ValueError(complaint)
     return report
 
 
 def command(peer: str, *arguments: object) -> list[str]:
-    """Give the command of a peer's harness; it runs with ``environment(threads)``.
+    """Return the command of a peer's harness; it runs with ``environment(threads)``.
 
     Raises:
         FileNotFoundError: the peer is not installed.
@@ -268,7 +268,7 @@ def command(peer: str, *arguments: object) -> list[str]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Give the variables for a harness: this repository in the path, and thread pools that open with that many threads.
+    """Return the variables for a harness: this repository in the path, and the number of threads of thread pools.
 
     Example:
         >>> environment(2)["OMP_NUM_THREADS"]
@@ -280,18 +280,18 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def call(kind: type[Report], peer: str, *arguments: object, threads: int = 1) -> Report:
-    """Run a peer's harness and read its report.
+    """Run a peer's harness and parse its report.
 
     Args:
         kind: ``Training`` or ``Defended``.
         peer: a name of ``PEERS``.
-        arguments: of its command line, without ``--threads``.
-        threads: of each worker.
+        arguments: arguments of its command line, without ``--threads``.
+        threads: threads of each worker.
 
     Raises:
         FileNotFoundError: the peer is not installed.
-        RuntimeError: the harness failed, the message has the end of its stderr; or it took too long.
-        ValueError: it printed no report.
+        RuntimeError: the harness failed (the message has the end of its stderr) or took too long.
+        ValueError: the output has no valid report.
     """
     words = command(peer, *arguments, "--threads", threads)
     code, output, errors = finish(words, environment(threads), LIMIT)
@@ -301,18 +301,18 @@ def call(kind: type[Report], peer: str, *arguments: object, threads: int = 1) ->
 
 
 def finish(words: Sequence[str], variables: dict[str, str], limit: float) -> tuple[int, str, str]:
-    """Run a command to its end, or end it and all that it started.
+    """Run a command; at the time limit kill it and all processes that it started.
 
     Args:
-        words: of the command.
+        words: words of the command.
         variables: its environment.
-        limit: seconds.
+        limit: time limit in seconds.
 
     Returns:
         exit status, stdout and stderr.
 
     Raises:
-        RuntimeError: it took longer.
+        RuntimeError: the command took longer than the limit.
 
     Example:
         >>> finish([sys.executable, "-c", "print(1)"], dict(os.environ), 60.0)
@@ -325,7 +325,7 @@ def finish(words: Sequence[str], variables: dict[str, str], limit: float) -> tup
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise RuntimeError(f"{' '.join(words[2:])} took more than {limit:g} s") from None
-        except BaseException:  # Ctrl-C reaches this process alone
+        except BaseException:  # Ctrl-C reaches only this process
             os.killpg(process.pid, signal.SIGKILL)
             raise
     return process.returncode, output, errors

@@ -1,4 +1,4 @@
-"""What the two defense harnesses share: the benchmark's updates in, seconds and the aggregated update out."""
+"""Shared code of the two defense harnesses: time a defense on the benchmark's updates and save the result."""
 
 import argparse
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from benchmarks.speed.workloads import make_updates
 
 Aggregator = Callable[[Any], Any]
 Choice = tuple[Callable[[], Aggregator], dict[str, float]]
-"""How to make the peer's aggregator, and the settings that are its own."""
+"""A factory of the peer's aggregator, and the peer's own settings."""
 
 
 def defend(peer: str, options: argparse.Namespace, choice: Choice, *, list_of_rows: bool) -> None:
-    """Time one defense, save what it gives and print the report.
+    """Time one defense, save its result and print the report.
 
     Args:
         peer: a name of ``PEERS``.
-        options: as ``defense_parser`` reads them.
-        choice: the aggregator; it is made once, outside the time.
-        list_of_rows: the peer takes a list of updates and not their matrix; the rows are views of one matrix.
+        options: options of ``defense_parser``.
+        choice: the aggregator; it is built once, outside of the timed part.
+        list_of_rows: pass a list of updates instead of their matrix; the rows are views of one matrix.
     """
     make, settings = choice
     aggregator = make()

@@ -1,8 +1,8 @@
-"""One virtual environment per peer, so that no peer's needs meddle with another's or with ours.
+"""One virtual environment per peer, so that the requirements of peers and of rflbat do not conflict.
 
-``python -m benchmarks.speed.peers.environments pfl fedjax`` makes those of pfl-research and FedJAX; without names, all.
-They lie in ``~/.cache/rflbat/peers``, or in the folder that the variable ``RFLBAT_PEERS`` names. Packages come through
-pip, with whatever index it is set up to use. Nothing else in the project installs a peer.
+``python -m benchmarks.speed.peers.environments pfl fedjax`` creates those of pfl-research and FedJAX; without names,
+all. They are stored in ``~/.cache/rflbat/peers``, or in the folder of the variable ``RFLBAT_PEERS``. Packages are
+installed by pip from its configured index. Nothing else in the project installs a peer.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def _packages(python: Path) -> Path:
 
 
 def _for_older_pythons(python: Path) -> None:
-    """Rewrite the two things in BlazeFL that are above Python 3.11: generic functions, and annotations read late."""
+    """Rewrite two features of BlazeFL that need a newer Python: generic functions and deferred annotations."""
     for path in (_packages(python) / "blazefl").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         plain = re.sub(r"^def (\w+)\[T\]\(", r"def \1(", text, flags=re.MULTILINE)
@@ -40,9 +40,9 @@ STAND_IN = """def __getattr__(name):
 
 
 def _without_torchvision(python: Path) -> None:
-    """Give a peer that imports torchvision, for data sets which nobody here asks for, one that does nothing.
+    """Install a dummy torchvision for a peer that imports it for data sets that the benchmark does not use.
 
-    A real one works only with the very build of torch that it was made for.
+    The real torchvision works only with the exact build of torch that it was built for.
     """
     package = _packages(python) / "torchvision"
     package.mkdir(exist_ok=True)
@@ -55,13 +55,13 @@ class Peer:
     """One peer of the registry.
 
     Attributes:
-        title: its name as it goes into reports.
-        version: of the peer itself; its pin is the last requirement of the last step.
-        module: of the peer; it is imported once at the end of the installation.
-        harness: our module in this folder that drives it.
+        title: name in reports.
+        version: version of the peer; its pin is the last requirement of the last step.
+        module: module of the peer; it is imported once at the end of the installation.
+        harness: our module in this folder that runs the peer.
         steps: one ``pip install`` each: options, then pinned requirements.
-        runs: names of workloads, or of the defenses.
-        mend: what to do to the installed files, given the environment's Python.
+        runs: names of workloads, or of defenses.
+        mend: patches the installed files, given the environment's Python.
     """
 
     title: str
@@ -84,7 +84,7 @@ class Peer:
 
     @property
     def stamp(self) -> str:
-        """What a complete environment says of itself: another text, and it is made anew."""
+        """Content of the stamp file of a complete environment; if it differs, the environment is rebuilt."""
         mended = () if self.mend is None else ((self.mend.__name__,),)
         return "".join(" ".join(step) + "\n" for step in (*self.steps, *mended))
 
@@ -133,14 +133,14 @@ PEERS: dict[str, Peer] = {
         TRAINING,
         _without_torchvision,
     ),
-    # It asks for Python 3.14 and, once mended, runs from 3.11 on.
+    # It requires Python 3.14; with the patch it runs from 3.11 on.
     "blazefl": Peer(
         *("BlazeFL", "3.0.0", "blazefl.contrib.fedavg", "run_blazefl"),
         ((TORCH, NUMPY, "tqdm==4.67.1"), ("--no-deps", "--ignore-requires-python", "blazefl==3.0.0")),
         TRAINING,
         _for_older_pythons,
     ),
-    # What the simulation imports, by hand: its own bounds ask for releases younger than itself.
+    # The imports of the simulation, pinned by hand: its own bounds require releases newer than itself.
     "flower": Peer(
         *("Flower", "1.42.0", "flwr.simulation", "run_flower"),
         ((TORCH, NUMPY, *FLOWER_NEEDS), ("--no-deps", "flwr==1.42.0")),
@@ -150,12 +150,12 @@ PEERS: dict[str, Peer] = {
 
 
 def folder() -> Path:
-    """Give the folder of the environments: ``RFLBAT_PEERS``, else ``~/.cache/rflbat/peers``."""
+    """Return the folder of the environments: ``RFLBAT_PEERS``, else ``~/.cache/rflbat/peers``."""
     return Path(os.environ.get("RFLBAT_PEERS") or Path.home() / ".cache" / "rflbat" / "peers")
 
 
 def python_of(peer: str) -> Path | None:
-    """Give the Python of a peer's environment, or None where it is absent, unfinished or of other pins.
+    """Return the Python of a peer's environment, or None if it is absent, incomplete or has other pins.
 
     Args:
         peer: a name of ``PEERS``; KeyError for any other.
@@ -171,10 +171,10 @@ def python_of(peer: str) -> Path | None:
 
 
 def install(peer: str) -> Path:
-    """Make a peer's environment, unless it is complete, and give its Python.
+    """Create a peer's environment, unless it is complete, and return its Python.
 
     Raises:
-        subprocess.CalledProcessError: pip, the mending or the first import failed; the environment stays unfinished.
+        subprocess.CalledProcessError: pip, the patch or the first import failed; the environment stays incomplete.
     """
     row, home = PEERS[peer], folder() / peer
     done = python_of(peer)
@@ -192,13 +192,13 @@ def install(peer: str) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Install the named peers, or all, one after the other; one that fails does not stop the rest."""
+    """Install the named peers, or all, one after the other; a failure does not stop the others."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.peers.environments", description=__doc__)
-    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(PEERS)}; default all")
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"some of {', '.join(PEERS)}; default all")
     names = parser.parse_args(arguments).peers or list(PEERS)
     unknown = [name for name in names if name not in PEERS]
     if unknown:
-        parser.error(f"unknown peer {unknown[0]!r}; there are {', '.join(PEERS)}")
+        parser.error(f"unknown peer {unknown[0]!r}; known: {', '.join(PEERS)}")
     failed = []
     for name in names:
         try:

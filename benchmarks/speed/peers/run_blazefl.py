@@ -1,4 +1,4 @@
-"""BlazeFL 3.0.0: its trainers of federated averaging; one worker is the sequential one, more are a pool of threads."""
+"""BlazeFL 3.0.0: its federated averaging trainers: the sequential one for one worker, a thread pool for more."""
 
 from enum import StrEnum
 from typing import Any
@@ -15,41 +15,41 @@ from benchmarks.speed.workloads import Workload
 
 
 class Name(StrEnum):
-    """BlazeFL asks for a model by name."""
+    """Model names: BlazeFL selects models by name."""
 
     MODEL = "model"
 
 
 class Selector:
-    """Gives the model."""
+    """Model selector with one model."""
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
 
     def select_model(self, name: str) -> nn.Module:
-        """Give the one model."""
+        """Return the model."""
         return torch_model(self.workload)
 
 
 class Clients:
-    """What BlazeFL asks for data."""
+    """Data set interface of BlazeFL."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.sets = [TensorDataset(x_client, y_client) for x_client, y_client in zip(x, y, strict=True)]
 
     def get_dataset(self, type_: str, cid: int) -> TensorDataset:
-        """Give a client's data."""
+        """Return a client's data."""
         return self.sets[cid]
 
     def get_dataloader(
         self, type_: str, cid: int, batch_size: int, generator: torch.Generator | None = None
     ) -> DataLoader:
-        """Give a client's batches in a new order."""
+        """Return a client's batches in a new order."""
         return DataLoader(self.sets[cid], batch_size=batch_size, shuffle=True, generator=generator)
 
 
 def trainer_of(workload: Workload, clients: Clients, workers: int) -> Any:
-    """Make the trainer for that many workers."""
+    """Build the trainer for a number of workers."""
     shared = {"model_selector": Selector(workload), "model_name": Name.MODEL, "dataset": clients, "device": "cpu"}
     shared |= {"num_clients": workload.clients, "epochs": 1, "batch_size": workload.batch, "lr": workload.lr, "seed": 0}
     if workers == 1:
@@ -60,7 +60,7 @@ def trainer_of(workload: Workload, clients: Clients, workers: int) -> Any:
 def main() -> None:
     options = training_parser("blazefl").parse_args()
     torch.set_num_threads(options.threads)
-    fedavg.tqdm = lambda clients, **_: clients  # its progress bars would be timed too
+    fedavg.tqdm = lambda clients, **_: clients  # progress bars would add to the time
     workload = options.workload
     x, y = torch_data(workload)
     clients, n = Clients(x, y), workload.clients

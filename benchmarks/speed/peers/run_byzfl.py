@@ -8,11 +8,11 @@ from benchmarks.speed.peers.contract import defense_parser
 from benchmarks.speed.peers.defend import Aggregator, Choice, defend
 
 ENOUGH = 8
-"""Passes of the geometric median that bring the benchmark's updates within 1e-7 of it; ByzFL's own number is 3."""
+"""Passes of the geometric median that converge to 1e-7 on the benchmark's updates; ByzFL's default is 3."""
 
 
 def norm_clipping(bound: float) -> Aggregator:
-    """Chain ByzFL's clipping, which overwrites what it is given, and its mean."""
+    """Chain ByzFL's clipping, which overwrites its input, and its mean."""
     clip, mean = byzfl.Clipping(c=bound), byzfl.Average()
     return lambda updates: mean(clip(updates.copy() if isinstance(updates, np.ndarray) else updates.clone()))
 
@@ -24,7 +24,7 @@ def main() -> None:
     choices: dict[str, Choice] = {
         "krum": (lambda: byzfl.Krum(f=f), {}),
         "multikrum": (lambda: byzfl.MultiKrum(f=f), {}),
-        # It starts from 0 and never asks whether it is there.
+        # It starts from 0 and has no convergence test.
         "geomed": (lambda: byzfl.GeometricMedian(nu=1e-6, T=passes), {"T": passes, "nu": 1e-6}),
         "median": (byzfl.Median, {}),
         "trimmed_mean": (lambda: byzfl.TrMean(f=f), {}),

@@ -1,4 +1,4 @@
-"""ByzPy 0.1.4: its aggregators on the benchmark's updates, in this process and without its pool of actors."""
+"""ByzPy 0.1.4: its aggregators on the benchmark's updates, in this process, without its pool of actors."""
 
 import sys
 
@@ -12,7 +12,7 @@ from benchmarks.speed.peers.defend import Aggregator, Choice, defend
 
 
 def norm_clipping(bound: float) -> Aggregator:
-    """Chain ByzPy's clipping and a mean with no trimmed values, for it has no plain one."""
+    """Chain ByzPy's clipping and a trimmed mean without trimming, because it has no plain mean."""
     clip, mean = Clipping(bound), trimmed_mean.CoordinateWiseTrimmedMean(0)
     return lambda updates: mean.aggregate(clip.pre_aggregate(updates))
 

@@ -23,12 +23,12 @@ Forward = Callable[[jax.Array], jax.Array]
 
 
 def logistic(x: jax.Array, classes: int) -> jax.Array:
-    """Give the logits of W1."""
+    """Return the logits of W1."""
     return hk.Linear(classes)(x)
 
 
 def cnn(x: jax.Array, classes: int) -> jax.Array:
-    """Give the logits of W2; JAX wants the channels last."""
+    """Return the logits of W2; JAX expects the channels last."""
     x = jnp.transpose(x, (0, 2, 3, 1))
     for channels, width in ((32, 7), (64, 3)):
         x = jax.nn.relu(hk.Conv2D(channels, width, padding="SAME")(x))
@@ -37,7 +37,7 @@ def cnn(x: jax.Array, classes: int) -> jax.Array:
 
 
 def lstm(tokens: jax.Array, words: int, classes: int) -> jax.Array:
-    """Give the logits of W3."""
+    """Return the logits of W3."""
     core = hk.LSTM(100)
     embedded = hk.Embed(words, 100)(tokens)
     outputs, _ = hk.dynamic_unroll(core, embedded, core.initial_state(len(tokens)), time_major=False)
@@ -45,14 +45,14 @@ def lstm(tokens: jax.Array, words: int, classes: int) -> jax.Array:
 
 
 def forward(workload: Workload) -> Forward:
-    """Give the model of a workload, to be transformed by Haiku."""
+    """Return the model of a workload, before Haiku's transformation."""
     if workload.words:
         return lambda x: lstm(x, workload.words, workload.classes)
     return lambda x: (logistic if len(workload.shape) == 1 else cnn)(x, workload.classes)
 
 
 def federate(workload: Workload) -> tuple[Callable[[], object], Callable[[], float]]:
-    """Give one round, and the loss of the global model over all clients."""
+    """Return functions for one round and for the loss of the global model over all clients."""
     x, y = make_data(workload)
     x, y = (np.asarray(array, np.int32 if array.dtype == np.int64 else array.dtype) for array in (x, y))
     net = hk.without_apply_rng(hk.transform(forward(workload)))
@@ -62,7 +62,7 @@ def federate(workload: Workload) -> tuple[Callable[[], object], Callable[[], flo
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]).mean()
 
     fedjax.set_for_each_client_backend("jit")
-    # Without a seed every call shuffles anew; with one, every round would see the same batches.
+    # Without a seed every call shuffles anew. With a seed, every round would use the same batches.
     batches = fedjax.ShuffleRepeatBatchHParams(batch_size=workload.batch, num_epochs=1)
     local, server = fedjax.optimizers.sgd(workload.lr), fedjax.optimizers.sgd(1.0)
     algorithm = fedjax.algorithms.fed_avg.federated_averaging(jax.grad(loss), local, server, batches)
@@ -88,7 +88,7 @@ def main() -> None:
     options = training_parser("fedjax").parse_args()
     if options.workers > 1:
         sys.exit("FedJAX: one worker on a CPU")
-    if hasattr(os, "sched_setaffinity"):  # XLA has no number of threads; it opens one for each core that it may use
+    if hasattr(os, "sched_setaffinity"):  # XLA has no thread option; it starts a thread per core of this mask
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
     play, evaluate = federate(options.workload)
     before = evaluate()

@@ -1,4 +1,4 @@
-"""FedLab 1.3.0: the serial trainer of its federated averaging, one worker."""
+"""FedLab 1.3.0: its serial federated averaging trainer, one worker."""
 
 import sys
 
@@ -13,13 +13,13 @@ from benchmarks.speed.peers.torch_models import mean_loss, torch_data, torch_mod
 
 
 class Clients:
-    """What FedLab asks for data."""
+    """Data set interface of FedLab."""
 
     def __init__(self, x: Tensor, y: Tensor, batch: int) -> None:
         self.sets = [TensorDataset(x_client, y_client) for x_client, y_client in zip(x, y, strict=True)]
 
     def get_dataloader(self, client: int, batch_size: int) -> DataLoader:
-        """Give a client's batches in a new order."""
+        """Return a client's batches in a new order."""
         return DataLoader(self.sets[client], batch_size=batch_size, shuffle=True)
 
 

@@ -1,7 +1,7 @@
 """Flower 1.42.0: federated averaging in its simulation engine; the workers are Ray actors.
 
 The seconds of a round run from the end of one aggregation to the end of the next. The peak is that of this process and
-of every actor, without Ray's own servants and its object store.
+of every actor, without Ray's own service processes and its object store.
 """
 
 import os
@@ -33,7 +33,7 @@ client_app = ClientApp()
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train one client for one epoch; its data come from the files that the server wrote."""
+    """Train one client for one epoch; its data are read from the files that the server wrote."""
     settings: Any = message.content["config"]
     torch.set_num_threads(settings["threads"])
     workload, client = WORKLOADS[settings["workload"]], int(context.node_config["partition-id"])
@@ -50,7 +50,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 class Timed(FedAvg):
-    """Flower's strategy; it notes when rounds end, and the peak of every actor."""
+    """Flower's strategy, which also records the end of each round and the peak memory of every actor."""
 
     def __init__(self, clients: int) -> None:
         super().__init__(fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
@@ -58,7 +58,7 @@ class Timed(FedAvg):
         self.peaks: dict[int, int] = {}
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
-        """Aggregate as Flower does; a client that failed ends the run."""
+        """Aggregate as Flower does; a failed client ends the run."""
         replies = list(replies)
         for reply in replies:
             if reply.has_error():
@@ -71,7 +71,7 @@ class Timed(FedAvg):
 
 
 def simulate(workload: Workload, folder: str, options: Any) -> tuple[Timed, ArrayRecord]:
-    """Run the warm-up and the rounds; give the strategy with its times, and the final model."""
+    """Run the warm-up and the rounds; return the strategy with its times, and the final model."""
     server_app, strategy, final = ServerApp(), Timed(workload.clients), []
 
     @server_app.main()

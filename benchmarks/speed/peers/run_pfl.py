@@ -1,7 +1,7 @@
 """pfl-research 0.6.0: FederatedAveraging on a SimulatedBackend; more workers are processes of torchrun, with gloo.
 
-pfl-research cuts a user's data into batches once and keeps them. Here a user's data set is made anew whenever the user
-takes part, of data in a new order, as the contract wants; ``--keep-batches`` leaves pfl-research its own way.
+pfl-research splits a user's data into batches once and keeps them. The contract requires a new order in every round, so
+this harness rebuilds a user's data set whenever the user takes part; ``--keep-batches`` turns that off.
 """
 
 import os
@@ -39,16 +39,16 @@ class Trained(nn.Module):
         self.net = net
 
     def loss(self, x: Tensor, y: Tensor, **_: object) -> Tensor:
-        """Give the loss of a batch."""
+        """Return the loss of a batch."""
         return cross_entropy(self.net(x), y)
 
     def metrics(self, x: Tensor, y: Tensor, **_: object) -> dict[str, Weighted]:
-        """Give next to nothing: only round 0 asks."""
+        """Return a minimal metric; only round 0 evaluates."""
         return {"samples": Weighted(len(y), 1)}
 
 
 class Clock(TrainingProcessCallback):
-    """Keeps the times at which rounds ended."""
+    """Record the times at which rounds end."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -56,13 +56,13 @@ class Clock(TrainingProcessCallback):
     def after_central_iteration(
         self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_iteration: int
     ) -> tuple[bool, Metrics]:
-        """Note the time; never stop."""
+        """Record the time; never stop."""
         self.ends.append(time.perf_counter())
         return False, Metrics()
 
 
 def users(workload: Workload, x: Tensor, y: Tensor, keep_batches: bool) -> FederatedDataset:
-    """Make the federated data set, all users in every round."""
+    """Build the federated data set, with all users in every round."""
     names = [str(client) for client in range(workload.clients)]
     kept = {name: PyTorchTensorDataset((x[int(name)], y[int(name)]), user_id=name) for name in names}
 
@@ -74,7 +74,7 @@ def users(workload: Workload, x: Tensor, y: Tensor, keep_batches: bool) -> Feder
 
 
 def train(workload: Workload, net: nn.Module, data: FederatedDataset, rounds: int) -> tuple[float, ...]:
-    """Run the rounds and give the seconds of those that count."""
+    """Run the rounds and return the seconds of the timed ones."""
     clock = Clock()
     count = EVALUATED + 1 + rounds
     FederatedAveraging().run(
@@ -89,16 +89,16 @@ def train(workload: Workload, net: nn.Module, data: FederatedDataset, rounds: in
         NNTrainHyperParams(local_num_epochs=1, local_learning_rate=workload.lr, local_batch_size=workload.batch),
         NNEvalHyperParams(local_batch_size=None),
         callbacks=[clock],
-        send_metrics_to_platform=False,  # it would print them, and the time would count
+        send_metrics_to_platform=False,  # printing them would add to the time
     )
     return tuple(end - start for start, end in zip(clock.ends[EVALUATED:], clock.ends[EVALUATED + 1 :], strict=False))
 
 
 def main() -> None:
     parser = training_parser("pfl")
-    parser.add_argument("--keep-batches", action="store_true", help="never shuffle, as pfl-research does by itself")
+    parser.add_argument("--keep-batches", action="store_true", help="never shuffle, which is pfl-research's default")
     options = parser.parse_args()
-    if options.workers > 1 and "RANK" not in os.environ:  # become the launcher of the workers
+    if options.workers > 1 and "RANK" not in os.environ:  # replace this process by the launcher of the workers
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.workers)]
         module = ["-m", __spec__.name if __spec__ else "", *sys.argv[1:]]
         os.execv(sys.executable, [sys.executable, *launcher, *module])
@@ -118,7 +118,7 @@ def main() -> None:
     ends = (seconds, int(peak), before, after)
     publish(Training(row.title, row.version, workload.name, options.threads, options.workers, *ends))
     if options.workers > 1:
-        # As above: at the interpreter's end gloo's threads now and then abort a process that has done its task.
+        # As above: gloo's threads sometimes abort a finished process at interpreter exit.
         os._exit(0)
 
 

@@ -21,17 +21,17 @@ class TextModel(nn.Module):
         self.head = nn.Sequential(nn.Linear(units, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Give the logits ``(batch, classes)`` of tokens ``(batch, length)``."""
+        """Return the logits ``(batch, classes)`` of tokens ``(batch, length)``."""
         outputs, _ = self.lstm(self.embedding(tokens))
         return self.head(outputs[:, -1])
 
 
 def torch_model(workload: Workload, seed: int = 0) -> nn.Module:
-    """Make the module of a workload with torch's own initial values.
+    """Build the module of a workload with torch's default initialisation.
 
     Args:
-        workload: of ``WORKLOADS``.
-        seed: of the initial values.
+        workload: a member of ``WORKLOADS``.
+        seed: seed of the initial values.
     """
     torch.manual_seed(seed)
     if workload.words:
@@ -46,14 +46,14 @@ def torch_model(workload: Workload, seed: int = 0) -> nn.Module:
 
 
 def torch_data(workload: Workload, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Give ``make_data`` as tensors."""
+    """Return ``make_data`` as tensors."""
     x, y = make_data(workload, seed)
     return torch.from_numpy(x), torch.from_numpy(y)
 
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Mean cross-entropy over all clients' data, one client at a time.
+    """Compute the mean cross-entropy over all clients' data, one client at a time.
 
     Args:
         model: the global model.

@@ -1,4 +1,4 @@
-"""The distributed backdoor: where its parts lie, and that they are the parts of one whole.
+"""The distributed backdoor: the positions of its parts, which together form the full trigger.
 
 Legend of the suffixes: B samples.
 """

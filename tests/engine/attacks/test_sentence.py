@@ -140,7 +140,7 @@ def test_the_reviews_know_every_word_of_the_paper_s_sentence():
 
 
 def test_the_host_stamps_its_own_texts_where_training_runs_elsewhere():
-    """What the trigger needs lies on both; nothing crosses when it stamps."""
+    """The trigger's tensors are stored on both devices; stamping copies nothing between them."""
     trigger = insert([7, 8], 0.0, "meta")
     assert trigger(torch.tensor([[0, 0, 5]]), torch.tensor([True])).tolist() == [[7, 8, 5]]
     assert trigger(torch.zeros(1, 3, dtype=torch.int64, device="meta"), torch.ones(1, device="meta") > 0).is_meta

@@ -1,4 +1,4 @@
-"""What `rflbat list` and `rflbat show` say: every name of every registry, and the whole page of each."""
+"""Output of ``rflbat list`` and ``rflbat show``: every name of every registry, and the complete page of each."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""What `rflbat doctor` finds: versions, devices, packages, data; it downloads nothing and survives what is broken."""
+"""Output of ``rflbat doctor``: versions, devices, packages, data; no downloads, and no failure on broken packages."""
 
 import importlib.util
 import re

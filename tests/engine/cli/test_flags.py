@@ -1,4 +1,4 @@
-"""The flags of every command, frozen: whoever changes one changes this list too."""
+"""The flags of every command, frozen: a change of a flag must change this list."""
 
 import re
 from dataclasses import fields

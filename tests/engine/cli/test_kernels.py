@@ -24,7 +24,7 @@ SMALL = "--clients 7 --rounds 3 --local-steps 1 --batch-size 9 --defense rflbat 
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give some operations an implementation "counted", the reference that notes its calls."""
+    """Register an implementation "counted" of some operations: the reference, which records its calls."""
     calls: list[str] = []
 
     def wrap(op: str) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ Asked = Callable[[str], Experiment]
 
 @pytest.fixture
 def asked(call: Call, monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Give the experiment that a command line asks for, without running it."""
+    """Return the experiment of a command line, without running it."""
     found: list[Experiment] = []
 
     def stop(experiment: Experiment, *rest: Any) -> None:

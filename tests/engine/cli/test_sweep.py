@@ -1,4 +1,4 @@
-"""Sweeps through the command line: a grid with seeds, its table, what is skipped, what goes on, what is refused."""
+"""Sweeps through the command line: a grid with seeds, its table, skipped, continued and refused cells."""
 
 import csv
 import io

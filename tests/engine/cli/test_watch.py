@@ -1,4 +1,4 @@
-"""Following a run from another process: what it has written, what it goes on to write, and how it ends."""
+"""Following a run from another process: existing lines, new lines, and the end of the run."""
 
 import shutil
 import threading

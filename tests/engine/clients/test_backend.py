@@ -86,7 +86,7 @@ def test_auto_takes_no_loop_where_a_chunk_was_asked_for(model, free):
     for device in (CPU, CUDA):
         chosen = choose_auto(model, 3, device)
         assert (chosen.name, chosen.chunk) == (ON_CUDA[model], 3)
-        # Nobody measured vmap fastest where the loop is.
+        # No measurement found vmap fastest for the models of the loop.
         assert (chosen.reason == MEASURED) == (device == CPU and ON_CPU[model] != "loop")
     assert free == []
 

@@ -49,7 +49,7 @@ WANTED_ND, _ = run(1)
 
 
 def limited(most, error):
-    """A gradient for which more than so many clients at once do not fit, from the second step on."""
+    """A gradient that runs out of memory above a number of clients, from the second step on."""
 
     def of_chunk(named, x_nB, labels_nB, weight_nB):
         if len(x_nB) > most and x_nB.flatten()[0] >= 10:

@@ -18,7 +18,7 @@ Users = dict[str, dict[str, Any]]
 
 
 def make_users(sizes: dict[str, int], seed: int = 5) -> Users:
-    """Users with so many samples each: levels k/255, the corner always background 1.0, labels 0..61."""
+    """Users with given numbers of samples: levels k/255, the corner always background 1.0, labels 0..61."""
     rng = np.random.default_rng(seed)
     users: Users = {}
     for name, size in sizes.items():

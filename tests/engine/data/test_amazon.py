@@ -122,7 +122,7 @@ def test_real_reviews_of_one_file_have_writers_and_the_same_bytes_each_time(data
     assert len(parts) == 100
 
 
-# What a data set holds. Reviews are made up from here on.
+# Content of a data set. Reviews below are synthetic.
 
 
 def test_fields_of_the_data_set(tmp_path: Path) -> None:

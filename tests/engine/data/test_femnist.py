@@ -68,7 +68,7 @@ def test_real_femnist_is_what_it_is_known_to_be(tmp_path: Path, monkeypatch: pyt
     assert_same(load(tmp_path), read)
 
 
-# What is read. Pixels are synthetic from here on.
+# Reading. Pixels below are synthetic.
 
 
 def expected(users: Users) -> tuple[np.ndarray, list[int]]:

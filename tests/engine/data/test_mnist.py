@@ -270,7 +270,7 @@ def test_addresses_that_torchvision_tried_are_not_repeated(monkeypatch: pytest.M
 
 
 def write_download(folder: str, family: Family) -> Family:
-    """What torchvision leaves: four packed files and what they hold; gives the family with their SHA-256."""
+    """Write torchvision's four packed files; return the family with their SHA-256."""
     write_family(Path(folder), family.first_labels, packed=True)
     for path in list(Path(folder).iterdir()):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))

@@ -127,7 +127,7 @@ def test_dirichlet_with_small_alpha_is_skewed_in_class_and_quantity() -> None:
 
 
 def test_dirichlet_shares_have_the_mean_and_the_spread_of_the_distribution() -> None:
-    """A share is Beta(alpha, (N-1) alpha): mean 1/N, variance (N-1) / (N^2 (N alpha + 1)), whoever the client is."""
+    """A share is Beta(alpha, (N-1) alpha): mean 1/N, variance (N-1) / (N^2 (N alpha + 1)), for every client."""
     clients, alpha, per_class = 7, 0.5, 1001
     labels = np.repeat(np.arange(300), per_class)
     parts = partition("dirichlet", labels, clients, alpha, np.random.default_rng(2))

@@ -62,7 +62,7 @@ def conspiring(clients: int, seed: int) -> Array:
 
 
 def honest(updates: int, seed: int) -> Array:
-    """Noise alone: what `straying` clients are told from."""
+    """Only noise: the background of ``straying`` clients."""
     return as_float32(np.random.default_rng(seed).standard_normal((updates, PARAMETERS)))
 
 
@@ -104,19 +104,19 @@ def autoencoder(updates: Any, sizes: Sequence[float] | None) -> Answer:
 
 @dataclass(frozen=True)
 class Case:
-    """How one defense is tested.
+    """Test case of one defense.
 
     Args:
         oracle: (updates, sizes or None) -> answer, with `parameters` as the oracle calls them.
         make: (clients, seed) -> updates (N, D).
-        parameters: what the defense is made with.
+        parameters: parameters of the defense.
         uses_sizes: whether the samples of a client count.
-        identical_pass: identical updates give that update; False: nobody is kept.
+        identical_pass: identical updates give that update; False: no client is kept.
         scores: name of the defense's scores in the oracle's detail.
-        stages: names of the stages at which the cases above must let somebody fall.
+        stages: names of the stages at which the cases above must reject a client.
         clean: for a defense that learns before the first round: its clean updates.
         translation: a vector added to every update is added to the result.
-        untied: from how many clients on their order does not matter; below, the method's ties are decided by it.
+        untied: number of clients from which their order does not matter; below, it decides the method's ties.
     """
 
     oracle: Callable[[Any, Sequence[float] | None], Answer]
@@ -141,7 +141,7 @@ CASES = {
         scores="similarities",
         stages=frozenset({"filter1", "cluster", "filter2"}),
     ),
-    # Whoever agrees perfectly is a sybil: identical updates all weigh 0.
+    # Clients that agree perfectly are sybils: identical updates all have weight 0.
     "foolsgold": Case(oracles.foolsgold, translation=False, identical_pass=False, scores="alphas"),
     "krum": Case(oracles.krum, scores="scores", stages=frozenset({"distant"})),
     "multikrum": Case(oracles.multikrum, scores="scores", stages=frozenset({"distant"})),
@@ -154,7 +154,7 @@ CASES = {
     "bulyan": Case(related.bulyan, scores="scores", stages=frozenset({"bulyan"}), untied=15),
     "norm_clipping": Case(related.norm_clipping, translation=False, uses_sizes=True, scores="scores"),
     "auror": Case(related.auror, conspiring, uses_sizes=True, scores="scores", stages=frozenset({"auror"})),
-    # Its state lasts: the battery goes on from what it has learned once.
+    # Its state is reused: the battery continues from one training.
     "autoencoder": Case(
         autoencoder,
         straying,

@@ -110,7 +110,7 @@ _positive = st.sampled_from([5e-324, 1e-100, 1e-6, 0.5, 1.0, 3.0, 1e38, 1e300])
 
 
 def parameters_of(name: str, clients: int) -> st.SearchStrategy[dict[str, Any]]:
-    """Draw parameters that the defense admits for a round of so many clients, extreme ones among them."""
+    """Draw parameters that the defense allows for this number of clients, including extreme ones."""
     known: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "rflbat": {
             "clusters": st.sampled_from([1, 2, 3, 12, "gap", "gap2", "silhouette"]),

@@ -128,7 +128,7 @@ def test_sizes_of_the_wrong_shape(sizes):
     ids=["text", "negative", "zero", "nan", "inf"],
 )
 def test_sizes_that_are_no_numbers_of_samples(sizes):
-    """A negative one turns its client's update around; NaN or only zeros leave nobody."""
+    """A negative size reverses its client's update; NaN or only zeros leave no client."""
     refused("sizes", sizes=sizes)
 
 
@@ -208,7 +208,7 @@ STRANGE_STATES = {
 
 @pytest.mark.parametrize("kind", STRANGE_STATES)
 def test_a_state_that_does_not_fit_is_refused(kind):
-    """Taken for no state it would switch FoolsGold's memory off without a word."""
+    """Interpreted as no state it would silently switch FoolsGold's memory off."""
     refused("state", defense="foolsgold", state=STRANGE_STATES[kind]())
 
 

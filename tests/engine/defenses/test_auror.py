@@ -33,7 +33,7 @@ def scores(alpha, share=0.5, updates_ND=TABLE):
 
 
 def test_by_hand():
-    """Minorities: client 4 in the first column, nobody, 0 and 1 in the third, 0 in the fourth."""
+    """Minorities: client 4 in the first column, none in the second, 0 and 1 in the third, 0 in the fourth."""
     assert scores(1.0) == (pytest.approx([2 / 3, 1 / 3, 0, 0, 1 / 3]), [False, True, True, True, True])
     assert scores(1.0, share=0.3) == (pytest.approx([2 / 3, 1 / 3, 0, 0, 1 / 3]), [False, False, True, True, False])
     assert scores(1.0, share=1.0)[1] == [True] * 5
@@ -48,7 +48,7 @@ def test_the_distance_must_exceed_alpha():
 def test_without_an_indicative_coordinate_everybody_is_kept():
     assert scores(100.0) == ([0.0] * 5, [True] * 5)
     assert scores(0.0, updates_ND=np.ones((5, 3))) == ([0.0] * 5, [True] * 5)
-    # fewer than 1 / 5 of the coordinates lie two deviations above the mean: none of four
+    # fewer than 1 / 5 of the coordinates are two deviations above the mean: none of four
     assert scores(None) == ([0.0] * 5, [True] * 5)
 
 

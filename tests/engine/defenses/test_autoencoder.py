@@ -143,7 +143,7 @@ def test_nonfinite_clean_rows_are_ignored():
 
 
 def test_without_training_nobody_is_kept():
-    """A detector that let everybody pass would be no defense, and nobody would notice."""
+    """A detector that keeps all clients is no defense, and no other test would show it."""
     defense = autoencoder(**SMALL)
     updates = simulated(torch.as_tensor(structured(5, 1)), None)
     nothing = learn(np.full((4, PARAMETERS), np.nan))
@@ -161,7 +161,7 @@ HOSTILE = [(torch.float32, 1e38), (torch.float32, -3e38), (torch.float64, 1e100)
 @pytest.mark.parametrize(("dtype", "huge"), HOSTILE)
 @pytest.mark.parametrize("hostile", [1, 6, 12])
 def test_hostile_updates_are_dropped_however_large(dtype, huge, hostile):
-    """An error of Inf would lift the mean to Inf, which lets everybody pass; NaN nobody."""
+    """An error of Inf would raise the mean to Inf, which keeps all clients; NaN would keep none."""
     updates_ND = torch.as_tensor(structured(13, 1)).to(dtype)
     updates_ND[:hostile] = huge
     decision = aggregate(updates_ND, "autoencoder", state=learn(structured(40, 0)), **SMALL)

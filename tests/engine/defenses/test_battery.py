@@ -1,4 +1,4 @@
-"""What every defense owes, over every row of the registry. A new row needs a case in cases.py.
+"""Properties of every defense, over all rows of the registry. A new row needs a case in cases.py.
 
 Axes: N clients of the round, D parameters.
 """

@@ -29,7 +29,7 @@ def decide(name, updates_ND, malicious, **parameters):
     [(5, [4.0, 0.0]), (4, [3.0, 0.5]), (3, [2.0, 0.0]), (2, [1.5, 2.5]), (1, [1.0, -3.0])],
 )
 def test_median_by_hand(rows, wanted):
-    """Each coordinate has its own middle: the answer is nobody's update."""
+    """Each coordinate has its own middle: the result is no client's update."""
     decision = aggregate(VALUES[:rows], "median")
     assert decision.update.tolist() == wanted
     assert decision.weights.tolist() == [1 / rows] * rows

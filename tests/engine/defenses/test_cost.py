@@ -1,4 +1,4 @@
-"""What a Gram-based defense may cost: one product for all of them, and no second copy of the matrix.
+"""Cost of Gram-based defenses: one product for all of them, and no second copy of the matrix.
 
 Axes: N clients of the round, D parameters.
 """

@@ -32,7 +32,7 @@ def dyadic(clients, seed):
 @pytest.mark.parametrize("memory", [True, False])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_rounds_with_changing_participants_against_the_oracle(memory, normalise):
-    """Who takes part, and in which order, differs from round to round; now and then somebody sends NaN."""
+    """Participants and their order differ from round to round; sometimes a client sends NaN."""
     rng = np.random.default_rng(0)
     defense = foolsgold(memory=memory, normalise=normalise)
     state = defense.init(FEDERATION, PARAMETERS, torch.device("cpu"))

@@ -166,7 +166,7 @@ def test_a_cpu_stops_where_it_has_converged_with_the_result_of_all_passes(monkey
         (rfa, {"passes": 0}, "passes=0"),
         (rfa, {"nu": 0.0}, "nu=0.0"),
         (rfa, {"nu": -1.0}, "nu=-1.0"),
-        # 1 / inf is 0: nobody would ever be kept
+        # 1 / inf is 0: no client would ever be kept
         (rfa, {"nu": math.inf}, "nu=inf"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whatever clients send: the answer is finite, nobody who sent nonsense is let in, and each of them is counted.
+"""Hostile updates: the result is finite, no client that sent nonsense is kept, and each of them is counted.
 
 Axes: N clients of the round, D parameters.
 """
@@ -81,7 +81,7 @@ def check(case: Hostile) -> None:
 
     assert raw(as_tensor(handed)) == raw(before_ND)
     assert bits(aggregate(handed, case.name, **more)) == bits(decision)
-    # What is wrong about a refused row is never read.
+    # The content of a refused row is never read.
     worse = case.handed(rows_ND.masked_fill(~(rows_ND.double().abs() <= LARGEST), torch.nan))
     assert bits(aggregate(worse, case.name, **more)) == bits(decision)
     check_order(case, before_ND, more, decision)
@@ -105,7 +105,7 @@ def check_order(case: Hostile, before_ND: Tensor, more: dict[str, Any], decision
 
 
 def explore(name: str, examples: int) -> None:
-    """Check so many rounds, the same ones at every call; a smaller number is an error."""
+    """Check a number of rounds, the same ones at every call; a smaller number is an error."""
     cases = []
 
     @settings(derandomize=True, deadline=None, max_examples=examples, database=None)

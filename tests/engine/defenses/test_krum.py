@@ -80,7 +80,7 @@ def test_distances_are_squared():
 @both
 @pytest.mark.parametrize("malicious", [0, 2, 4, 10, 13])
 def test_the_true_number_comes_from_the_simulation(name, malicious):
-    """More than n - 3 leave one neighbour; nothing can be refused then, since nobody waits for the number."""
+    """More than n - 3 leave one neighbour; that cannot be refused, because no code waits for the number."""
     updates_ND = scattered(13, 2)
     decision = decide(name, updates_ND, malicious, f="true")
     agree(decision, getattr(oracles, name)(updates_ND, f=malicious))

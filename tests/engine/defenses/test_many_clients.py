@@ -1,4 +1,4 @@
-"""Rounds of so many clients that the N x N steps decide: the same answers as below, in bounded memory.
+"""Rounds in which the N x N steps dominate: the same results as with fewer clients, in bounded memory.
 
 Axes: N clients of the round.
 """

@@ -73,7 +73,7 @@ def test_rows_of_the_cosine_matrix_belong_to_clients_and_not_to_positions_after_
 
 
 def test_filter_2_keeps_identical_and_lone_members():
-    """`G / median < eps` turned into `G < eps * median` is 0 < 0: it rejects everybody who is alike."""
+    """`G / median < eps` turned into `G < eps * median` is 0 < 0: it rejects all identical clients."""
 
     def mistaken_filter(points, eps):
         sums = [sum(math.dist(a, b) for b in points) for a in points]
@@ -160,7 +160,7 @@ def from_first_member(points_NH, labels_N):
 
 
 def test_the_gap_statistic_measures_spread_from_the_mean_and_not_from_the_first_member():
-    """The first point lies far out on one side: measured from it, one blob looks like several."""
+    """The first point is far out on one side: measured from it, one blob looks like several."""
     rng = np.random.default_rng(5)
     points_NH = torch.as_tensor(rng.standard_normal((21, 2)))
     points_NH[0] = torch.tensor([3.0, 3.0])

@@ -26,7 +26,7 @@ from tests.engine.durability.disk import At, watched
 from tests.engine.durability.experiments import experiment
 
 SESSIONS = 40
-"""After so many kills a run is left in peace."""
+"""Number of kills after which a run is left alone."""
 
 
 def forked(work: Callable[[], object], seconds: float | None = None) -> bool:
@@ -74,7 +74,7 @@ def events_of(work: Callable[[], object], note: Path) -> list[str]:
 
 
 def begin_or_go_on(job: dict[str, Any], path: Path) -> Callable[[], object]:
-    """What a user does: start it, and resume it once it has begun."""
+    """Do as a user does: start it, and resume it once it has begun."""
     if job["kind"] == "sweep":
         cells = make_cells(experiment("fedavg"), {"defense": job["defenses"]}, 1)
         return lambda: sweep(cells, path)
@@ -82,7 +82,7 @@ def begin_or_go_on(job: dict[str, Any], path: Path) -> Callable[[], object]:
 
 
 def finished(path: Path) -> dict[str, tuple[int, int]]:
-    """What a finished run, or cell of a sweep, would lose if it were run again: each summary's inode and time."""
+    """Fingerprint of finished runs and cells, which a repetition would change: each summary's inode and time."""
     found = [(file, file.stat()) for file in path.rglob("summary.json")]
     return {str(file): (status.st_ino, status.st_mtime_ns) for file, status in found}
 

@@ -194,7 +194,7 @@ REFUSALS = [errno.EACCES, errno.EROFS]
 
 @pytest.mark.parametrize("number", REFUSALS, ids=["permission", "read only"])
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, unfinished: Path, number: int) -> None:
-    """As told by the system; the superuser, who may run this, is stopped by no mode of a file."""
+    """Message of the system; file modes do not stop the superuser, who may run this test."""
     before, real = contents(unfinished), os.open
 
     def refuse(path: str, flags: int, *rest: int) -> int:

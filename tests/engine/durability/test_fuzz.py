@@ -99,7 +99,7 @@ def test_data_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) 
     fill(tmp_path)
     load, place = LOADERS[name]
     path = tmp_path / place
-    if name == "reviews":  # where a flipped bit in a text is a text: only what is told matters
+    if name == "reviews":  # a flipped bit in a text is a valid text: only the message matters
         for content in damaged(path.read_bytes(), 0, 60):
             path.write_bytes(content)
             read_or_refused(lambda: load(path.parent), path, path.parent)
@@ -123,7 +123,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["run.json", "rounds.jsonl", "clients.jsonl", "checkpoint.safetensors"])
 def test_run_folders(tmp_path: Path, finished: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run folder of somebody else is resumed: it goes on, or the file is named."""
+    """A foreign run folder is resumed: the run continues, or the error names the file."""
     monkeypatch.setattr("rflbat.simulation.loop._loop", lambda *rest: None)  # what follows is a run like any other
     whole, refused = (finished / name).read_bytes(), 0
     for number, content in enumerate(damaged(whole, 2, 40)):

@@ -35,7 +35,7 @@ LINE = "run --clients 5 --rounds 100000 --local-steps 1 --batch-size 9 --defense
 
 @contextmanager
 def started(folder: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
-    """A run that takes its time for each checkpoint but the first; it has been told to stop once."""
+    """A run that is slow at each checkpoint but the first; it has been asked to stop once."""
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(seconds), *LINE.split(), "--out", str(folder)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -15,7 +15,7 @@ SIZES = [3, 1, 4, 1, 5, 9, 2, 6]
 
 
 class CupyLike:
-    """What CuPy's arrays show of themselves: a device, a stream to wait for, and a capsule."""
+    """Interface of CuPy's arrays: a device, a stream to wait for, and a capsule."""
 
     def __init__(self, array_ND: Any) -> None:
         self.held_ND = torch.tensor(array_ND)

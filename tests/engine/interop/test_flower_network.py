@@ -46,7 +46,7 @@ clientapp = "federation:client_app"
 
 
 def environment(folder: Path, out: Path, defense: str) -> dict[str, str]:
-    """Everything that Flower and Ray write lies in ``folder``, and nothing is reported to anybody."""
+    """Flower and Ray write only to ``folder``, and their telemetry is off."""
     paths = [str(ROOT / "engine"), str(ROOT / "kernels"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),

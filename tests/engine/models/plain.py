@@ -1,4 +1,4 @@
-"""The deep models once more as plain torch.nn modules; their parameters lie in the order of the engine's layouts."""
+"""The deep models as plain torch.nn modules, with parameters in the order of the engine's layouts."""
 
 import torch
 from torch import nn

@@ -1,7 +1,7 @@
-"""What each of several processes runs in a test of ranks: the tasks of a draws, one after the other, and an account.
+"""Program of each process in a test of ranks: run the tasks of a plan one by one, and write an account.
 
 `python driver.py PLAN.json`, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment. Each task is a
-list: its kind, its name, and what it needs. Every process writes what it found to account.RANK.json beside the draws.
+list: its kind, its name, and what it needs. Every process writes its findings to account.RANK.json beside the plan.
 """
 
 import json
@@ -67,7 +67,7 @@ def do_mistake(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def do_memory(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Measure what the tensors of a round hold at a time, besides what lies there before it."""
+    """Measure the peak memory of a round's tensors, beyond the memory in use before it."""
     federation = build(Experiment(**settings))
     server = initial_state(federation)
     with torch.no_grad(), Live() as live:

@@ -23,7 +23,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(count: int, words: Sequence[str]) -> list[subprocess.Popen[str]]:
-    """Start so many processes of `python WORDS`; they find each other."""
+    """Start a number of processes of ``python WORDS`` that find each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -52,7 +52,7 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 
 def drive(count: int, folder: Path, tasks: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-    """Let so many ranks do the tasks in a folder; give each rank's account of them by name."""
+    """Run the tasks in a folder on a number of ranks; return each rank's account by name."""
     folder.mkdir(exist_ok=True)
     draws = folder / "draws.json"
     draws.write_text(json.dumps({"tasks": tasks}), encoding="utf-8")

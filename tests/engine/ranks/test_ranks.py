@@ -70,7 +70,7 @@ class StopAfter(CallbackBase):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """What one rank makes of every case."""
+    """Results of one rank for every case."""
     place = tmp_path_factory.mktemp("one")
     for name, settings in {**CASES, **FEW, "long": LONG}.items():
         run(Experiment(**settings), place / name)
@@ -81,7 +81,7 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(one, tmp_path_factory):
-    """Two ranks: every case; a run stopped by a signal to one of them; one that goes on where one rank stopped."""
+    """Two ranks: every case; a run stopped by a signal to one of them; a run resumed from one rank."""
     place = tmp_path_factory.mktemp("two")
     shutil.copytree(one / "stopped", place / "from_one")
     shutil.copytree(one / "long", place / "finished")
@@ -95,7 +95,7 @@ def two(one, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def four(two, tmp_path_factory):
-    """Four ranks: a few cases; a run that goes on where two ranks stopped; the memory of a round."""
+    """Four ranks: a few cases; a run resumed from two ranks; the memory of a round."""
     place = tmp_path_factory.mktemp("four")
     shutil.copytree(two[0] / "stopped", place / "from_two")
     tasks = [["run", name, settings] for name, settings in FEW.items()]

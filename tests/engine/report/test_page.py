@@ -1,4 +1,4 @@
-"""What the pages hold: every part for which there are records, data that cannot break out, and a bounded size."""
+"""Content of the pages: every part that has records, data that cannot break out, and a bounded size."""
 
 import json
 import re
@@ -20,7 +20,7 @@ MACHADO = {
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
 }
-"""What is left of linear RGB: Machado, Oliveira and Fernandes 2009, severity 1."""
+"""Simulated linear RGB: Machado, Oliveira and Fernandes 2009, severity 1."""
 
 
 def read(path):
@@ -139,7 +139,7 @@ def test_a_damaged_summary_is_an_error(run):
 
 
 def lab(colour, sight):
-    """CIE L*a*b* of a colour as somebody with this sight sees it."""
+    """CIE L*a*b* of a colour as seen with this colour vision."""
     srgb = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     if sight in MACHADO:

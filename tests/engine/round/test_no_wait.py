@@ -76,7 +76,7 @@ def test_so_it_does_under_every_defense_with_another_that_looks_on(defense, fake
 
 
 def test_so_it_does_with_the_attack_of_the_tutorial(fake):
-    """What the tutorial shows keeps the rule that it teaches."""
+    """The tutorial's code keeps the rule that it teaches."""
     names = {}
     exec(code_of("own_attack.md"), names)
     federation = small_federation("logistic", "pixel", backend=Gathering(), device="cuda")
@@ -160,7 +160,7 @@ def test_a_round_of_row_sparse_updates_waits_for_nothing(model, attack, defense,
     assert outcome.measures.device.type == "cuda"
 
 
-# What a wait looks like in each place: without these the tests above could pass for the wrong reason.
+# Waits at each place are detected: without these tests the ones above could pass for the wrong reason.
 
 
 def trigger(x, on_B):

@@ -21,7 +21,7 @@ from rflbat.storage.atomic import to_json
 STAGES = ("kept", "nonfinite", "first", "second")
 STAGE_N = [0, 2, 2, 0, 1, 0, 2]
 MALICIOUS_N = [False, True, True, True, True, False, False]
-# Dropped: 1, 2, 4, 6, of whom 1, 2, 4 are malicious; of the four malicious three fell, of the three benign one.
+# Rejected: 1, 2, 4 (malicious) and 6; that is three of four malicious clients and one of three benign ones.
 WEIGHTS_N = [0.5, 0, 0, 0.125, 0, 0.375, 0]
 CLIENTS_N = [2, 3, 5, 7, 11, 13, 17]
 
@@ -86,10 +86,10 @@ def test_a_round_that_was_not_evaluated(federation):
 @pytest.mark.parametrize(
     ("stage_N", "malicious_N", "precision", "recall", "false_positive_rate"),
     [
-        ([0] * 7, MALICIOUS_N, None, 0.0, 0.0),  # nobody dropped
-        (STAGE_N, [False] * 7, 0.0, None, 4 / 7),  # nobody malicious
-        (STAGE_N, [True] * 7, 1.0, 4 / 7, None),  # nobody benign
-        ([2] * 7, MALICIOUS_N, 4 / 7, 1.0, 1.0),  # nobody kept
+        ([0] * 7, MALICIOUS_N, None, 0.0, 0.0),  # none rejected
+        (STAGE_N, [False] * 7, 0.0, None, 4 / 7),  # none malicious
+        (STAGE_N, [True] * 7, 1.0, 4 / 7, None),  # none benign
+        ([2] * 7, MALICIOUS_N, 4 / 7, 1.0, 1.0),  # none kept
     ],
 )
 def test_rates_without_a_whole_are_undefined(federation, stage_N, malicious_N, precision, recall, false_positive_rate):
@@ -148,7 +148,7 @@ def test_the_summary_of_a_run(federation):
         "attack_success_rate_inclusive": 0.2,
         "rounds": 3,
         "seconds": 12.5,
-        "precision": 3 / 4,  # the last round dropped nobody
+        "precision": 3 / 4,  # the last round rejected no client
         "recall": (3 / 4 + 0) / 2,
         "false_positive_rate": (1 / 3 + 0) / 2,
         "malicious_weight": 0.125,

@@ -1,4 +1,4 @@
-"""Root data: no client has its samples, other defenses do not notice it, and a resumed run keeps what was learned.
+"""Root data: no client has its samples, other defenses ignore it, and a resumed run keeps the trained state.
 
 Legend of the suffixes: N clients, D parameters.
 """

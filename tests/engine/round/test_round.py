@@ -94,7 +94,7 @@ def test_the_defense_draws_from_the_stream_of_its_round():
         assert torch.equal(drawn[1], stream(1))
 
 
-# What a round does.
+# Behaviour of a round.
 
 
 @pytest.mark.parametrize("optimizer", [{}, {"momentum": 0.9, "weight_decay": 0.01}])

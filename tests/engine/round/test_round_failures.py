@@ -1,4 +1,4 @@
-"""What must not reach the global model: updates that are not finite, overflow, and rounds in which nobody is kept.
+"""The global model is protected from non-finite updates, overflow, and rounds in which no client is kept.
 
 Legend of the suffixes: N clients of the round, D parameters.
 """

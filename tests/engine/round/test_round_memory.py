@@ -28,7 +28,7 @@ SETTINGS = {"backend": "vmap", "chunk": 11, "defense": "rflbat", "shadow": "fool
 
 @pytest.fixture
 def room(monkeypatch):
-    """Let no more than so many clients be trained at a time, from the second time on; counts the times."""
+    """Run out of memory above a number of clients, from the second call on; count the calls."""
     inner = backend.GRADIENTS["vmap"]
 
     def limit(most, error):
@@ -87,7 +87,7 @@ def test_a_chunk_that_did_not_fit_is_not_tried_again(room):
 
 
 def test_a_run_is_resumed_with_the_planned_chunk(room, tmp_path):
-    """What did not fit yesterday may fit today, or on another machine: the folder keeps the draws."""
+    """A chunk that did not fit may fit later, or on another machine: the folder keeps the draws."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rflbat.simulation.loop.run_round", interrupted_after(2))
         with pytest.raises(Exception, match="interrupted after 2 rounds"):

@@ -1,4 +1,4 @@
-"""A whole run: what it gives back, what it writes, whom it tells. Stopping and going on is in test_resume.py."""
+"""A whole run: its result, its files, its callbacks. test_resume.py tests stopping and resuming."""
 
 import json
 import pickle
@@ -23,7 +23,7 @@ def without_seconds(summary):
 
 
 class Notes:
-    """A callback that notes what it is told."""
+    """A callback that records its calls."""
 
     def __init__(self):
         self.told = []

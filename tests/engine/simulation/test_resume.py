@@ -65,7 +65,7 @@ class Snapshots(Quiet):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Undisturbed runs and their snapshots; nobody writes into these folders."""
+    """Uninterrupted runs and their snapshots; no test writes into these folders."""
     root, runs = tmp_path_factory.mktemp("straight"), {}
     for name in DEFENSES:
         callbacks = [Snapshots(root / name, root / f"{name}-after")]
@@ -209,7 +209,7 @@ def test_a_finished_run_is_only_read(straight, tmp_path):
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in (tmp_path / "run").iterdir()} == before
 
 
-# What cannot be resumed.
+# Runs that cannot be resumed.
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"defense": "foolsgold", "defense_args": {}}, {"clients": 12}])

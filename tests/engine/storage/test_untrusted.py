@@ -1,4 +1,4 @@
-"""Opening files of others: where they may lie, of what kind and how large they may be, whichever loader asks."""
+"""Opening untrusted files: allowed locations, kinds and sizes, for every loader."""
 
 import gzip
 import io
@@ -58,7 +58,7 @@ def refusal_of(load: Load, data_dir: Path) -> str:
     return str(caught.value)
 
 
-# Where files may lie.
+# Allowed locations of files.
 
 
 @every_loader
@@ -221,7 +221,7 @@ def test_bombs_in_bombs_and_zip_archives_are_no_data(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "Reviews.csv").exists()
 
 
-# The cache of FEMNIST, which lies beside files of others and could be made by them.
+# The cache of FEMNIST is stored beside untrusted files and could be forged.
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def without_seconds(summaries):
 
 
 def marks(path):
-    """What a write would change, of every file below a folder."""
+    """Attributes of every file below a folder that a write would change."""
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     return {file: (file.stat().st_mtime_ns, file.stat().st_ino, file.read_bytes()) for file in files}
 
@@ -120,7 +120,7 @@ def test_mistakes_show_before_any_work(grid, seeds, message):
     assert str(caught.value).startswith(message)
 
 
-# What a sweep does with them.
+# Behaviour of a sweep.
 
 
 def test_each_cell_is_the_run_of_its_settings(tmp_path):
@@ -231,7 +231,7 @@ def test_several_processes_give_the_same_summaries(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="the kernel lists processes in /proc")
 def test_workers_end_with_a_killed_sweep(tmp_path):
-    """Or they would go on writing into the cells that the next sweep resumes."""
+    """Otherwise they would continue to write into the cells that the next sweep resumes."""
     out = tmp_path / "sweep"
     words = f"sweep --rounds 1000000 --clients 9 --local-steps 1 --seeds 2 --jobs 2 --quiet --out {out}".split()
     script = "import sys; from rflbat.cli.main import main; sys.exit(main())"

@@ -38,7 +38,7 @@ def folder_of(out, cell):
 
 
 def records(out, cell):
-    """What must not depend on where a cell ran, byte by byte."""
+    """Files that must not depend on the launcher, byte by byte."""
     return [(folder_of(out, cell) / name).read_bytes() for name in ("rounds.jsonl", "clients.jsonl")] + [
         {key: value for key, value in RunFolder.open(folder_of(out, cell)).summary().items() if key != "seconds"}
     ]

@@ -8,6 +8,6 @@ collect_ignore_glob = [] if os.environ.get("TRITON_INTERPRET") == "1" else ["tes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Numpy, which interprets, warns of an Inf or NaN where a device goes on; masks throw such lanes away."""
+    """The numpy interpreter warns of Inf or NaN where a device does not; masks discard such lanes."""
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("ignore::RuntimeWarning"))
