@@ -1,6 +1,6 @@
-"""Every defense by name: one file and one row each.
+"""Registry of defenses: one file and one row each.
 
-``translation`` says whether adding one vector to every update adds it to the result; the battery of tests asks.
+``translation`` states whether adding one vector to every update adds it to the result; the test battery checks it.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ from rflbat.registry import Registry
 
 @dataclass(frozen=True)
 class Row:
-    """One defense.
+    """A registered defense.
 
     Args:
         make: factory; its keyword-only parameters are the user's.
-        translation: the result moves with a common translation of the updates.
+        translation: whether translating all updates by one vector translates the result by the same vector.
     """
 
     make: Callable[..., Defense]
@@ -37,7 +37,7 @@ class Row:
 
 
 def _adopt(make: Callable[..., Defense]) -> Row:
-    """Nothing is promised of a defense of another package."""
+    """Make the row of a third-party defense, which promises no translation equivariance."""
     return Row(make, translation=False)
 
 
@@ -64,13 +64,13 @@ def make_defense(name: str, arguments: Mapping[str, object]) -> Defense:
 
     Args:
         name: a key of ``DEFENSES``.
-        arguments: its parameters, text allowed.
+        arguments: its parameters, values may be text.
 
     Returns:
         the defense.
 
     Raises:
-        UserError: an unknown name or parameter, or a value that does not fit.
+        UserError: an unknown name or parameter, or an invalid value.
     """
     make = lookup("defense", DEFENSES, name).make
     return make(**check_arguments(f"defense '{name}'", make, arguments))
