@@ -1,4 +1,4 @@
-"""Every model by name: one file and one row each."""
+"""Registry of models: one file and one row each."""
 
 from collections.abc import Callable
 
@@ -15,4 +15,4 @@ _OURS: dict[str, Make] = {
     "lstm": lstm,
 }
 MODELS: Registry[Make] = Registry("model", "rflbat.models", Model, lambda make: make, _OURS)
-"""``make(shape of a sample, classes, words of the vocabulary)``; 0 words for data that are no texts."""
+"""``make(shape of a sample, classes, vocabulary size)``; the vocabulary size is 0 for data that are not texts."""
