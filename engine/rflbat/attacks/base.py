@@ -1,4 +1,4 @@
-"""What an attack is: triggers stamped on training data, and what is done to the trained update.
+"""The interface of an attack: triggers stamped on training samples, and tampering with the trained update.
 
 Axes: N clients of the round, D parameters, B samples.
 """
@@ -12,21 +12,22 @@ from torch import Tensor
 from rflbat.errors import UserError
 
 Trigger = Callable[[Tensor, Tensor], Tensor]
-"""``trigger(x_B..., on_B)`` returns the samples, stamped where ``on_B`` is true; it may write into ``x``."""
+"""``trigger(x_B..., on_B)`` returns the samples, stamped where ``on_B`` is true. It may write to ``x``."""
 
 Tamper = Callable[[Tensor, Tensor], Tensor]
-"""``tamper(updates_ND, malicious_N)`` changes the malicious rows, in place, and returns the updates."""
+"""``tamper(updates_ND, malicious_N)`` changes the malicious rows in place and returns the updates."""
 
 
 @dataclass(frozen=True)
 class SampleFormat:
-    """What an attacker knows of the data: its own samples' format, nothing of the server or of other clients.
+    """The format of the samples. It is all that an attacker knows about the data besides its own samples.
 
     Args:
-        shape: shape of one sample, (channels, height, width) for images, (tokens,) for texts.
-        high: value of ink: that of a lit trigger pixel.
-        encode: for texts, from a text to token ids; None for images.
-        device: where they are stamped; an attack puts there what it needs when it is made, not in a round.
+        shape: shape of one sample: (channels, height, width) for images, (tokens,) for texts.
+        high: value of a lit trigger pixel, the value of ink.
+        encode: for texts, function from a text to token ids; None for images.
+        device: device on which samples are stamped. An attack moves its own tensors there when it is built, not in a
+            round.
     """
 
     shape: tuple[int, ...]
@@ -36,7 +37,7 @@ class SampleFormat:
 
 
 def check_share(name: str, share: float) -> float:
-    """Check the poisoned share of a malicious batch.
+    """Check the poison fraction of a malicious batch.
 
     Args:
         name: the attack, for the message.
@@ -46,10 +47,10 @@ def check_share(name: str, share: float) -> float:
         the share.
 
     Raises:
-        UserError: it is out of its range.
+        UserError: the share is out of range.
     """
     if not 0 <= share <= 1:
-        raise UserError(f"attack '{name}': share={share} is not in 0..1")
+        raise UserError(f"attack '{name}': share={share} is out of range; allowed: 0 to 1")
     return share
 
 
@@ -59,15 +60,16 @@ class Attack:
 
     Args:
         name: registry name.
-        local_triggers: what the groups of malicious clients stamp while training; one, unless it is distributed.
-        full_trigger: what the attacker shows at test time.
+        local_triggers: triggers that the groups of malicious clients stamp in training; a single one unless the attack
+            is distributed.
+        full_trigger: trigger at test time.
         poison_fraction: share of each malicious batch that is stamped and relabelled, 0 to 1.
-        tamper: what malicious clients do to their update before they send it.
+        tamper: function applied to the malicious updates before they reach the server.
         needs_all_columns: whether ``tamper`` needs complete update vectors. False: it works on a column shard. None
-            (default for third parties): unknown, refused under torchrun; the attacks of this package work on shards.
-        row_wise: ``tamper`` changes each number of a row independently of the others, such as by a factor; it then also
-            gets updates of texts that are stored by the rows of the table that a client touched. Otherwise it gets all
-            D columns, and texts train the whole table.
+            (default for third parties): unknown, refused under torchrun. The attacks of this package work on shards.
+        row_wise: whether ``tamper`` changes each number of a row independently of the others, such as by a factor. If
+            so, it also accepts row-sparse updates of text models, which hold only the embedding rows that a client
+            touched. Otherwise it gets all D columns, and text models train the whole embedding.
     """
 
     name: str

@@ -15,18 +15,19 @@ from rflbat.errors import UserError
 
 GROUPS = 4
 LENGTH, GAP = 4, 2
-"""A bar's pixels, and the free pixels between bars in both directions."""
+"""Length of a bar and free pixels between bars in both directions."""
 
 
 def bars(high: float, groups: tuple[int, ...]) -> Trigger:
-    """Make a trigger of lit horizontal bars in the lower left corner.
+    """Build a trigger of lit horizontal bars in the lower left corner.
 
-    Bar k is 1 x 4 pixels, at the left for even k and right of the gap for odd k, the first two above, the last two on
-    the last row: the published pattern, which sits in the upper left corner, moved to the corner of the paper.
+    Each bar is 1 x 4 pixels. Bars with even k are at the left, bars with odd k to the right of the gap; bars 0 and 1
+    are in the upper row, bars 2 and 3 in the last row of the image. This is the published pattern, moved from the upper
+    left corner to the corner that the paper shows.
 
     Args:
         high: value of a lit pixel.
-        groups: which of the four bars.
+        groups: which of the four bars to draw.
 
     Returns:
         the trigger.
@@ -48,33 +49,33 @@ def bars(high: float, groups: tuple[int, ...]) -> Trigger:
 def dba(
     samples: SampleFormat, scale: float, *, text: str = SENTENCE, position: float = 0.0, share: float = 0.5
 ) -> Attack:
-    """Four groups of malicious clients with a quarter of the trigger each; shown at test time is the whole one.
+    """Split the trigger over four groups of malicious clients; at test time the whole trigger is shown.
 
-    Malicious clients are drawn to the groups in turn. On images the parts are four bars of 1 x 4 pixels; on texts four
-    groups of consecutive words of a sentence, each inserted into the text.
+    Malicious clients are assigned to the groups in turn. On images the parts are four bars of 1 x 4 pixels. On texts
+    they are four groups of consecutive words of a sentence, each inserted into the text.
 
     Args:
-        samples: format of the samples; images take at least 4 rows and 10 columns.
+        samples: format of the samples; images need at least 4 rows and 10 columns.
         scale: factor of the malicious update, 1 for none (the paper: 1 and 100).
         text: the sentence for texts.
-        position: where it stands in a text, 0 (before) to 1 (behind).
-        share: share of a malicious batch that is poisoned, 0 to 1 (0.5, as the paper).
+        position: position of the sentence in a text, 0 (before the text) to 1 (after it).
+        share: poison fraction of a malicious batch, 0 to 1 (0.5, as in the paper).
 
     Returns:
         the attack.
 
     Raises:
-        UserError: the samples are too small for the trigger, or a value is out of its range.
+        UserError: the samples are too small for the trigger, or a value is out of range.
 
     Conventions:
-        Malicious clients are drawn to the four groups in turn; success is measured with the whole trigger, and with
+        Malicious clients are assigned to the four groups in turn. Success is measured with the whole trigger, and with
         each part.
 
     Needs:
-        Images of at least 4 x 10 pixels, or texts and a sentence of at least four words.
+        Images of at least 4 x 10 pixels, or texts and a sentence of at least four tokens.
 
     Fails:
-        Against defenses that drop whole groups once the model has learned (a warm start).
+        Against defenses that reject whole groups, once the model has learned (a warm start).
 
     Example:
         >>> attack = dba(SampleFormat((1, 4, 10), 1.0), 1.0)
@@ -83,7 +84,7 @@ def dba(
         ([1, 1, 1, 1, 0, 0, 1, 1, 1, 1], 16)
 
     Source: Xie et al. 2020, "DBA: Distributed backdoor attacks against federated learning"; Wang et al. 2022 (RFLBAT),
-    section 5.5. Splitting a sentence is ours: no published code does it.
+    section 5.5. Splitting a sentence is our own extension; no published code does it.
     """
     check_share("dba", share)
     check_position("dba", position)
@@ -98,7 +99,7 @@ def dba(
     if len(samples.shape) != 3 or samples.shape[1] < GAP + 2 or samples.shape[2] < 2 * LENGTH + GAP:
         raise UserError(
             f"attack 'dba' needs texts, or images of at least {GAP + 2} x {2 * LENGTH + GAP} pixels; "
-            f"these samples have the shape {samples.shape}"
+            f"got samples of shape {samples.shape}"
         )
     local = tuple(bars(samples.high, (group,)) for group in everybody)
     return Attack("dba", local, bars(samples.high, everybody), share, scaling(scale), row_wise=True)

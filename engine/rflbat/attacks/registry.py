@@ -1,4 +1,4 @@
-"""Every attack by name: one file and one row each."""
+"""Registry of attacks: one file and one row each."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -26,15 +26,15 @@ def make_attack(name: str, samples: "SampleFormat", scale: float, arguments: Map
 
     Args:
         name: a key of ``ATTACKS``.
-        samples: format of the data.
+        samples: format of the samples.
         scale: factor of the malicious updates.
-        arguments: its parameters, text allowed.
+        arguments: its parameters, values may be text.
 
     Returns:
         the attack.
 
     Raises:
-        UserError: an unknown name or parameter, or a value that does not fit.
+        UserError: an unknown name or parameter, or an invalid value.
     """
     make = lookup("attack", ATTACKS, name)
     return make(samples, scale, **check_arguments(f"attack '{name}'", make, arguments))

@@ -13,7 +13,7 @@ def scaling(factor: float) -> Tamper:
     """Multiply every malicious update: ``d_i <- factor * d_i``.
 
     Args:
-        factor: lambda; 1 leaves the updates alone, the paper uses 1 and 100.
+        factor: lambda; 1 leaves the updates unchanged. The paper uses 1 and 100.
 
     Returns:
         the tampering function.

@@ -1,4 +1,4 @@
-"""The C library's policy for memory that local training frees on a CPU. The command line sets it, the library never."""
+"""The C library's policy for memory that local training frees on a CPU. Only the command line sets it."""
 
 import ctypes
 import os
@@ -8,22 +8,23 @@ from functools import cache
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """Parameters of glibc's ``mallopt``."""
 MAPPED_BYTES = 32 * 2**20
-"""Blocks from this size on are mapped one by one and given back when freed; the most that glibc comes to by itself."""
+"""M_MMAP_THRESHOLD: allocations from this size on use mmap and return to the OS when freed. 32 MiB is the maximum of
+glibc's own dynamic threshold."""
 KEPT_BYTES = 256 * 2**20
-"""Freed memory at the end of the heap that is kept."""
+"""M_TRIM_THRESHOLD: bytes of freed memory that are kept at the top of the heap."""
 SETTINGS = frozenset({"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"})
-"""Variables by which a user says the same; then nothing is changed."""
+"""Environment variables by which a user sets this policy. If any is set, nothing is changed."""
 
 
 @cache
 def keep_freed_pages() -> bool:
-    """Let glibc keep up to 256 MiB of freed memory in this process, where it would return all but a few MiB.
+    """Let glibc keep up to 256 MiB of freed memory in this process instead of returning all but a few MiB to the OS.
 
-    Every step of every client frees its batch, its activations and its gradients and takes as much again. Pages that
-    went back to the kernel come from it zeroed, one fault each: a tenth of a round of the LSTM.
+    Every step of every client frees its batch, activations and gradients and allocates as much again. Pages that were
+    returned to the kernel come back zeroed, at one page fault each: a tenth of a round of the LSTM.
 
     Returns:
-        whether glibc was told: not with another C library, nor where the environment says what it shall do.
+        whether the policy was set. False with another C library, or if the environment sets a policy.
 
     Example:
         >>> keep_freed_pages() == keep_freed_pages()

@@ -1,4 +1,4 @@
-"""Back end ``analytic``: the gradient that a model writes out for a chunk of clients, without autograd."""
+"""Back end ``analytic``: the model's own gradient for a chunk of clients, without autograd."""
 
 from rflbat.clients.step import Gradient
 from rflbat.errors import UserError
@@ -6,7 +6,7 @@ from rflbat.models.base import Model
 
 
 def gradient(model: Model) -> Gradient:
-    """Give the model's own gradient.
+    """Return the model's analytic gradient.
 
     Args:
         model: functional model.
@@ -15,9 +15,9 @@ def gradient(model: Model) -> Gradient:
         function of a chunk's parameters and batches.
 
     Raises:
-        UserError: the model has none.
+        UserError: the model has no analytic gradient.
     """
     if model.gradient is None:
-        needed = "back end 'analytic' needs a gradient that the model writes out"
+        needed = "back end 'analytic' needs a model with an analytic gradient"
         raise UserError(f"{needed}; model '{model.name}' has none")
     return model.gradient

@@ -1,4 +1,4 @@
-"""Which back end trains, and how many clients at a time: an explicit choice, recorded with the run."""
+"""The choice of the training back end and the chunk size, made explicitly and recorded with the run."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,21 +20,21 @@ GRADIENTS: dict[str, Callable[[Model], Gradient]] = {
     "analytic": analytic.gradient,
 }
 CPU_BUDGET = 128 * 2**20
-"""Bytes that a chunk may work on where no device memory is there to ask about."""
+"""Memory budget in bytes of a chunk on a CPU, where free device memory cannot be queried."""
 CACHE_BUDGET = 2 * 2**20
-"""The same for a written-out gradient on a CPU: it reads a batch twice, the second time from the cache."""
+"""The same for an analytic gradient on a CPU, which reads a batch twice, the second time from the cache."""
 MEASURED = "fastest measured for this model on a CPU"
 UNMEASURED = "all clients of a chunk in each kernel"
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A resolved choice.
+    """A resolved back end.
 
     Args:
         name: "vmap", "loop" or "analytic".
-        chunk: clients at a time (1 for the loop).
-        workers: chunks at a time.
+        chunk: clients per chunk (1 for the loop).
+        workers: number of chunks trained at the same time.
         reason: why ``auto`` chose it, or "asked for".
     """
 
@@ -51,28 +51,24 @@ class Backend:
         batch_source: BatchSource,
         optimizer: Optimizer,
     ) -> int:
-        """Train every client of a round by this choice.
+        """Train every client of a round with this back end.
 
         Args:
-            updates_ND: written to: the updates, local minus start.
-            start: where clients start.
+            updates_ND: written to: the updates, local minus initial parameters.
+            start: the clients' initial parameters.
             model: functional model.
             batch_source: batches of the round.
             optimizer: optimizer and number of local steps.
 
         Returns:
-            the smallest chunk that was needed: less than ``chunk`` where memory ran out.
+            the smallest chunk that was needed; less than ``chunk`` if memory ran out.
         """
         gradient = GRADIENTS[self.name](model)
         settings = {"chunk": self.chunk, "workers": self.workers}
         return executor.train(updates_ND, start, model.layout, gradient, batch_source, optimizer, **settings)
 
     def as_dict(self) -> dict[str, object]:
-        """Give the choice as run.json stores it.
-
-        Returns:
-            plain dictionary.
-        """
+        """Return the choice as a plain dictionary, as stored in run.json."""
         return asdict(self)
 
 
@@ -85,19 +81,19 @@ def chunk_size(
     name: str = "vmap",
     copies: int = 4,
 ) -> int:
-    """Choose how many clients are trained at a time.
+    """Choose the number of clients per chunk.
 
     A chunk takes at most a quarter of the free memory of a CUDA device, or 128 MiB on a CPU, by the memory model of
-    ``clients.memory``; with a written-out gradient on a CPU, its batch stays within 2 MiB of cache.
+    ``clients.memory``. With an analytic gradient on a CPU, its batch stays within 2 MiB of cache.
 
     Args:
         model: functional model.
-        sample: one sample on the meta device, for its shape and type.
+        sample: one sample on the meta device, for its shape and dtype.
         batch: batch size B.
-        clients: clients of the round.
-        device: where training runs.
+        clients: number of clients of the round.
+        device: device of training.
         name: the back end.
-        copies: numbers that the optimizer holds for each parameter.
+        copies: numbers that the optimizer holds per parameter.
 
     Returns:
         number of clients, at least 1.
@@ -123,29 +119,29 @@ def choose_backend(
 ) -> Backend:
     """Resolve ``auto``, the chunk size and the number of workers.
 
-    On a CPU as many chunks are trained at once as torch has threads, each by kernels of one thread.
+    On a CPU as many chunks are trained at once as torch has threads, each with single-threaded kernels.
 
     Args:
         name: "auto", "vmap", "loop" or "analytic".
-        chunk: clients at a time, or None for the memory model.
+        chunk: clients per chunk, or None to use the memory model.
         model: functional model.
-        sample: one sample on the meta device, for its shape and type.
+        sample: one sample on the meta device, for its shape and dtype.
         batch: batch size.
-        clients: clients of a round.
-        device: where training runs.
-        copies: numbers that the optimizer holds for each parameter.
+        clients: number of clients per round.
+        device: device of training.
+        copies: numbers that the optimizer holds per parameter.
 
     Returns:
-        the resolved choice.
+        the resolved back end.
 
     Raises:
-        UserError: an unknown name, a chunk for the loop, a model without a gradient of its own for ``analytic``, or one
-            that draws random numbers.
+        UserError: an unknown name, a chunk size for the loop, a model without an analytic gradient for ``analytic``, or
+            a model that draws random numbers.
     """
     if name not in BACKENDS:
         raise UserError(f"unknown back end '{name}'{nearest(name, BACKENDS)}; known: {', '.join(BACKENDS)}")
     if name == "loop" and chunk is not None:
-        raise UserError(f"chunk={chunk} has no meaning for back end 'loop', which trains one client at a time")
+        raise UserError(f"chunk={chunk} cannot be used with back end 'loop', which trains one client at a time")
     reason = "asked for"
     if name == "auto":
         name, reason = _fastest(model, chunk, device)
@@ -157,9 +153,9 @@ def choose_backend(
 
 
 def _fastest(model: Model, chunk: int | None, device: torch.device) -> tuple[str, str]:
-    """Give what ``auto`` takes, and why."""
+    """Return the back end that ``auto`` chooses, and the reason."""
     if device.type != "cpu":
         return "vmap" if model.gradient is None else "analytic", UNMEASURED
     if model.cpu_backend == "loop" and chunk is not None:
-        return "vmap", "a chunk was asked for, and the loop has none"
+        return "vmap", "a chunk size was asked for, which the loop does not take"
     return model.cpu_backend, MEASURED

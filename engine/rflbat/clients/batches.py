@@ -1,4 +1,4 @@
-"""Which samples every client of a round trains on, drawn on the host for all clients at once.
+"""The training samples of every client of a round, drawn on the host for all clients at once.
 
 Axes: N clients of the round, S local steps, B batch.
 """
@@ -15,10 +15,10 @@ from rflbat.transfer import transfer
 
 @dataclass(frozen=True)
 class Batches:
-    """The plan of a round's local training.
+    """The mini-batches of a round.
 
     Args:
-        index_NSB: int64, position of each sample in the training set; a sample of the same client where padded.
+        index_NSB: int64, position of each sample in the training set. Padding repeats a sample of the same client.
         weight_NSB: float32, 1 for a sample and 0 for padding.
         poisoned_NSB: bool, samples that the attack stamps and relabels.
     """
@@ -28,13 +28,13 @@ class Batches:
     poisoned_NSB: Tensor
 
     def to(self, device: torch.device | str) -> "Batches":
-        """Copy the plan to a device.
+        """Copy the batches to a device.
 
         Args:
-            device: where training runs.
+            device: device of training.
 
         Returns:
-            the same plan there.
+            the same batches on the device.
         """
         return Batches(**transfer(vars(self), device))
 
@@ -42,7 +42,7 @@ class Batches:
 def _epochs(
     samples: np.ndarray, steps: int, batch: int, stream: np.random.Generator, drop_last: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut freshly shuffled epochs of one client into ``steps`` batches; the last batch of an epoch may be short."""
+    """Split shuffled epochs of one client into ``steps`` batches; the last batch of an epoch may be short."""
     index_SB = np.full((steps, batch), samples[0], np.int64)
     present_SB = np.zeros((steps, batch), bool)
     per_epoch = max(1, len(samples) // batch) if drop_last else -(-len(samples) // batch)
@@ -65,23 +65,23 @@ def draw_batches(
 ) -> Batches:
     """Draw the mini-batches of all clients of a round, and which of their samples are poisoned.
 
-    A client goes through its samples in shuffled epochs, as a data loader does: the last batch of an epoch holds
-    what is left, or is left out with ``drop_last``, and a client with fewer than B samples takes all of them in every
-    step. Short batches are padded with the client's first sample and weight 0. In each batch of a malicious client the
-    first ``floor(share * samples + 1/2)`` samples are poisoned; their order is random, so this is a random half for a
-    share of 1/2. Roles change no draw.
+    A client iterates over its samples in shuffled epochs, as a data loader does. The last batch of an epoch holds the
+    remaining samples, or is left out with ``drop_last``. A client with fewer than B samples uses all of them in every
+    step. Short batches are padded with the client's first sample at weight 0. In each batch of a malicious client the
+    first ``floor(share * samples + 1/2)`` samples are poisoned. Their order is random, so for a share of 1/2 this is a
+    random half. Roles do not affect the draws.
 
     Args:
         samples: per client of the round, the positions of its samples in the training set; none empty.
-        malicious_N: bool, who poisons.
-        stream: the generator of (seed, "batches", round).
+        malicious_N: bool, clients that poison their batches.
+        stream: the random stream of (seed, "batches", round).
         steps: local steps S, at least 1.
         batch: batch size B, at least 1.
-        poison_fraction: share of a malicious batch, 0 to 1.
-        drop_last: leave out the last batch of an epoch where it is short, unless it is the only one.
+        poison_fraction: share of a malicious batch that is poisoned, 0 to 1.
+        drop_last: leave out a short last batch of an epoch, unless it is the only one.
 
     Returns:
-        the draws, on the host.
+        the batches, on the host.
 
     Example:
         >>> draws = draw_batches([np.arange(5)], np.array([True]), np.random.default_rng(0), steps=2, batch=4,

@@ -1,4 +1,4 @@
-"""Local training of a round: chunk after chunk, or several chunks at once on the cores of a CPU.
+"""Local training of a round: one chunk after another, or several chunks at once on the cores of a CPU.
 
 Axes: N clients of the round, n clients of a chunk, D parameters.
 """
@@ -17,22 +17,22 @@ from rflbat.clients.step import BatchSource, Gradient
 from rflbat.parameters import Layout
 
 InitialParams = Callable[[slice], Tensor]
-"""``start(rows)`` gives the parameters ``(n, D)`` from which the clients start; rows may differ."""
+"""``start(rows)`` returns the initial parameters ``(n, D)`` of the clients; rows may differ."""
 _log = logging.getLogger(__name__)
 
 
 class ClientDoesNotFit(MemoryError):
-    """Memory ran out while a single client was trained: no smaller chunk is left."""
+    """Memory ran out while a single client was trained, so the chunk cannot be made smaller."""
 
 
 def same_start(params_D: Tensor) -> InitialParams:
-    """Start every client from the same parameters, without a copy.
+    """Start every client from the same parameters, without copying them.
 
     Args:
         params_D: global parameters.
 
     Returns:
-        the start.
+        function that returns the initial parameters.
     """
     return lambda rows: params_D.expand(rows.stop - rows.start, -1)
 
@@ -48,26 +48,27 @@ def train(
     chunk: int,
     workers: int = 1,
 ) -> int:
-    """Train every client and write its update, local minus start.
+    """Train every client and write its update, local minus initial parameters.
 
-    Chunks are independent, so neither their size nor the number of workers changes a client's batches; a chunk bounds
-    memory. A chunk that does not fit is trained again as two halves, from the start: nothing it did was written yet.
+    Chunks are independent: neither their size nor the number of workers changes a client's batches. A chunk bounds
+    memory. A chunk that does not fit is trained again from the start as two halves; it has not written anything yet.
 
     Args:
         updates_ND: written to; may hold anything.
-        start: where clients start.
+        start: the clients' initial parameters.
         layout: names of the D parameters.
         gradient: a back end's gradient of a chunk.
         batch_source: batches of the round.
         optimizer: optimizer and number of local steps.
-        chunk: clients at a time, at least 1.
-        workers: chunks at a time. More than one: each on a thread of its own with single-threaded kernels.
+        chunk: clients per chunk, at least 1.
+        workers: number of chunks trained at the same time. If more than one, each runs on its own thread with
+            single-threaded kernels.
 
     Returns:
-        ``chunk``, or the smallest piece of one that was needed where memory ran out.
+        ``chunk``, or the smallest piece of a chunk that was needed if memory ran out.
 
     Raises:
-        ClientDoesNotFit: one client alone does not fit.
+        ClientDoesNotFit: a single client does not fit.
         RuntimeError: a step failed; the message names the clients, the step and the shapes.
     """
     rows = [slice(first, min(first + chunk, len(updates_ND))) for first in range(0, len(updates_ND), chunk)]
@@ -82,7 +83,7 @@ def train(
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Give each new thread kernels of one thread: on a CPU two such workers beat kernels of two threads."""
+    """Make kernels single-threaded in new threads: on a CPU two such workers beat kernels of two threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,7 +93,7 @@ def _single_threaded() -> Iterator[None]:
 
 
 def _train_or_halve(train_chunk: Callable[[slice], None], chunk: int, rows: slice) -> int:
-    """Train a chunk; where memory runs out, its two halves. Gives ``chunk`` or the smallest piece that was needed."""
+    """Train a chunk, or its two halves if memory runs out. Return ``chunk`` or the smallest piece that was needed."""
     clients: int = rows.stop - rows.start
     try:
         train_chunk(rows)
@@ -103,8 +104,8 @@ def _train_or_halve(train_chunk: Callable[[slice], None], chunk: int, rows: slic
         if clients == 1:
             raise ClientDoesNotFit(str(error)) from error
         needed = str(error).partition("\n")[0]
-    # Outside of the handler: the exception's frames hold the tensors of the failed chunk.
-    _log.warning("out of memory with a chunk of %d clients (%s); going on with halves", clients, needed)
+    # Continue outside the handler, because the exception's frames hold the tensors of the failed chunk.
+    _log.warning("out of memory with a chunk of %d clients (%s); retrying with two halves", clients, needed)
     half = clients // 2
     middle = rows.start + half
     pieces = ((half, slice(rows.start, middle)), (clients - half, slice(middle, rows.stop)))
@@ -112,10 +113,10 @@ def _train_or_halve(train_chunk: Callable[[slice], None], chunk: int, rows: slic
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Know a failed allocation: CUDA's has its own type, the host's only a message.
+    """Detect a failed allocation: CUDA raises its own type, the host only a message.
 
     Args:
-        error: what was raised.
+        error: the exception.
 
     Returns:
         whether memory ran out.
@@ -133,7 +134,7 @@ def _train_chunk(
     optimizer: Optimizer,
     rows: slice,
 ) -> None:
-    """Take all local steps of a chunk on a copy of its parameters."""
+    """Run all local steps of a chunk on a copy of its parameters."""
     start_nD = start(rows)
     local_nD = start_nD.clone(memory_format=torch.contiguous_format)
     named, take_step = layout.views(local_nD), optimizer.start(layout, local_nD)

@@ -1,4 +1,4 @@
-"""Back end ``loop``: plain autograd, one client at a time. The check on the other back ends."""
+"""Back end ``loop``: plain autograd, one client at a time. It is the reference for the other back ends."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from rflbat.models.base import Gradients, Model
 
 
 def gradient(model: Model) -> Gradient:
-    """Make the gradient of a chunk, client after client, so that each runs by the fused kernels for one model.
+    """Return a chunk's gradient that runs client by client, each with the fused kernels for a single model.
 
     Args:
         model: functional model.

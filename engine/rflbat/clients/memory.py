@@ -1,4 +1,4 @@
-"""The memory model of local training and of a round."""
+"""The memory model of local training."""
 
 import logging
 import math
@@ -16,14 +16,14 @@ _log = logging.getLogger(__name__)
 
 
 def activation_bytes(model: Model, sample: torch.Tensor) -> int:
-    """Count what autograd keeps of one sample between the forward and the backward pass.
+    """Count the bytes that autograd saves per sample between the forward and the backward pass.
 
-    The batch loss is run on the meta device, which computes nothing, for one sample and for two; what the second adds
-    belongs to a sample, what is left to the parameters.
+    The batch loss is run for one sample and for two on the meta device, which computes nothing. The difference is the
+    share of one sample; the rest belongs to the parameters.
 
     Args:
         model: functional model.
-        sample: one sample on the meta device, for its shape and type.
+        sample: one sample on the meta device, for its shape and dtype.
 
     Returns:
         bytes, without the sample itself.
@@ -55,7 +55,7 @@ def _loss(model: Model, sample: torch.Tensor, batch: int) -> None:
 
 
 class _Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Raises at the first operation that draws random numbers."""
+    """Dispatch mode that raises at the first operation that draws random numbers."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -66,11 +66,11 @@ class _Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def refuse_random(model: Model, sample: torch.Tensor) -> None:
-    """Refuse a model that draws random numbers, such as dropout: one seed would no longer give one result.
+    """Reject a model that draws random numbers, such as dropout: equal seeds would no longer give equal results.
 
     Args:
         model: functional model.
-        sample: one sample on the meta device, for its shape and type.
+        sample: one sample on the meta device, for its shape and dtype.
 
     Raises:
         UserError: an operation of the model draws from torch's global generator.
@@ -78,7 +78,7 @@ def refuse_random(model: Model, sample: torch.Tensor) -> None:
     try:
         with _Drawing():  # type: ignore[no-untyped-call]
             _loss(model, sample, 2)
-    except RuntimeError as error:  # a constant of the model lies on another device than meta
+    except RuntimeError as error:  # a constant of the model is stored on a device other than meta
         _log.warning("model '%s' could not be examined for random numbers: %s", model.name, error)
     except UserError as error:
         needed = "the same parameters and samples must give the same loss"
@@ -86,16 +86,16 @@ def refuse_random(model: Model, sample: torch.Tensor) -> None:
 
 
 def bytes_per_client(model: Model, sample: torch.Tensor, batch: int, copies: int = 4) -> int:
-    """Count what one client of a chunk holds while it trains.
+    """Count the bytes that one client of a chunk holds while it trains.
 
-    ``4 * copies * D + B * (F + 2 A)`` bytes: what the optimizer holds of D parameters; the batch of F bytes a sample,
-    and the activations A of a sample with as much again for their gradients.
+    ``4 * copies * D + B * (F + 2 A)`` bytes: the optimizer's copies of D parameters, the batch of F bytes per sample,
+    and the activations of A bytes per sample with as much again for their gradients.
 
     Args:
         model: functional model.
-        sample: one sample on the meta device, for its shape and type.
+        sample: one sample on the meta device, for its shape and dtype.
         batch: batch size B.
-        copies: numbers held for each parameter, ``Optimizer.copies``.
+        copies: numbers held per parameter, ``Optimizer.copies``.
 
     Returns:
         bytes.

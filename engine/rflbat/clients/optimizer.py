@@ -1,4 +1,4 @@
-"""The clients' optimizer, fresh in every round, on the flat parameters of a chunk of clients.
+"""The clients' optimizer on the flat parameters of a chunk of clients; its state starts fresh in every round.
 
 Axes: n clients of a chunk, D parameters.
 """
@@ -13,25 +13,25 @@ from rflbat.models.base import Gradients
 from rflbat.parameters import Layout
 
 Step = Callable[[Gradients], None]
-"""``step(gradients)`` moves the parameters of a chunk once, in place; the gradients are not written to."""
+"""``step(gradients)`` moves the parameters of a chunk once, in place. It does not write to the gradients."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimizer of every client, and how many steps it takes in a round.
+    """The optimizer of every client, and its number of local steps per round.
 
-    ``sgd`` is torch.optim.SGD without dampening: ``g <- g + weight_decay * p``; ``v <- momentum * v + g``;
-    ``p <- p - lr * v``. ``adam`` is torch.optim.Adam with its defaults, betas 0.9 and 0.999 and eps 1e-8. Before
-    either, ``clip_norm`` scales the gradient of each client, over all parameters together, to at most this L2 norm, as
+    ``sgd`` is torch.optim.SGD without dampening: ``g <- g + weight_decay * p``; ``v <- momentum * v + g``; ``p <- p -
+    lr * v``. ``adam`` is torch.optim.Adam with its defaults, betas 0.9 and 0.999 and eps 1e-8. Before either,
+    ``clip_norm`` scales the gradient of each client, over all parameters together, to at most this L2 norm, as
     torch.nn.utils.clip_grad_norm_ does. Velocities and moments start at zero in every round.
 
     Args:
         steps: local steps, at least 1.
         lr: learning rate, above 0.
-        momentum: 0 to below 1; of ``sgd``.
-        weight_decay: 0 or above; added to the gradient, after clipping.
+        momentum: momentum of ``sgd``, at least 0 and below 1.
+        weight_decay: at least 0; added to the gradient after clipping.
         name: "sgd" or "adam".
-        clip_norm: largest L2 norm of a client's gradient, above 0; None does not clip.
+        clip_norm: largest L2 norm of a client's gradient, above 0; None disables clipping.
 
     Example:
         >>> layout = Layout({"weight": (2,)})
@@ -52,10 +52,10 @@ class Optimizer:
 
     @property
     def copies(self) -> int:
-        """Most numbers that a client holds for each parameter while it trains, activations left out.
+        """Largest count of numbers per parameter that a client holds while it trains, without activations.
 
-        Its copy, gradient and velocity, and either a start of its own or a temporary of weight decay; where gradients
-        are joined into flat rows, those too; for Adam a second moment.
+        These are its copy, gradient and velocity, and either its own initial parameters or a temporary of weight decay;
+        the flat rows, if gradients are joined into them; and a second moment for Adam.
         """
         return 4 + self._flat + (self.name == "adam")
 
@@ -85,12 +85,12 @@ class Optimizer:
         return step
 
     def _on_rows(self, layout: Layout, params_nD: Tensor) -> Step:
-        """Join the gradients into flat rows first: a norm over all parameters, and Adam in one pass."""
+        """Join the gradients into flat rows first, for a norm over all parameters and for Adam in one pass."""
         gradient_nD = torch.empty_like(params_nD)
         rows = layout.views(gradient_nD)
         adam = velocity_nD = None
         if self.name == "adam":
-            # Capturable: a round on CUDA may be captured as a graph.
+            # Capturable, because a round on CUDA may be captured as a graph.
             adam = torch.optim.Adam(
                 [params_nD], self.lr, weight_decay=self.weight_decay, capturable=params_nD.is_cuda, fused=True
             )
@@ -112,7 +112,7 @@ class Optimizer:
         return step
 
     def _descend(self, params: Tensor, gradient: Tensor, velocity: Tensor | None) -> None:
-        """Take one step of SGD in place; autograd may give two parameters one tensor, so the gradient stays."""
+        """Take one step of SGD in place. The gradient is not written to, since two parameters may share one tensor."""
         if self.weight_decay:
             gradient = gradient.add(params, alpha=self.weight_decay)
         if velocity is not None:

@@ -1,9 +1,9 @@
-"""Local training of a model with a table (an embedding) on the rows that a client's texts touch, and on no other.
+"""Local training of a model with an embedding on only the rows that a client's texts touch.
 
-Whatever row of the table no token of a client's batches picks stays as it is, so that it is neither copied nor trained
-nor sent: the same model with a short table is trained instead, and the updates are row-sparse.
-Axes: N clients of the round, n clients of a chunk, W words, M words stored for everybody, R words that a client has for
-itself, K = M + R stored rows, E numbers of a row, D parameters, Q stored parameters, S local steps, B batch.
+An embedding row that no token of a client's batches selects stays unchanged, so it is neither copied nor trained nor
+part of the update. The same model with a shorter embedding is trained instead, and the updates are row-sparse.
+Axes: N clients of the round, n clients of a chunk, W words, M words stored for all clients, R words stored per client,
+K = M + R stored rows, E numbers per row, D parameters, Q stored parameters, S local steps, B batch.
 """
 
 from dataclasses import dataclass, replace
@@ -22,13 +22,13 @@ from rflbat_kernels import RowSparse, SharedRows, TouchedRows
 
 @dataclass(frozen=True)
 class LocalTask:
-    """What the clients of a round train, in the terms of a back end.
+    """The local training of a round, as a back end runs it.
 
     Args:
         model: functional model.
-        start: where clients start.
+        start: the clients' initial parameters.
         batch_source: batches of the round.
-        touched: rows that are stored of the model's table; None: all parameters are.
+        touched: stored rows of the model's embedding; None: all parameters are stored.
     """
 
     model: Model
@@ -37,65 +37,67 @@ class LocalTask:
     touched: TouchedRows | None = None
 
     def values(self, updates_NQ: Tensor) -> Tensor | RowSparse:
-        """Say what the trained numbers mean.
+        """Wrap the trained numbers as updates.
 
         Args:
-            updates_NQ: what the back end wrote.
+            updates_NQ: output of the back end.
 
         Returns:
-            the updates.
+            the updates, row-sparse if ``touched`` is set.
         """
         return updates_NQ if self.touched is None else RowSparse(updates_NQ, self.touched)
 
 
 def row_sparse(model: Model, weight_decay: float, attack: Attack, ranks: int = 1) -> tuple[bool, str]:
-    """Say whether updates are row-sparse, and why.
+    """Decide whether updates are row-sparse, and state the reason.
 
     Args:
         model: functional model.
         weight_decay: of the clients' optimizer.
-        attack: tampers with the updates.
-        ranks: processes that the columns of the updates are divided among.
+        attack: the attack, which tampers with the updates.
+        ranks: number of processes over which the columns of the updates are sharded.
 
     Returns:
         the answer, and a line for run.json.
     """
     if not model.embedding or model.with_rows is None:
-        return False, "dense: the model has no table of which samples pick rows"
+        return False, "dense: the model has no embedding that can be shortened"
     if weight_decay:
         return False, f"dense: weight_decay={weight_decay:g} changes every row of {model.embedding}"
     if not attack.row_wise:
-        return False, f"dense: attack '{attack.name}' does not say that it is row-wise"
+        return False, f"dense: attack '{attack.name}' is not declared row-wise"
     if ranks > 1:
         return False, f"dense: {ranks} ranks exchange all columns of the updates"
-    return True, f"row-sparse: a client trains and sends the rows of {model.embedding} that its texts touch"
+    return True, f"row-sparse: a client trains only the rows of {model.embedding} that its texts touch"
 
 
 def at_most_with_rows(model: Model, tokens: int) -> Model:
-    """Give a bound of what a client trains, for the memory model.
+    """Bound the model that a client trains, for the memory model.
 
-    ``M + R <= 3 t`` for t tokens of a client in a round: half of the clients have each common word.
+    ``M + R <= 3 t`` for t tokens of a client in a round, since each word stored for all clients occurs in at least half
+    of them.
 
     Args:
-        model: a model with a table.
-        tokens: tokens of all batches of a client in a round.
+        model: a model with an embedding.
+        tokens: number of tokens in all batches of a client in a round.
 
     Returns:
-        the model with so many rows.
+        the model with an embedding of at most ``3 * tokens`` rows.
     """
     words = model.layout.shapes[model.embedding][0]
     return model if model.with_rows is None else model.with_rows(min(words, 3 * tokens))
 
 
 def touched_rows(model: Model, batch_source: BatchSource, clients: int, steps: int) -> TouchedRows:
-    """Find the rows of a model's table that each client of a round touches.
+    """Find the embedding rows that each client of a round touches.
 
-    Where at least half of the clients touch a row it is stored for all of them; the others for those that do.
+    A row that at least half of the clients touch is stored for all clients, any other row only for the clients that
+    touch it.
 
     Args:
-        model: a model with a table.
-        batch_source: batches of the round as they are trained, stamped, on the host.
-        clients: clients N of the round.
+        model: a model with an embedding.
+        batch_source: batches of the round as they are trained, with triggers stamped, on the host.
+        clients: number of clients N of the round.
         steps: local steps S.
 
     Returns:
@@ -128,7 +130,7 @@ def touched_rows(model: Model, batch_source: BatchSource, clients: int, steps: i
 def _by_count(
     count_W: np.ndarray, word_K: np.ndarray, client_K: np.ndarray, place_K: np.ndarray
 ) -> tuple[SharedRows, ...]:
-    """Group the (word, client, place) of own rows by the number of clients that have the word."""
+    """Group the (word, client, place) triples of own rows by the number of clients that have the word."""
     order = np.argsort(count_W[word_K] * len(count_W) + word_K, kind="stable")
     word_K, client_K, place_K = word_K[order], client_K[order], place_K[order]
     counts, firsts = np.unique(count_W[word_K], return_index=True)
@@ -140,20 +142,20 @@ def _by_count(
 
 
 def on_rows(task: LocalTask, touched: TouchedRows) -> LocalTask:
-    """Train the stored rows alone: the same model with a short table, whose tokens are places in it.
+    """Restrict a task to the stored rows: the same model with a shorter embedding, indexed by place in it.
 
     Args:
-        work: model, start and feed of all parameters.
-        table: which rows, on the device of training; those of the whole round.
+        task: model, initial parameters and batch source of all parameters.
+        touched: the stored rows of the whole round, on the device of training.
 
     Returns:
-        the same work on Q parameters, which gives the same updates.
+        the same task on Q parameters, which gives the same updates.
 
     Raises:
-        ValueError: the model has no touched.
+        ValueError: the model has no embedding.
     """
     if task.model.with_rows is None:
-        raise ValueError(f"model '{task.model.name}' has no table")
+        raise ValueError(f"model '{task.model.name}' has no embedding")
     short = task.model.with_rows(touched.rows)
     stop = touched.first + touched.words * touched.width
     place_K = torch.arange(touched.rows, device=touched.common_M.device)
@@ -177,7 +179,8 @@ def on_rows(task: LocalTask, touched: TouchedRows) -> LocalTask:
     def batch_source(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
         x_nBT, labels_nB, weight_nB = task.batch_source(rows, step)
         word_nK = stored(rows)
-        # No row has the number -1: a token that was not foreseen is an error in the lookup. W stands for padding.
+        # -1 marks a token that has no stored row, so that an unexpected token fails in the lookup instead of training
+        # a wrong row. Index W is padding.
         place_nW = word_nK.new_full((len(word_nK), touched.words + 1), -1)
         place_nW.scatter_(1, word_nK, place_K.expand_as(word_nK))
         return place_nW.gather(1, x_nBT.flatten(1)).view_as(x_nBT), labels_nB, weight_nB

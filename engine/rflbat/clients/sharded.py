@@ -1,6 +1,6 @@
-"""Local training over several ranks: each trains some of the clients, and ends with its own columns of all updates.
+"""Local training on several ranks: each trains some of the clients and receives its own columns of all updates.
 
-Axes: N clients of the round, n clients of a rank at a time, D parameters, W of them of a rank.
+Axes: N clients of the round, n clients that a rank trains at a time, D parameters, W of them on a rank.
 """
 
 from dataclasses import replace
@@ -13,19 +13,20 @@ from rflbat.clients.row_sparse import LocalTask
 from rflbat.ranks import Ranks
 
 EXCHANGED_BYTES = 16 * 2**20
-"""Of updates that a rank collects before it sends their columns on, where that is more than it trains at a time."""
+"""Minimum bytes of updates per all-to-all: a rank trains at least this much before it exchanges."""
 TURNS = 8
-"""Fewest turns that updates are exchanged in for that: so a rank never holds many more than its share of a round's."""
+"""Minimum number of exchanges per round when ``EXCHANGED_BYTES`` applies, so that a rank never holds much more than its
+share of a round's updates."""
 
 
 def at_a_time(backend: Backend, clients: int, parameters: int, ranks: Ranks) -> int:
-    """Choose how many clients a rank trains between two exchanges: at least what its back end trains at a time.
+    """Choose how many clients a rank trains between two exchanges: at least as many as its back end trains at a time.
 
     Args:
-        backend: how clients are trained here.
-        clients: clients of the round N.
+        backend: back end of this rank.
+        clients: number of clients N of the round.
         parameters: D.
-        ranks: who take part.
+        ranks: the process group.
 
     Returns:
         number of clients n, at least 1.
@@ -37,22 +38,22 @@ def at_a_time(backend: Backend, clients: int, parameters: int, ranks: Ranks) -> 
 def train_sharded(
     backend: Backend, task: LocalTask, params_D: Tensor, optimizer: Optimizer, clients: int, ranks: Ranks
 ) -> tuple[Tensor, int]:
-    """Train every client of a round, and give this rank's columns of all updates, local minus start.
+    """Train every client of a round, and return this rank's columns of all updates, local minus initial parameters.
 
-    Turn after turn each rank trains n clients on all parameters; then every rank gets its columns of these updates from
-    every other (all-to-all), straight into their place. So a rank never holds more than ``4 (N W + 2 n D)`` bytes of
-    updates, and 4 N D only where it is alone.
+    In each turn every rank trains n clients on all parameters. An all-to-all then writes each rank's columns of these
+    updates directly to their place. A rank thus never holds more than ``4 (N W + 2 n D)`` bytes of updates, and 4 N D
+    only if it is the only rank.
 
     Args:
-        backend: how clients are trained; its chunk may differ between ranks.
-        work: what is trained; all parameters, unless the process is alone.
-        params_D: global parameters, for their type and device.
+        backend: back end of this rank; its chunk may differ between ranks.
+        task: the local training; on all parameters, unless there is a single process.
+        params_D: global parameters, for their dtype and device.
         optimizer: optimizer and number of local steps.
-        clients: how many there are N.
-        ranks: who take part.
+        clients: number of clients N of the round.
+        ranks: the process group.
 
     Returns:
-        updates ``(N, W)``, and the smallest chunk that was needed here, as ``Backend.train`` gives it.
+        updates ``(N, W)``, and the smallest chunk that was needed on this rank, as from ``Backend.train``.
     """
     parameters = task.model.layout.size
     updates_NW = params_D.new_empty(clients, ranks.width(parameters))
@@ -69,23 +70,21 @@ def train_sharded(
             try:
                 chunk = min(chunk, backend.train(updates_nD, own.start, own.model, own.batch_source, optimizer))
             except RuntimeError as error:
-                error.add_note(
-                    f"on rank {ranks.rank}, where these clients are counted from {own_first} of the round on"
-                )
+                error.add_note(f"on rank {ranks.rank}, which numbers clients from client {own_first} of the round")
                 raise
         ranks.all_to_all(updates_nD, updates_NW[block], rows)
     return updates_NW, chunk
 
 
 def _blocks(backend: Backend, clients: int, parameters: int, ranks: Ranks) -> list[slice]:
-    """Agree on the clients of each turn: as even as can be, and no more than the least of the ranks can take."""
+    """Agree on the clients of each turn: as even as possible, and at most what the smallest rank can take."""
     smallest = int(-ranks.all_max(-at_a_time(backend, clients, parameters, ranks))[0])
     turns = Ranks(count=-(-clients // (smallest * ranks.count)))
     return [turns.rows(clients, turn) for turn in range(turns.count)]
 
 
 def _from(task: LocalTask, first: int) -> LocalTask:
-    """Give the same work with clients counted from ``first`` of the round on."""
+    """Return the same task with clients counted from ``first``."""
 
     def moved(rows: slice) -> slice:
         return slice(rows.start + first, rows.stop + first)

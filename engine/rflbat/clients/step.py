@@ -1,4 +1,4 @@
-"""Local training, written once: the loss of one client's batch, and the feed of batches.
+"""Shared parts of local training: the loss of one client's batch, and the batch source.
 
 Axes: n clients of a chunk, S local steps, B batch.
 """
@@ -18,11 +18,12 @@ BatchSource = Callable[[slice, int], tuple[Tensor, Tensor, Tensor]]
 clients. The next call from the same thread may overwrite ``x``."""
 
 Gradient = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients]
-"""``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B))`` of the batch loss of each client."""
+"""``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B))`` returns the gradient of each client's
+batch loss."""
 
 
 def batch_loss(model: Model) -> Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Tensor]:
-    """Make the loss of one client's batch: the weighted mean cross-entropy, so that padding counts nothing.
+    """Return the loss of one client's batch: the weighted mean cross-entropy, in which padding has weight 0.
 
     Args:
         model: functional model.
@@ -41,23 +42,23 @@ def batch_loss(model: Model) -> Callable[[Mapping[str, Tensor], Tensor, Tensor, 
 def make_batch_source(
     x: Tensor, labels: Tensor, batches: Batches, triggers: tuple[Trigger, ...], group_N: Tensor, target: int
 ) -> BatchSource:
-    """Gather batches from the resident training set, and stamp and relabel the poisoned samples there.
+    """Build the source that gathers batches on the device and stamps and relabels their poisoned samples.
 
     Args:
         x: all training samples as floats, on the device.
         labels: all training labels, int64, on the device.
-        batches: the round's draws, on the device.
+        batches: the round's batches, on the device.
         triggers: one per group of malicious clients (one group unless the backdoor is distributed).
         group_N: int64, the group whose trigger each client stamps.
         target: label of the poisoned samples.
 
     Returns:
-        the batch_source.
+        the batch source.
     """
 
     index_NSB, weight_NSB = batches.index_NSB, batches.weight_NSB
     labels_NSB = labels[index_NSB].masked_fill_(batches.poisoned_NSB, target)
-    # Every batch of a thread lies in the same memory: on a CPU fresh pages cost as much as the gather.
+    # All batches of a thread reuse one buffer: on a CPU fresh pages cost as much as the gather.
     rooms = threading.local()
 
     def batch_source(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +73,7 @@ def make_batch_source(
 
 
 def _room(rooms: threading.local, x: Tensor, count: int) -> Tensor:
-    """Give this thread's memory for so many samples."""
+    """Return this thread's buffer for ``count`` samples."""
     room: Tensor | None = getattr(rooms, "x", None)
     if room is None or len(room) < count:
         room = rooms.x = x.new_empty(count, *x.shape[1:])

@@ -10,7 +10,7 @@ from rflbat.models.base import Gradients, Model
 
 
 def gradient(model: Model) -> Gradient:
-    """Make ``vmap(grad(loss))``: a step of n clients, each of its own parameters, is one batched product.
+    """Return ``vmap(grad(loss))``: a step of n clients, each with its own parameters, is one batched product.
 
     Args:
         model: functional model.

@@ -1,4 +1,4 @@
-"""AUROR: clients that often fall into the smaller of two clusters of a coordinate are dropped.
+"""AUROR: drop clients that are often in the smaller of two clusters per coordinate.
 
 Axes: N clients of the round, D parameters.
 """
@@ -16,13 +16,13 @@ from rflbat_kernels.sharding import all_columns, all_reduce, select_columns
 
 
 def usual_limit(distance_D: Tensor) -> Tensor:
-    """Mean plus two population standard deviations.
+    """Compute the mean plus two population standard deviations of the distances.
 
     Args:
         distance_D: at least one finite number.
 
     Returns:
-        0-dim, in the numbers' own type; equal numbers give exactly that number.
+        0-dim tensor in the dtype of ``distance_D``. If all distances are equal, exactly that value.
     """
     first = select_columns(distance_D[None], torch.zeros(1, dtype=torch.int64, device=distance_D.device))[0, 0]
     far_D = distance_D - first
@@ -35,36 +35,40 @@ def usual_limit(distance_D: Tensor) -> Tensor:
 
 
 def auror(*, alpha: float | None = None, share: float = 0.5) -> Defense:
-    """Drop who is in the minority too often in the coordinates that divide the clients.
+    """Drop clients that are too often in the minority of the coordinates that separate the clients.
 
-    1. In every coordinate the clients' values are divided into two clusters, exactly (the division with the least sum
-    of squares; of equal ones the one with the fewest low values). 2. A coordinate is indicative if the distance of
-    the two centres exceeds alpha. 3. In an indicative coordinate the smaller cluster is suspicious; of equal ones,
-    neither. 4. A client that is suspicious in more than ``share`` of the indicative coordinates is dropped. 5. The
-    mean of the others, weighted by samples. Without an indicative coordinate everybody is kept.
-    In each coordinate fewer than half of the clients are suspicious, so that with a share of at least 1/2 somebody is
-    always left; below, nobody may be, and the update is 0 then.
+    1. In every coordinate, split the clients' values into two clusters. The split is exact: it has the smallest sum of
+       squares; among equal splits, the one with the fewest low values.
+    2. A coordinate is indicative if the distance between its two cluster centres exceeds ``alpha``.
+    3. In an indicative coordinate the smaller cluster is suspicious. If both clusters are of equal size, neither is.
+    4. Drop each client that is suspicious in more than ``share`` of the indicative coordinates.
+    5. Average the remaining updates, weighted by number of samples.
+
+    Without an indicative coordinate all clients are kept. Fewer than half of the clients are suspicious in any one
+    coordinate, so with ``share`` of at least 1/2 at least one client is kept. With a smaller ``share`` all clients may
+    be dropped; the update is 0 then.
 
     Args:
-        alpha: distance of the centres above which a coordinate is indicative, at least 0; default the mean plus two
+        alpha: distance of the centres above which a coordinate is indicative, at least 0. Default: the mean plus two
             standard deviations of these distances over all coordinates. (The paper fits it to each data set.)
-        share: of the indicative coordinates, 0 to 1 (0.5).
+        share: largest share of the indicative coordinates in which a kept client may be suspicious, 0 to 1 (0.5).
 
     Returns:
-        the defense; its score is the share of indicative coordinates in which a client was suspicious.
+        the defense. Its score is the share of indicative coordinates in which a client was suspicious.
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is out of range.
 
     Conventions:
-        Two clusters a coordinate, exactly and not by k-means; of equal clusters neither is suspicious.
+        Two clusters per coordinate, split exactly rather than by k-means. Of two equally large clusters neither is
+        suspicious.
 
     Needs:
-        The updates coordinate by coordinate, twice.
+        Two passes over the coordinates of the updates.
 
     Fails:
-        From half malicious clients on, where the minority is honest; with the default threshold few coordinates are
-        indicative, so that an attack that moves many a little is not seen.
+        From half malicious clients on, where the honest clients are the minority. With the default threshold few
+        coordinates are indicative, so an attack that moves many coordinates a little goes undetected.
 
     Example:
         >>> import rflbat, numpy
@@ -76,9 +80,9 @@ def auror(*, alpha: float | None = None, share: float = 0.5) -> Defense:
     systems", section 4.
     """
     if alpha is not None and not 0 <= alpha < math.inf:
-        raise UserError(f"auror: alpha={alpha} is not a number of at least 0")
+        raise UserError(f"auror: alpha={alpha} is out of range; allowed: finite numbers of at least 0")
     if not 0 <= share <= 1:
-        raise UserError(f"auror: share={share} is not a number from 0 to 1")
+        raise UserError(f"auror: share={share} is out of range; allowed: 0 to 1")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         split = column_two_means(updates.matrix_ND, updates.valid_N)

@@ -1,6 +1,6 @@
-"""Autoencoder: clients whose update a network that has learned clean updates cannot rebuild are dropped.
+"""Autoencoder: drop clients whose update a network trained on clean updates reconstructs badly.
 
-Axes: N clients of the round, M clean updates, D parameters, S surrogate coordinates, H hidden units, C code.
+Axes: N clients of the round, M clean updates, D parameters, S surrogate coordinates, H hidden units, C code units.
 """
 
 import math
@@ -18,25 +18,28 @@ from rflbat_kernels.sharding import all_columns, select_columns
 
 LEARNING_RATE = 1e-3
 FARTHEST = 1e100
-"""Standardised coordinates are cut off there, so that the square of no finite update overflows."""
+"""Standardised coordinates are clamped to this magnitude, so that the square of no finite update overflows."""
 FLOOR = 0.1
-"""Smallest deviation that a coordinate is divided by, relative to the root mean square of all."""
+"""Smallest deviation that a coordinate is divided by, relative to the root mean square deviation of all coordinates."""
 EQUAL = 1e-9
-"""Errors that differ by less, relative to their mean, are equal: what rounding makes of identical updates."""
+"""Relative difference (to the mean error) below which errors count as equal. It covers the rounding error of identical
+updates."""
 
 Weights = tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True)
 class Detector:
-    """What clean updates look like. All float64 but the coordinates.
+    """Autoencoder of clean updates. All tensors are float64 except ``sampled_D`` and ``index_S``.
 
     Args:
-        sampled_D: bool, the coordinates that are looked at; its length is that of the model.
-        index_S: int64, ascending, their positions.
-        mean_S: their mean over the clean updates; ``scale_S`` what they are divided by.
-        weight1_HS: first layer, with ``bias1_H``; ``weight2_CH``, ``weight3_HC``, ``weight4_SH`` follow.
-        trained: 0-dim, 1 after training, 0 before: then nobody is trusted.
+        sampled_D: bool, mask of the sampled coordinates; as long as the model has parameters.
+        index_S: int64, ascending, positions of the sampled coordinates.
+        mean_S: their mean over the clean updates.
+        scale_S: divisor of the standardised coordinates.
+        weight1_HS: weight of the first layer; its bias is ``bias1_H``. The other layers follow as ``weight2_CH``,
+            ``weight3_HC`` and ``weight4_SH``.
+        trained: 0-dim, 1 after training, 0 before. An untrained detector trusts no client.
     """
 
     sampled_D: Tensor
@@ -55,7 +58,7 @@ class Detector:
 
     @property
     def layers(self) -> Weights:
-        """Weight and bias of the four layers."""
+        """Weight and bias of each of the four layers."""
         return (
             (self.weight1_HS, self.bias1_H),
             (self.weight2_CH, self.bias2_C),
@@ -65,14 +68,14 @@ class Detector:
 
 
 def rebuild(layers: Weights, x_NS: Tensor) -> Tensor:
-    """Pass vectors through the network: ReLU after every layer but the last.
+    """Reconstruct vectors by the network, with a ReLU after every layer but the last.
 
     Args:
         layers: weight and bias of each layer.
         x_NS: standardised surrogate vectors.
 
     Returns:
-        what the network makes of them, ``(N, S)``.
+        reconstructed vectors ``(N, S)``.
     """
     for weight, bias in layers[:-1]:
         x_NS = linear(x_NS, weight, bias).relu()
@@ -80,19 +83,19 @@ def rebuild(layers: Weights, x_NS: Tensor) -> Tensor:
 
 
 def _surrogates(matrix_ND: Tensor, valid_N: Tensor, index_S: Tensor) -> Tensor:
-    """Take the coordinates as float64, 0 in rows that are not finite."""
+    """Select the surrogate coordinates as float64; non-finite rows become 0."""
     return torch.where(valid_N[:, None], select_columns(matrix_ND, index_S), 0).to(torch.float64)
 
 
 def reconstruction_errors(detector: Detector, updates: Updates) -> Tensor:
-    """Compute the mean squared difference of each standardised surrogate vector and what the network makes of it.
+    """Compute the mean squared reconstruction error of each standardised surrogate vector.
 
     Args:
         detector: the trained network.
         updates: the round's updates.
 
     Returns:
-        ``(N,)`` float64, finite for every finite update; +inf for the others.
+        ``(N,)`` float64, finite for every finite update, +inf for the others.
     """
     x_NS = _surrogates(updates.matrix_ND, updates.valid_N, detector.index_S)
     x_NS = ((x_NS - detector.mean_S) / detector.scale_S).clamp(-FARTHEST, FARTHEST)
@@ -101,12 +104,15 @@ def reconstruction_errors(detector: Detector, updates: Updates) -> Tensor:
 
 
 def _standardisation(x_MS: Tensor, valid_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population deviation over the valid rows, the latter at least a tenth of the typical one, or 1."""
+    """Compute mean and divisor of each coordinate over the valid rows.
+
+    The divisor is the population deviation, but at least a tenth of the typical deviation; 1 if that is 0.
+    """
     valid_M1 = valid_M[:, None]
     count = valid_M.sum().clamp_min(1)
     mean_S = x_MS.sum(0) / count
     variance_S = torch.where(valid_M1, x_MS - mean_S, 0).square().sum(0) / count
-    # The mean of equal numbers may be off by a rounding: what does not move has no deviation.
+    # Rounding of the mean can give a constant coordinate a tiny variance, so set its variance to exactly 0.
     low_S, high_S = torch.where(valid_M1, x_MS, torch.inf).amin(0), torch.where(valid_M1, x_MS, -torch.inf).amax(0)
     variance_S = torch.where(high_S > low_S, variance_S, 0)
     scale_S = torch.maximum(variance_S, variance_S.mean() * FLOOR**2).sqrt()
@@ -130,7 +136,7 @@ def _train(parameters: list[Tensor], x_MS: Tensor, valid_M: Tensor, epochs: int)
 
 
 def _shapes(parameters: int, surrogate: int, hidden: int, code: int) -> dict[str, tuple[int, ...]]:
-    """Give the shape of every tensor of a detector."""
+    """Return the shape of every tensor of a ``Detector``."""
     s = min(surrogate, parameters)
     shapes: tuple[tuple[int, ...], ...] = ((parameters,), (s,), (s,), (s,))
     for rows, columns in ((hidden, s), (code, hidden), (hidden, code), (s, hidden)):
@@ -139,49 +145,51 @@ def _shapes(parameters: int, surrogate: int, hidden: int, code: int) -> dict[str
 
 
 def autoencoder(*, surrogate: int = 2048, hidden: int = 64, code: int = 16, epochs: int = 100) -> Defense:
-    """Drop who looks unlike clean updates: a network trained on these rebuilds it worse than the round's mean.
+    """Drop updates that an autoencoder of clean updates reconstructs worse than the round's mean error.
 
-    Before the first round the server trains a network S -> H -> C -> H -> S on clean updates. In a round, with ``x_i``
-    the S surrogate coordinates of update i, standardised as the clean ones were, and ``r`` the network:
-    ``e_i = ||x_i - r(x_i)||^2 / S``; client i is kept if ``e_i <= mean(e)``, the papers' dynamic threshold, and the
-    kept are averaged by samples. Equal errors all pass.
+    Before the first round the server trains a network S -> H -> C -> H -> S on clean updates. In a round, let ``x_i``
+    be the S surrogate coordinates of update i, standardised like the clean ones, and ``r`` the network. Then ``e_i =
+    ||x_i - r(x_i)||^2 / S``. Client i is kept if ``e_i <= mean(e)``, the papers' dynamic threshold, and the kept
+    updates are averaged by number of samples. If all errors are equal, all clients are kept.
 
-    The clean updates of a run come from a tenth of the training samples, which no client gets then
-    (``rflbat.round.root_data``); ``rflbat.aggregate`` takes them as ``clean=``. Without training nobody is kept.
+    The clean updates of a run are trained on the root data: a tenth of the training samples, which is withheld from the
+    clients (``rflbat.round.root_data``). ``rflbat.aggregate`` takes clean updates as ``clean=``. An untrained detector
+    keeps no client.
 
-    Mind the threshold: a mean follows its largest number. It drops somebody in every round, attacked or not, unless
-    all errors are equal; and one client that sends something absurd is dropped itself, but lifts the mean above
-    everybody else, so that its accomplices pass.
+    Caution: the threshold is a mean, which follows the largest error. Unless all errors are equal, it drops at least
+    one client in every round, attacked or not. A client that sends an absurdly large update is dropped itself, but
+    raises the mean above all other errors, so that its accomplices pass.
 
-    The papers take surrogate vectors of models and leave open here what is chosen so: updates instead of models, since
-    these are what the server gets; a random sample of the coordinates, drawn once; a plain autoencoder (that of the
-    2020 paper is variational) with ReLU; its sizes; training by full-batch Adam at a rate of 1e-3, in float64. Each
-    coordinate is divided by its deviation over the clean updates, but at least by a tenth of the typical deviation:
-    coordinates that hardly move there, as those of a dark corner, must count when a trigger moves them, and a single
-    one must not drown the others. A trigger of few coordinates is seen only where the sample hits some of them: a
-    small S is a lottery.
+    The papers feed surrogate vectors of models to the network and leave several choices open. This implementation takes
+    updates instead of models, since the server receives updates; a random sample of the coordinates, drawn once; a
+    plain autoencoder with ReLU (the 2020 paper uses a variational one) of the sizes below; and training by full-batch
+    Adam with learning rate 1e-3 in float64. Each coordinate is divided by its deviation over the clean updates, but at
+    least by a tenth of the typical deviation: coordinates that hardly move in clean updates, such as those of a dark
+    image corner, must count when a trigger moves them, yet a single one must not outweigh all others. A trigger that
+    moves few coordinates is detected only if the sample contains some of them, so with a small S detection depends on
+    chance.
 
     Args:
-        surrogate: S, how many coordinates are looked at (2048; all where the model has fewer), at least 1.
-        hidden: H, width of the hidden layers (64), at least 1.
-        code: C, width of the narrowest layer (16), at least 1.
-        epochs: passes over the clean updates in training (100), at least 1.
+        surrogate: S, number of sampled coordinates, at least 1 (2048; all coordinates if the model has fewer).
+        hidden: H, width of the hidden layers, at least 1 (64).
+        code: C, width of the narrowest layer, at least 1 (16).
+        epochs: passes over the clean updates in training, at least 1 (100).
 
     Returns:
-        the defense; its score is e_i, +inf for a non-finite update.
+        the defense. Its score is ``e_i``, +inf for a non-finite update.
 
     Raises:
-        UserError: a value below 1.
+        UserError: a value is below 1.
 
     Conventions:
-        The threshold is the round's mean error, as in the papers: equality keeps.
+        The threshold is the round's mean error, as in the papers; an error equal to the threshold is kept.
 
     Needs:
-        Clean updates before the first round: a tenth of the training samples is held out for them.
+        Clean updates before the first round: a tenth of the training samples is set aside as root data for them.
 
     Fails:
-        Against one absurd update that lifts the mean for its accomplices; on a model that has moved far from where
-        the clean updates were made; it drops somebody in every clean round.
+        Against one absurdly large update that raises the mean for its accomplices, and on a model that has moved far
+        from the model on which the clean updates were trained. It drops at least one client in every clean round.
 
     Example:
         >>> import rflbat, numpy

@@ -1,4 +1,4 @@
-"""The contract of a defense: updates, state and draws in; a decision out. Nothing here waits for the device.
+"""The interface of a defense: updates, state and random draws in, a decision out, without waiting for the device.
 
 Axes: N clients of the round, D parameters.
 """
@@ -26,24 +26,24 @@ from rflbat_kernels import (
 )
 
 KEPT, NONFINITE = 0, 1
-"""The first two stages of every defense: positions in ``Defense.stages``."""
+"""The first two stages of every defense, as positions in ``Defense.stages``."""
 
 
 @dataclass(frozen=True)
 class Updates:
-    """What a defense sees of a round.
+    """The updates of a round, as a defense receives them.
 
-    Every quantity that needs a pass over the matrix is computed once, when first asked for, so that several
-    defenses can look at the same updates for the price of one matrix product.
+    Every quantity that needs a pass over the matrix is computed once, on first access, so that several defenses can
+    judge the same updates for the price of one matrix product.
 
     Args:
-        values: updates (local minus global), any float type, as a dense ``(N, D)`` matrix or row-sparse; rows that are
-            not valid may hold anything.
+        values: updates (local minus global), of any float type, as a dense ``(N, D)`` matrix or row-sparse. Rows that
+            are not valid may hold anything.
         sizes_N: number of samples of each client, float64.
-        client_ids_N: int64, who sent each row; rows of one round are different clients.
-        valid_N: bool, as ``finite_rows``: rows without NaN, Inf or a number beyond 1e100. The others are to be dropped
-            before anything else.
-        malicious_count: true number of malicious clients of the round, for ``f="true"`` alone.
+        client_ids_N: int64, client of each row; each client has at most one row per round.
+        valid_N: bool, as from ``finite_rows``: rows without NaN, Inf or a number beyond 1e100. A defense must drop all
+            other rows first.
+        malicious_count: true number of malicious clients of the round; used only for ``f="true"``.
     """
 
     values: Tensor | RowSparse
@@ -54,12 +54,12 @@ class Updates:
 
     @cached_property
     def matrix_ND(self) -> Tensor:
-        """The updates written out, for a defense that looks at coordinates: N D numbers, however few were sent."""
+        """The updates as a dense ``(N, D)`` matrix, for defenses that work on coordinates."""
         return self.values.dense() if isinstance(self.values, RowSparse) else self.values
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the updates' numbers."""
+        """Dtype of the updates."""
         return (self.values.matrix_NQ if isinstance(self.values, RowSparse) else self.values).dtype
 
     def weighted_sum(self, weights_N: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Updates:
             weights_N: finite, any float type.
 
         Returns:
-            ``(D,)`` in the updates' own type.
+            ``(D,)`` in the dtype of the updates.
         """
         if isinstance(self.values, RowSparse):
             return row_sparse_weighted_sum(weights_N, self.values)
@@ -84,39 +84,39 @@ class Updates:
 
     @cached_property
     def norms_N(self) -> Tensor:
-        """``||d_i||`` float64, 0 for rows that are not valid: one pass over the matrix."""
+        """``||d_i||`` in float64, 0 for rows that are not valid. Takes one pass over the matrix."""
         if isinstance(self.values, RowSparse):
             return self.gram.raw_NN.diagonal().sqrt()
         return distances_to_sum(torch.zeros_like(self.sizes_N), self.values, self.valid_N)
 
     @cached_property
     def squared_distances_NN(self) -> Tensor:
-        """``||d_i - d_j||^2``, right for each pair however far away other rows lie."""
+        """``||d_i - d_j||^2``, accurate for each pair however far away other rows are."""
         return squared_distances(self.gram.anchored_NN)
 
     @cached_property
     def cosines_NN(self) -> Tensor:
-        """``<d_i, d_j> / (||d_i|| ||d_j||)``, 0 where a row is zero."""
+        """``<d_i, d_j> / (||d_i|| ||d_j||)``, 0 if either row is zero."""
         return cosines(self.gram.raw_NN)
 
 
 @dataclass(frozen=True)
 class NoState:
-    """State of a defense that remembers nothing."""
+    """State of a stateless defense."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a defense decided.
+    """The result of a defense for one round.
 
     Args:
-        update: ``(D,)``, what is added to the global parameters (times the server's learning rate).
-        kept: ``(N,)`` bool, who contributes.
-        weights: ``(N,)`` float64, aggregation weights; they sum to 1, or are all 0 if nobody is kept.
-        scores: ``(N,)`` float64, the number by which the defense judged each client; its meaning is the defense's.
+        update: ``(D,)``, added to the global parameters (times the server's learning rate).
+        kept: ``(N,)`` bool, clients that contribute.
+        weights: ``(N,)`` float64, aggregation weights. They sum to 1, or are all 0 if no client is kept.
+        scores: ``(N,)`` float64, the number by which the defense judged each client; each defense documents its own.
         state: state for the next round.
-        trace: named tensors that explain the decision; ``trace["stage"]`` ``(N,)`` int64 gives the position in
-            ``Defense.stages`` of the stage at which a client fell (0: kept).
+        trace: named tensors that explain the decision. ``trace["stage"]``, ``(N,)`` int64, is the position in
+            ``Defense.stages`` of the stage that rejected each client (0: kept).
     """
 
     update: Tensor
@@ -128,52 +128,54 @@ class Decision:
 
 
 Init = Callable[[int, int, torch.device], Any]
-"""``init(clients, parameters, device)`` gives the state before the first round. Where the columns of the updates lie in
-several processes, ``parameters`` is how many this one has."""
+"""``init(clients, parameters, device)`` returns the state before the first round. If the columns of the updates are
+sharded over several processes, ``parameters`` is the number of columns of this process."""
 Apply = Callable[[Updates, Any, Draw], Decision]
 Pretrain = Callable[[Tensor, Draw], Any]
-"""``pretrain(clean (M, D), draw)`` gives the state before the first round, from updates that nobody attacked."""
+"""``pretrain(clean (M, D), draw)`` returns the state before the first round, learned from clean updates."""
 
 
 Uniforms = Callable[[int, int], int]
-"""``draw_source(clients, parameters)`` gives how many numbers one call of ``apply`` draws, at most."""
+"""``num_uniforms(clients, parameters)`` returns the largest number of uniforms that one call of ``apply`` draws."""
 
 
 BY_COLUMN = {"by_column": True}
-"""Metadata of a field of a state whose last axis is that of the parameters, with at most one other axis before it.
+"""Metadata of a state field whose last axis is the parameter axis, with at most one other axis before it.
 
-Where the columns of the updates lie in several processes, each remembers its own; a checkpoint holds them all."""
+If the columns of the updates are sharded over several processes, each process keeps its own shard of the field; a
+checkpoint holds all columns.
+"""
 
 
 def no_uniforms(clients: int, parameters: int) -> int:
-    """Say that nothing is drawn."""
+    """Return 0: ``apply`` draws no random numbers."""
     return 0
 
 
 def no_state(clients: int, parameters: int, device: torch.device) -> NoState:
-    """Give the state of a defense without memory."""
+    """Return the state of a stateless defense."""
     return NoState()
 
 
 @dataclass(frozen=True)
 class Defense:
-    """A pair of pure functions, as in optax: ``init`` makes a state, ``apply`` takes one and gives the next.
+    """A pair of pure functions, as in optax: ``init`` returns a state, ``apply`` maps a state to the next one.
 
     Args:
         name: registry name.
-        stages: names of the stages at which a client can fall; "kept" and "nonfinite" come first.
+        stages: names of the stages that can reject a client; "kept" and "nonfinite" come first.
         apply: (updates, state, draw) -> decision.
         init: (clients, parameters, device) -> state, a frozen dataclass of tensors.
-        min_clients: fewest clients of a round that its parameters admit.
-        pretrain: (clean updates ``(M, D)``, draw) -> the state before the first round, in the shapes of ``init``, for
-            a defense that learns what clean updates look like; None for all others. Non-finite rows are to be ignored.
-        num_uniforms: (clients of the round, parameters) -> how many uniforms ``apply`` draws, so that they are on the
-            device before it asks. Every process has all of them.
+        min_clients: smallest number of clients per round for which the parameters are valid.
+        pretrain: (clean updates ``(M, D)``, draw) -> state before the first round, in the shapes of ``init``, for a
+            defense that learns from clean updates; None for all others. It must ignore non-finite rows.
+        num_uniforms: (clients of the round, parameters) -> number of uniforms that ``apply`` draws. They are put on the
+            device before the call; every process has all of them.
         needs_all_columns: whether ``apply`` needs complete update vectors. False: it works on a column shard, since
             every reduction over D goes through ``rflbat_kernels.sharding``. None (default for third parties): unknown,
-            refused under torchrun; the defenses of this package work on shards.
-        weighs: the update is the mean of the kept updates by the decision's weights. False: the update is no weighted
-            mean, as the median of each coordinate, and the weights only show which clients were kept.
+            refused under torchrun. The defenses of this package work on shards.
+        weighs: whether the update is the mean of the kept updates by the decision's weights. False: the update is no
+            weighted mean (such as a coordinate-wise median), and the weights only show which clients were kept.
     """
 
     name: str
@@ -188,19 +190,19 @@ class Defense:
 
 
 def check_clients(defense: Defense, arguments: Mapping[str, object], clients: int) -> None:
-    """Refuse a round that is too small for a defense's parameters.
+    """Check that a round has enough clients for a defense's parameters.
 
     Args:
         defense: the defense.
-        arguments: the parameters it was made with, for the message.
-        clients: clients of a round.
+        arguments: the parameters that the defense was built with, for the message.
+        clients: number of clients per round.
 
     Raises:
-        UserError: they are too few.
+        UserError: a round has fewer clients than ``defense.min_clients``.
     """
     if clients < defense.min_clients:
         given = " ".join([defense.name, *(f"{name}={value}" for name, value in arguments.items())])
-        raise UserError(f"{given} needs a round of at least {defense.min_clients} clients; here are {clients} clients")
+        raise UserError(f"{given} needs at least {defense.min_clients} clients per round; got {clients}")
 
 
 def decide(
@@ -212,16 +214,16 @@ def decide(
     state: Any = None,
     **trace: Tensor,
 ) -> Decision:
-    """Turn non-negative shares into a decision: normalise over the kept, and sum the updates once.
+    """Build a decision from non-negative shares: normalise them over the valid clients and sum the updates once.
 
-    ``w_i = share_i / sum share`` over the valid clients, ``update = sum w_i d_i``: the step never shrinks with the
-    number of rejected clients. If every share is 0 the update is 0 and nobody is kept.
+    ``w_i = share_i / sum share`` over the valid clients, ``update = sum w_i d_i``: the step does not shrink with the
+    number of rejected clients. If every share is 0, the update is 0 and no client is kept.
 
     Args:
         updates: the round's updates.
         share_N: at least 0, any scale; 0 drops a client.
-        scores_N: what the defense judged by.
-        stage_N: int64, stage at which each client fell; by default only non-finite clients fall.
+        scores_N: the defense's score of each client.
+        stage_N: int64, stage that rejected each client (0: kept). Default: only non-finite updates are rejected.
         state: state for the next round; ``NoState()`` by default.
         trace: further tensors that explain the decision.
 
@@ -243,7 +245,7 @@ def decide(
 
 
 def state_tensors(state: Any) -> dict[str, Tensor]:
-    """Name the tensors of a state, for a checkpoint.
+    """Return the tensors of a state by name, for a checkpoint.
 
     Args:
         state: frozen dataclass of tensors.
@@ -255,7 +257,7 @@ def state_tensors(state: Any) -> dict[str, Tensor]:
 
 
 def columns_of(state: Any) -> set[str]:
-    """Name the tensors of a state that are declared as ``BY_COLUMN``.
+    """Return the names of the tensors that a state declares as ``BY_COLUMN``.
 
     Args:
         state: frozen dataclass of tensors.
@@ -267,21 +269,23 @@ def columns_of(state: Any) -> set[str]:
 
 
 def restore_state(fresh: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put stored tensors into a state of the same kind.
+    """Rebuild a state from stored tensors.
 
     Args:
-        fresh: what ``init`` gives.
-        tensors: what ``state_tensors`` gave.
+        fresh: a state from ``init``; it gives the type, shapes, dtypes and devices.
+        tensors: stored tensors, as from ``state_tensors``.
 
     Returns:
-        the stored state.
+        the stored state, on the devices of ``fresh``.
 
     Raises:
-        ValueError: names, shapes or types do not fit.
+        ValueError: names, shapes or dtypes do not match.
     """
     wanted = state_tensors(fresh)
     kinds = [{name: (value.shape, value.dtype) for name, value in held.items()} for held in (wanted, tensors)]
     if kinds[0] != kinds[1]:
-        raise ValueError(f"the stored state holds {sorted(tensors)}, not {sorted(wanted)} in their shapes and types")
+        raise ValueError(
+            f"the stored state holds {sorted(tensors)}, expected {sorted(wanted)} in their shapes and dtypes"
+        )
     device = {name: value.device for name, value in wanted.items()}
     return type(fresh)(**{name: value.to(device[name]) for name, value in tensors.items()})

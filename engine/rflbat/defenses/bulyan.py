@@ -1,4 +1,4 @@
-"""Bulyan: Krum picks clients one after the other, and each coordinate is averaged near its median.
+"""Bulyan: repeated Krum selects clients, and each coordinate is averaged near the median of the selected values.
 
 Axes: N clients of the round.
 """
@@ -14,20 +14,20 @@ from rflbat_kernels import column_central_mean
 
 
 def selection_order(squared_NN: Tensor, valid_N: Tensor, f: Tensor, wanted: Tensor) -> Tensor:
-    """Select clients by Krum, one at a time, each among those that remain.
+    """Select clients by repeated Krum, one per turn, each from the clients that remain.
 
-    Of the m clients that remain, each is scored by the sum of its squared distances to the ``m - f - 2`` nearest of
-    the others (at least one); the lowest score is selected, the first of equals. Distances are sorted once; then every
-    turn only counts who is still there.
+    With m clients remaining, each is scored by the sum of its squared distances to its ``m - f - 2`` nearest remaining
+    clients (at least one). The client with the lowest score is selected; ties go to the first. Distances are sorted
+    once, and each turn only masks the clients already selected.
 
     Args:
         squared_NN: ``||d_i - d_j||^2``.
         valid_N: bool, clients to select from.
         f: assumed number of malicious clients, 0-dim int64.
-        wanted: how many are selected, 0-dim int64, at most the valid ones.
+        wanted: number of clients to select, 0-dim int64, at most the number of valid clients.
 
     Returns:
-        turn at which each client was selected, from 0, ``(N,)`` float64; +inf for the others.
+        turn in which each client was selected, from 0, ``(N,)`` float64; +inf for the others.
     """
     clients_N = torch.arange(len(valid_N), device=valid_N.device)
     others_NN = valid_N[None, :] & (clients_N[:, None] != clients_N[None, :])
@@ -43,40 +43,42 @@ def selection_order(squared_NN: Tensor, valid_N: Tensor, f: Tensor, wanted: Tens
         winner_N = remaining_N & (clients_N == first) & (wanted > turn)
         turn_N = torch.where(winner_N, float(turn), turn_N)
         remaining_N = remaining_N & ~winner_N
-        # Nobody counts the winner any more: among everybody's neighbours it has one place.
+        # Remove the winner from every client's sorted neighbour list; it occurs exactly once in each.
         place_N1 = place_NN.index_select(1, first[None])
         there_NN.scatter_(1, place_N1, there_NN.gather(1, place_N1) & ~winner_N.any())
     return turn_N
 
 
 def bulyan(*, f: int | str | None = None) -> Defense:
-    """Krum selects n - 2 f clients; each coordinate is the mean of the selected values nearest their median.
+    """Select ``n - 2 f`` clients by Krum, then average in each coordinate the selected values nearest their median.
 
-    ``theta = n - 2 f`` clients are selected by repeated Krum on those that remain, then each coordinate is the mean of
-    the ``theta - 2 f`` selected values nearest to the selected values' median; of two as far the lower is taken.
-    Samples do not count; each selected client weighs 1 / theta. With n < 4 f + 3 finite updates, f falls to
-    ``floor((n - 3) / 4)``, at least 0. With f at most 2 the last to be selected is judged by its one nearest
-    neighbour, whose score is the same: the first of the two is taken.
+    Repeated Krum selects ``theta = n - 2 f`` clients, each from those that remain. Each coordinate of the update is the
+    mean of the ``theta - 2 f`` selected values nearest to the median of the selected values; of two equally distant
+    values the lower is taken. Numbers of samples are ignored; each selected client has weight ``1 / theta``. With ``n <
+    4 f + 3`` finite updates, f is lowered to ``floor((n - 3) / 4)``, at least 0. If f is at most 2, the last two
+    clients are scored by one neighbour each, namely each other. Their scores are equal and the first is selected.
 
     Args:
-        f: assumed number of malicious clients, at least 0, with ``4 f + 3`` at most the clients of a round; default
-            the largest, at least 0; "true" gives it the real number, cut to the largest (an oracle that only a
-            simulation has).
+        f: assumed number of malicious clients, at least 0, with ``4 f + 3`` at most the number of clients per round.
+            Default: the largest such value, at least 0. "true" uses the real number, capped at the largest such value
+            (an oracle that only a simulation has).
 
     Returns:
-        the defense; its score is the position in the order of selection from 0, +inf for who was not selected.
+        the defense. Its score is the position in the order of selection, from 0; +inf for clients that were not
+        selected.
 
     Raises:
-        UserError: f is negative or no number.
+        UserError: f is negative or a string other than "true".
 
     Conventions:
-        Krum is run again on those that remain, not once; of two values as far from the median the lower is taken.
+        Krum is run again on the clients that remain, not just once. Of two values equally far from the median the lower
+        is taken.
 
     Needs:
-        The Gram matrix, then the selected updates coordinate by coordinate; n >= 4 f + 3.
+        The Gram matrix, then the coordinates of the selected updates; ``n >= 4 f + 3``.
 
     Fails:
-        Beyond a quarter of malicious clients, where its own condition ends; it throws away many honest updates.
+        Beyond a quarter of malicious clients, where its own condition no longer holds. It discards many honest updates.
 
     Example:
         >>> import rflbat, numpy

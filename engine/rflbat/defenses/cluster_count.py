@@ -1,6 +1,6 @@
-"""Clustering of the plane for RFLBAT, and the rules for the number of clusters.
+"""Clustering of the projected updates for RFLBAT, and the rules for the number of clusters.
 
-Axes: N clients of the round, H coordinates, K clusters, L numbers of clusters tried, M point sets, R restarts.
+Axes: N clients of the round, H coordinates, K clusters, L candidate numbers of clusters, M point sets, R restarts.
 """
 
 import torch
@@ -12,30 +12,30 @@ from rflbat_kernels import distances, gap_statistic, kmeans, silhouette
 
 RULES = ("gap", "gap2", "silhouette")
 LARGEST = 10
-"""Most clusters that a rule may choose."""
+"""Largest number of clusters that a rule may choose."""
 REFERENCES = 5
-"""Uniform reference sets of the gap statistic."""
+"""Number of uniform reference sets of the gap statistic."""
 RESTARTS = 10
 
 
 def candidates(clusters: int | str) -> tuple[int, ...]:
-    """List the numbers of clusters that a rule looks at.
+    """List the candidate numbers of clusters of a rule.
 
     Args:
         clusters: a number, at least 1, or one of ``RULES``.
 
     Returns:
-        the numbers, consecutive. ``gap`` starts at 1, ``gap2`` and ``silhouette`` at 2.
+        consecutive numbers. ``gap`` starts at 1, ``gap2`` and ``silhouette`` at 2.
 
     Raises:
-        UserError: neither.
+        UserError: a number below 1, or an unknown rule.
     """
     if isinstance(clusters, int):
         if clusters < 1:
-            raise UserError(f"rflbat: clusters={clusters} is below 1")
+            raise UserError(f"rflbat: clusters={clusters} is out of range; allowed: at least 1")
         return (clusters,)
     if clusters not in RULES:
-        raise UserError(f"rflbat: clusters={clusters!r} is neither a number nor one of {', '.join(RULES)}")
+        raise UserError(f"rflbat: clusters={clusters!r}; allowed: a number or one of {', '.join(RULES)}")
     return tuple(range(1 if clusters == "gap" else 2, LARGEST + 1))
 
 
@@ -48,7 +48,7 @@ def uniforms_drawn(points: int, components: int, clusters: int | str) -> int:
         clusters: a number or a rule.
 
     Returns:
-        their number.
+        number of uniforms.
     """
     counts, references = candidates(clusters), REFERENCES if clusters in ("gap", "gap2") else 0
     return references * points * components + (1 + references) * len(counts) * RESTARTS * counts[-1]
@@ -64,7 +64,10 @@ def _reference_sets(points_NH: Tensor, valid_N: Tensor, draw: Draw) -> Tensor:
 
 
 def _largest_allowed(distances_NN: Tensor, valid_N: Tensor) -> Tensor:
-    """Number of distinct valid points minus 1, at least 1: a rule may not choose more clusters."""
+    """Compute the largest number of clusters that a rule may choose.
+
+    It is the number of distinct valid points minus 1, at least 1.
+    """
     clients = len(valid_N)
     earlier_NN = torch.ones(clients, clients, dtype=torch.bool, device=valid_N.device).tril(-1)
     repeated_N = ((distances_NN == 0) & earlier_NN & valid_N[None, :]).any(1)
@@ -72,12 +75,12 @@ def _largest_allowed(distances_NN: Tensor, valid_N: Tensor) -> Tensor:
 
 
 def cluster(points_NH: Tensor, valid_N: Tensor, clusters: int | str, draw: Draw) -> tuple[Tensor, Tensor]:
-    """Cluster the valid points by k-means, all numbers of clusters, restarts and reference sets in one call.
+    """Cluster the valid points by k-means: all candidate numbers, restarts and reference sets in one call.
 
     Args:
         points_NH: float64 coordinates.
-        valid_N: bool, points that take part.
-        clusters: a number or a rule: ``gap`` (smallest k with Gap(k) >= Gap(k+1) - s_{k+1}), ``gap2`` (the same
+        valid_N: bool, points to cluster.
+        clusters: a number or a rule: ``gap`` (smallest k with ``Gap(k) >= Gap(k+1) - s_{k+1}``), ``gap2`` (the same
             from k = 2), ``silhouette`` (largest mean silhouette from k = 2).
         draw: source of uniforms.
 

@@ -1,4 +1,4 @@
-"""FedAvg: no defense, the floor of every comparison."""
+"""FedAvg: the undefended baseline."""
 
 import torch
 
@@ -7,19 +7,20 @@ from rflbat.randomness import Draw
 
 
 def fedavg() -> Defense:
-    """The mean of all updates, weighted by samples: ``sum n_i d_i / sum n_i``.
+    """Average all updates, weighted by number of samples: ``sum n_i d_i / sum n_i``.
 
     Returns:
-        the defense; its score is 0 for everybody.
+        the defense. Its score is 0 for all clients.
 
     Conventions:
-        Weighted by samples; divided by the weight of who is kept, so a dropped client does not shrink the step.
+        Weighted by number of samples and divided by the total weight of the kept clients, so a dropped client does not
+        shrink the step.
 
     Needs:
-        Nothing: one weighted sum.
+        Nothing but one weighted sum.
 
     Fails:
-        Whenever somebody attacks: one client with a scaled update moves the mean as far as it likes.
+        Under any attack: one client with a scaled update can move the mean arbitrarily far.
 
     Example:
         >>> import rflbat, numpy

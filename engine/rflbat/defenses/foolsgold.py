@@ -1,6 +1,6 @@
-"""FoolsGold: clients that pull in the same direction lose weight.
+"""FoolsGold: clients whose updates point in the same direction lose weight.
 
-Axes: N clients of the round, C clients of the whole federation, D parameters.
+Axes: N clients of the round, C clients of the federation, D parameters.
 """
 
 import math
@@ -21,7 +21,7 @@ ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class History:
-    """Sum of all updates that each client has sent.
+    """Sum of all past updates of each client.
 
     Args:
         history_CD: float32.
@@ -31,20 +31,21 @@ class History:
 
 
 PIECES, NARROWEST = 128, 2048
-"""Into how many pieces the columns of the history are cut, and the fewest columns of a piece."""
+"""Number of pieces into which the columns of the history are split, and the smallest width of a piece."""
 
 
 def _remember(history: History, updates: Updates) -> tuple[History, Tensor]:
-    """Add this round's valid updates to their clients' rows, and compare these rows: one pass, piece by piece.
+    """Add the round's valid updates to the history and compute the cosines of the clients' rows in the same pass.
 
-    Rows stay finite whatever is sent. Beside the new history, which is the next state, memory holds one piece.
+    The pass goes over pieces of the columns. Rows stay finite whatever the updates. Besides the new history, which is
+    the next state, only one piece is held in memory.
 
     Args:
         history: before the round.
         updates: the round's updates.
 
     Returns:
-        the history after the round, and the cosines of its rows of this round's clients ``(N, N)``.
+        the history after the round, and the cosines ``(N, N)`` of its rows of this round's clients.
     """
     before_CD, ids_N, valid_N = history.history_CD, updates.client_ids_N, updates.valid_N
     most = torch.finfo(before_CD.dtype).max
@@ -61,16 +62,16 @@ def _remember(history: History, updates: Updates) -> tuple[History, Tensor]:
 
 
 def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:
-    """FoolsGold's weight of each client from pairwise cosines.
+    """Compute FoolsGold's weight of each client from pairwise cosines.
 
-    With cs = cosines, 0 on the diagonal: ``m_i = max_j cs_ij`` (so at least 0); pardon: where ``m_i < m_j``,
-    ``cs_ij <- cs_ij m_i / m_j``; ``w_i = clip(1 - max_j cs_ij, 0, 1)``; ``w <- w / max w``; a weight of 1 becomes
-    0.99; ``w <- clip(kappa (ln(w / (1 - w)) + 1/2), 0, 1)``. Every 0/0 gives 0, and so does a w of at most 1e-12:
-    that is what rounding leaves of parallel updates.
+    Let cs be the cosines with 0 on the diagonal. ``m_i = max_j cs_ij`` (so at least 0). Pardoning: if ``m_i < m_j``,
+    ``cs_ij <- cs_ij m_i / m_j``. ``w_i = clip(1 - max_j cs_ij, 0, 1)``; ``w <- w / max w``; a weight of 1 becomes 0.99;
+    ``w <- clip(kappa (ln(w / (1 - w)) + 1/2), 0, 1)``. Every 0/0 gives 0. So does a w of at most 1e-12, the rounding
+    error of parallel updates.
 
     Args:
         cosines_NN: cosines of the histories.
-        valid_N: bool, clients that count.
+        valid_N: bool, clients to weigh.
         kappa: confidence, above 0.
 
     Returns:
@@ -93,35 +94,35 @@ def learning_rates(cosines_NN: Tensor, valid_N: Tensor, kappa: float) -> Tensor:
 
 
 def foolsgold(*, memory: bool = True, kappa: float = 1.0, normalise: bool = True) -> Defense:
-    """Weights by the diversity of what clients send: sybils that push one way are silenced.
+    """Weight clients by the diversity of their updates, so that sybils that pull in one direction get weight 0.
 
-    ``history_i += d_i`` by client id; cosines of the histories give the weights of ``learning_rates``;
-    the update is ``sum w_i d_i / sum w_i``.
+    ``history_i += d_i`` by client id. The cosines of the histories give the weights ``w_i`` of ``learning_rates``. The
+    update is ``sum w_i d_i / sum w_i``.
 
     Args:
-        memory: judge by all that a client has sent (True, the original), or by this round alone. When roles are
-            re-drawn every round a history mixes honest and malicious turns, and only False behaves as the paper's
-            figures do.
+        memory: judge by the sum of all of a client's updates (True, the original) or by this round's update alone
+            (False). If roles are redrawn every round, a history mixes honest and malicious turns, and only False
+            reproduces the paper's figures.
         kappa: confidence of the logit, above 0 (1).
-        normalise: divide by the sum of the weights (True); the original does not, so its step grows with the
-            number of clients.
+        normalise: divide by the sum of the weights (True). The original does not, so its step grows with the number of
+            clients.
 
     Returns:
-        the defense; its score is the weight before normalisation.
+        the defense. Its score is the weight before normalisation.
 
     Raises:
         UserError: kappa is not above 0.
 
     Conventions:
-        Cosines of whole histories without self; every 0/0 counts as 0; a weight of 1 becomes 0.99 before the logit;
-        weights are cut to 0..1.
+        Cosines of whole histories, without a client's cosine to itself; every 0/0 counts as 0; a weight of 1 becomes
+        0.99 before the logit; weights are clipped to [0, 1].
 
     Needs:
-        With ``memory``, all that each client has sent: clients x D numbers; else the Gram matrix alone.
+        With ``memory``, the history of every client (clients x D numbers); otherwise only the Gram matrix.
 
     Fails:
-        Where roles are redrawn, since histories mix honest and malicious turns; where honest clients agree, as they
-        do at the start and with IID data, it silences them; a single attacker is no sybil to it.
+        If roles are redrawn, since histories then mix honest and malicious turns. If honest clients agree, as at the
+        start of training and with IID data, it silences them. A single attacker does not look like a sybil.
 
     Example:
         >>> import rflbat, numpy
@@ -132,7 +133,7 @@ def foolsgold(*, memory: bool = True, kappa: float = 1.0, normalise: bool = True
     Source: Fung, Yoon and Beschastnikh 2018, algorithm 1.
     """
     if not 0 < kappa < math.inf:
-        raise UserError(f"foolsgold: kappa={kappa} is not a number above 0")
+        raise UserError(f"foolsgold: kappa={kappa} is out of range; allowed: finite numbers above 0")
 
     def init(clients: int, parameters: int, device: torch.device) -> History | NoState:
         return History(torch.zeros(clients, parameters, device=device)) if memory else NoState()

@@ -14,13 +14,13 @@ from rflbat_kernels import gram, masked_median, squared_distances
 RESOLUTION = 1e-6
 SMALLEST = 1e-150
 SAMPLE = 64
-"""Updates whose distances say what is typical where there are too many for all pairs."""
+"""Most updates from which the typical distance is estimated when computing all pairs would be too expensive."""
 FEW = 20
-"""Passes in which it converges as a rule: on a CPU, which stops then, they are what it costs."""
+"""Typical number of passes until convergence. A CPU stops at convergence, so its cost is estimated from this number."""
 
 
 def _typical_distance(updates: Updates, over_the_matrix: bool) -> Tensor:
-    """Median distance between two different updates, 0-dim; NaN where all are the same."""
+    """Compute the median distance between two different updates, 0-dim; NaN if all updates are equal."""
     valid_N = updates.valid_N
     if over_the_matrix:
         step = -(-len(valid_N) // SAMPLE)
@@ -33,34 +33,34 @@ def _typical_distance(updates: Updates, over_the_matrix: bool) -> Tensor:
 
 
 def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
-    """The point with the smallest sum of distances to all updates: ``argmin_v sum ||v - d_i||``.
+    """Return the point with the smallest sum of distances to all updates: ``argmin_v sum ||v - d_i||``.
 
-    Weiszfeld's algorithm from the mean, on pairwise distances; every client counts the same, whatever its samples.
-    With more than ``64 (passes + 1)`` clients (on a CPU, which stops where it has converged, 20 passes at most count)
-    it goes over the updates themselves, one read a pass: that costs less than all pairs. There the typical distance
-    below is that of 64 clients.
-    A distance below 1e-6 of the median distance between two different updates counts as that much: so a pass that
-    falls on an update is no 0/0, and can leave it again if it is not the median.
+    Weiszfeld's algorithm, started from the mean, on pairwise distances. Every client counts the same, whatever its
+    number of samples. With more than ``64 (passes + 1)`` clients it works on the updates themselves, at one read of the
+    matrix per pass, which costs less than all pairs. (A CPU stops at convergence, so there ``passes`` counts as at most
+    20 in this bound.) In that case the typical distance below is estimated from at most 64 clients. A distance below
+    1e-6 of the median distance between two different updates is raised to that value. An iterate that coincides with an
+    update thus causes no 0/0 and can move away again if that update is not the median.
 
     Args:
         tolerance: converged when no coefficient changes by more than this, at least 0 (1e-9).
-        passes: cap on the passes, at least 1 (200); ``trace["converged"]`` says whether it was enough.
+        passes: largest number of passes, at least 1 (200); ``trace["converged"]`` shows whether it was enough.
 
     Returns:
-        the defense; its score is the distance to the median.
+        the defense. Its score is the distance to the median.
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is out of range.
 
     Conventions:
-        Every client counts the same. The passes are fixed in number and stop changing once converged, since to stop
-        early is to wait for the device.
+        Every client counts the same. The number of passes is fixed, and the iterate stays constant after convergence,
+        since stopping early would have to wait for the device.
 
     Needs:
-        The Gram matrix, or passes over the updates where there are many clients.
+        The Gram matrix, or passes over the updates if the round has many clients.
 
     Fails:
-        From half malicious clients on, in theory and here; below that it lets a share of the attack through.
+        From half malicious clients on, in theory and in experiments. Below that it lets part of the attack through.
 
     Example:
         >>> import rflbat, numpy
@@ -71,7 +71,9 @@ def geomed(*, tolerance: float = 1e-9, passes: int = 200) -> Defense:
     Source: Chen, Su and Xu 2017, "Distributed statistical machine learning in adversarial settings".
     """
     if passes < 1 or not 0 <= tolerance < math.inf:
-        raise UserError(f"geomed: passes={passes} must be at least 1 and tolerance={tolerance} a number from 0 on")
+        raise UserError(
+            f"geomed: passes={passes} must be at least 1 and tolerance={tolerance} a finite number of at least 0"
+        )
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         at_most = min(passes, FEW) if updates.valid_N.device.type == "cpu" else passes

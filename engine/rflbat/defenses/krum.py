@@ -18,13 +18,13 @@ def assumed_malicious(updates: Updates, f: int | str | None) -> Tensor:
 
     Args:
         updates: the round's updates.
-        f: a number; "true" for the real one; None for the largest with ``n >= 2 f + 3``, at least 0.
+        f: a number; "true" for the real number; None for the largest with ``n >= 2 f + 3``, at least 0.
 
     Returns:
         0-dim int64 tensor.
 
     Raises:
-        UserError: "true" was asked for where the real number is not known.
+        UserError: f is "true" and the real number is unknown.
     """
     if f is None:
         return ((updates.valid_N.sum() - 3) // 2).clamp_min(0)
@@ -36,22 +36,22 @@ def assumed_malicious(updates: Updates, f: int | str | None) -> Tensor:
 
 
 def check_f(f: int | str | None) -> None:
-    """Check the parameter f when the defense is made.
+    """Check the parameter f when a defense is built.
 
     Args:
         f: as in ``assumed_malicious``.
 
     Raises:
-        UserError: neither a number of clients nor "true".
+        UserError: f is negative or a string other than "true".
     """
     if isinstance(f, str) and f != "true":
-        raise UserError(f"f={f!r} is neither a number nor 'true'")
+        raise UserError(f"f={f!r}; allowed: a number of clients or 'true'")
     if isinstance(f, int) and f < 0:
-        raise UserError(f"f={f} is negative; it is a number of clients")
+        raise UserError(f"f={f} is out of range; allowed: at least 0 clients, or 'true'")
 
 
 def krum_scores(updates: Updates, f: Tensor) -> Tensor:
-    """Sum of squared distances to the ``n - f - 2`` nearest other clients (at least one).
+    """Compute the sum of squared distances of each client to its ``n - f - 2`` nearest other clients (at least one).
 
     Args:
         updates: the round's updates.
@@ -71,7 +71,7 @@ def krum_scores(updates: Updates, f: Tensor) -> Tensor:
 
 
 def _lowest(scores_N: Tensor, count: Tensor) -> Tensor:
-    """Mark the ``count`` lowest scores; the first of equals wins."""
+    """Mark the ``count`` lowest scores; ties go to the first."""
     order_N = scores_N.argsort(stable=True)
     return torch.zeros_like(order_N).scatter(0, order_N, torch.arange(len(order_N), device=order_N.device)) < count
 
@@ -88,35 +88,35 @@ def _choose(name: str, f: int | str | None, count: int | None) -> Defense:
         chosen_N = _lowest(scores_N, wanted) & updates.valid_N
         return decide(updates, chosen_N.to(torch.float64), scores_N, stage_N=torch.where(chosen_N, 0, 2))
 
-    # n - f - 2 neighbours: at least one.
+    # n - f - 2 neighbours must be at least one.
     return Defense(name, STAGES, apply, min_clients=f + 3 if isinstance(f, int) else 1)
 
 
 def krum(*, f: int | str | None = None) -> Defense:
-    """The one update that is nearest to its neighbours.
+    """Take the one update that is closest to its nearest neighbours.
 
-    ``s_i = sum of ||d_i - d_j||^2`` over the ``n - f - 2`` nearest others j; the update with the smallest s_i is
-    taken alone. Distances are squared, and self is not a neighbour.
+    ``s_i = sum of ||d_i - d_j||^2`` over the ``n - f - 2`` nearest others j. The update with the smallest ``s_i`` alone
+    is the server update. Distances are squared, and a client is not its own neighbour.
 
     Args:
-        f: assumed number of malicious clients; default the largest with ``n >= 2 f + 3``; "true" gives it the
+        f: assumed number of malicious clients, at least 0. Default: the largest with ``n >= 2 f + 3``. "true" uses the
             real number (an oracle that only a simulation has).
 
     Returns:
-        the defense; its score is s_i.
+        the defense. Its score is ``s_i``.
 
     Raises:
-        UserError: f is negative or no number.
+        UserError: f is negative or a string other than "true".
 
     Conventions:
-        Squared distances; n - f - 2 neighbours, self excluded, at least one; the first of equal scores wins.
+        Squared distances; ``n - f - 2`` neighbours, at least one, without the client itself; ties go to the first.
 
     Needs:
-        The Gram matrix. The number f of malicious clients, which nobody knows outside a simulation.
+        The Gram matrix. The number f of malicious clients, which is unknown outside a simulation.
 
     Fails:
-        With f assumed too small; with non-IID data, where the one update it takes is one client's; against attackers
-        who stay close to each other once they are n - f - 1 or more.
+        If f is assumed too small. With non-IID data, since the one update it takes is that of a single client. Against
+        ``n - f - 1`` or more attackers that stay close to each other.
 
     Example:
         >>> import rflbat, numpy
@@ -129,26 +129,26 @@ def krum(*, f: int | str | None = None) -> Defense:
 
 
 def multikrum(*, f: int | str | None = None, m: int | None = None) -> Defense:
-    """The plain mean of the m updates with the lowest Krum scores.
+    """Average the m updates with the lowest Krum scores.
 
     Args:
-        f: assumed number of malicious clients, as in Krum; the paper's experiments give it the real number.
-        m: how many are averaged, at least 1; default ``n - f``.
+        f: assumed number of malicious clients, as in Krum; the paper's experiments use the real number.
+        m: number of updates to average, at least 1. Default: ``n - f``.
 
     Returns:
-        the defense; its score is Krum's.
+        the defense. Its score is Krum's.
 
     Raises:
-        UserError: f or m is out of its range.
+        UserError: f or m is out of range.
 
     Conventions:
-        As Krum; the plain mean of the m, samples do not count; m = n - f.
+        As Krum. The plain mean of the m updates, regardless of numbers of samples; ``m = n - f``.
 
     Needs:
         The Gram matrix and f.
 
     Fails:
-        As Krum from half malicious clients on: those who agree are nearest to each other.
+        Like Krum. From half malicious clients on, attackers that agree are each other's nearest neighbours.
 
     Example:
         >>> import rflbat, numpy
@@ -158,5 +158,5 @@ def multikrum(*, f: int | str | None = None, m: int | None = None) -> Defense:
     Source: Blanchard et al. 2017, section 4 (m-Krum).
     """
     if m is not None and m < 1:
-        raise UserError(f"multikrum: m={m} is below 1; at least one client is averaged")
+        raise UserError(f"multikrum: m={m} is out of range; allowed: at least 1")
     return _choose("multikrum", f, m)

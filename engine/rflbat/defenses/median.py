@@ -1,4 +1,4 @@
-"""The median of every coordinate."""
+"""Coordinate-wise median."""
 
 import torch
 
@@ -9,22 +9,23 @@ from rflbat_kernels import column_median
 
 
 def median() -> Defense:
-    """The median of every coordinate over the clients.
+    """Take the median of every coordinate over the clients.
 
-    Of an even number of clients it is the mean of the two middle values. Samples do not count: every client has the
-    same voice. The weights are 1 / n for each of the n clients, since no weighted mean of updates gives the answer.
+    For an even number of clients it is the mean of the two middle values. Numbers of samples are ignored: every client
+    counts the same. The update is no weighted mean of updates, so each of the n clients has the nominal weight 1 / n.
 
     Returns:
-        the defense; its score is 0 for everybody.
+        the defense. Its score is 0 for all clients.
 
     Conventions:
-        Of an even number the mean of the two middle values; samples do not count.
+        The median of an even number of values is the mean of the two middle ones; numbers of samples are ignored.
 
     Needs:
-        The updates themselves, coordinate by coordinate: no Gram matrix serves it.
+        The coordinates of the updates; a Gram matrix does not suffice.
 
     Fails:
-        From half malicious clients on; with non-IID data, where the median of each coordinate is nobody's update.
+        From half malicious clients on. With non-IID data, where the coordinate-wise median resembles no client's
+        update.
 
     Example:
         >>> import rflbat, numpy

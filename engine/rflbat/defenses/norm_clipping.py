@@ -1,4 +1,4 @@
-"""Norm clipping, and weak differential privacy: short updates, perhaps with noise.
+"""Norm clipping, optionally with Gaussian noise (weak differential privacy).
 
 Axes: N clients of the round, D parameters.
 """
@@ -17,11 +17,11 @@ from rflbat_kernels.sharding import all_columns, own_columns
 
 
 def normals(draw: Draw, count: int) -> Tensor:
-    """Draw standard normal numbers: ``sqrt(-2 ln(1 - u)) (cos 2 pi v, sin 2 pi v)`` of uniforms u, v.
+    """Draw standard normal numbers: ``sqrt(-2 ln(1 - u)) (cos 2 pi v, sin 2 pi v)`` from uniforms u, v.
 
     Args:
         draw: source of uniforms.
-        count: how many.
+        count: number of normals.
 
     Returns:
         ``(count,)`` float64.
@@ -34,31 +34,31 @@ def normals(draw: Draw, count: int) -> Tensor:
 
 
 def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
-    """The mean of the updates, each shortened to a bound; on request with Gaussian noise.
+    """Average the updates after clipping their norms, optionally adding Gaussian noise.
 
     ``update = sum w_i d_i / max(1, ||d_i|| / M) + noise z`` with ``w_i = n_i / sum n`` and z standard normal. The
-    decision's weights are the w_i and sum to 1: what a client adds is its weight times its CLIPPED update. Nobody is
-    dropped but for a non-finite update.
+    decision's weights are the ``w_i`` and sum to 1: a client contributes its weight times its CLIPPED update. Only
+    non-finite updates are dropped.
 
     Args:
-        bound: M, the longest norm that is let through, above 0; default the median norm of the round's updates.
-        noise: standard deviation of the noise of each coordinate, at least 0 (0: none is drawn).
+        bound: M, the largest norm that is not clipped, above 0. Default: the median norm of the round's updates.
+        noise: standard deviation of the noise of each coordinate, at least 0 (0: no noise is drawn).
 
     Returns:
-        the defense; its score is the norm ``||d_i||``, +inf for a non-finite update.
+        the defense. Its score is the norm ``||d_i||``, +inf for a non-finite update.
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is out of range.
 
     Conventions:
-        The bound is the median norm of the round unless it is given; noise is added once, to the mean.
+        The bound is the median norm of the round unless it is given. Noise is added once, to the mean.
 
     Needs:
-        The norms, by a pass over the matrix, and one weighted sum.
+        The norms, by one pass over the matrix, and one weighted sum.
 
     Fails:
-        Against a backdoor that needs no long update: it bounds what a client can do in a round and drops nobody. The
-        noise is no promise of privacy: there is no accountant.
+        Against a backdoor that needs no large update: it bounds a client's influence per round and drops no client. The
+        noise gives no privacy guarantee, since there is no privacy accountant.
 
     Example:
         >>> import rflbat, numpy
@@ -68,9 +68,9 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
     Source: Sun, Kairouz, Suresh and McMahan 2019, section 4.
     """
     if bound is not None and not 0 < bound < math.inf:
-        raise UserError(f"norm_clipping: bound={bound} is not a number above 0")
+        raise UserError(f"norm_clipping: bound={bound} is out of range; allowed: finite numbers above 0")
     if not 0 <= noise < math.inf:
-        raise UserError(f"norm_clipping: noise={noise} is not a number of at least 0")
+        raise UserError(f"norm_clipping: noise={noise} is out of range; allowed: finite numbers of at least 0")
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         valid_N = updates.valid_N

@@ -1,4 +1,4 @@
-"""RFA: the smoothed geometric median in a few passes."""
+"""RFA: a smoothed geometric median in a few passes."""
 
 import torch
 
@@ -9,28 +9,29 @@ from rflbat.randomness import Draw
 
 
 def rfa(*, nu: float = 1e-6, passes: int = 4) -> Defense:
-    """Smoothed Weiszfeld from the weighted mean: ``a_i = n_i / sum n``, ``b_i = a_i / max(nu, ||v - d_i||)``.
+    """Approximate the geometric median by a few smoothed Weiszfeld passes, started from the weighted mean.
 
-    On pairwise distances; over the updates themselves, one read a pass, from more than ``64 (passes + 1)`` clients on.
+    ``a_i = n_i / sum n``, ``b_i = a_i / max(nu, ||v - d_i||)``. It works on pairwise distances, and with more than ``64
+    (passes + 1)`` clients on the updates themselves, at one read of the matrix per pass.
 
     Args:
         nu: smoothing, in units of the update's norm, 1e-100 to 1e100 (1e-6).
         passes: number of passes, at least 1 (4).
 
     Returns:
-        the defense; its score is the distance to the result.
+        the defense. Its score is the distance to the result.
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is out of range.
 
     Conventions:
-        Starts from the weighted mean; 4 passes, not to convergence, as the paper.
+        Starts from the weighted mean and makes 4 passes, as in the paper, rather than iterating to convergence.
 
     Needs:
-        The Gram matrix, or passes over the updates where there are many clients.
+        The Gram matrix, or passes over the updates if the round has many clients.
 
     Fails:
-        As the geometric median; four passes from the mean also leave a scaled update some of its pull.
+        Like the geometric median. After only four passes from the mean, a scaled update also keeps some of its pull.
 
     Example:
         >>> import rflbat, numpy

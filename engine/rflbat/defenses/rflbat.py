@@ -1,4 +1,4 @@
-"""RFLBAT: PCA, outlier filter, k-means, cosine choice of a cluster, second filter, mean.
+"""RFLBAT: PCA, outlier filter, k-means, choice of a cluster by cosines, second outlier filter, mean.
 
 Axes: N clients of the round, H principal components, K clusters.
 """
@@ -17,15 +17,15 @@ from rflbat_kernels import distance_sums, masked_median, pca, pca_lowrank
 STAGES = ("kept", "nonfinite", "filter1", "cluster", "filter2")
 COMPONENTS = 2
 ALONE = 2.0
-"""Score of a cluster of one client: above every cosine, so that it is chosen only if nothing else is left."""
+"""Score of a cluster with a single client: above every cosine, so it is chosen only if there is no other cluster."""
 
 
 def coordinates(updates: Updates, back_end: str) -> Tensor:
-    """Steps 1 and 2 of the paper: the updates in the plane of their two principal components.
+    """Project the updates to the plane of their two principal components (steps 1 and 2 of the paper).
 
     Args:
         updates: the round's updates.
-        back_end: "gram" (from the cached Gram) or "lowrank" (torch.pca_lowrank on the matrix).
+        back_end: "gram" (from the cached Gram matrix) or "lowrank" (``torch.pca_lowrank`` on the updates).
 
     Returns:
         ``(N, 2)`` float64.
@@ -36,13 +36,13 @@ def coordinates(updates: Updates, back_end: str) -> Tensor:
 
 
 def passes_filter(points_NH: Tensor, present_N: Tensor, eps: float) -> Tensor:
-    """Drop outliers: client i stays unless ``G_i / median(G) > eps``, ``G_i = sum_j ||x_i - x_j||``.
+    """Drop outliers: keep client i unless ``G_i / median(G) > eps``, with ``G_i = sum_j ||x_i - x_j||``.
 
-    Equality stays, and so does everybody when the median is 0 and G_i too (0/0).
+    Equality is kept. If the median is 0, clients with ``G_i = 0`` are kept too (0/0).
 
     Args:
-        points_NH: the clients in the plane.
-        present_N: bool, the clients that are looked at; sums and median are theirs alone.
+        points_NH: the projected updates.
+        present_N: bool, the clients to filter; sums and median are taken over these alone.
         eps: threshold, above 0.
 
     Returns:
@@ -56,16 +56,17 @@ def passes_filter(points_NH: Tensor, present_N: Tensor, eps: float) -> Tensor:
 
 
 def cluster_scores(cosines_NN: Tensor, member_KN: Tensor) -> tuple[Tensor, Tensor]:
-    """Score clusters by how alike their members are on the original updates.
+    """Score clusters by the similarity of their members' original updates.
 
-    ``v_j`` = mean cosine of j with the OTHER members of its cluster; a cluster's score is the median of its v_j.
+    ``v_j`` is the mean cosine of j with the OTHER members of its cluster. A cluster's score is the median of its
+    ``v_j``.
 
     Args:
         cosines_NN: cosines of the updates.
-        member_KN: bool, who is in which cluster.
+        member_KN: bool, membership of each client in each cluster.
 
     Returns:
-        scores ``(K,)`` (``ALONE`` for one member, +inf for none), and v ``(N,)`` (0 where alone).
+        scores ``(K,)`` (``ALONE`` for one member, +inf for an empty cluster), and v ``(N,)`` (0 for a single member).
 
     Source: Wang et al. 2022, algorithm 1, lines 27-35.
     """
@@ -88,44 +89,50 @@ def rflbat(
     weighting: str = "samples",
     pca: str = "gram",
 ) -> Defense:
-    """Cluster the updates in the plane of their principal components and trust the least uniform cluster.
+    """Cluster the updates by their two principal components and keep the cluster with the least similar members.
 
-    1. PCA of all updates to 2 components x_i. 2. Filter 1: drop i if ``G_i / median(G) > eps1`` with
-    ``G_i = sum_j ||x_i - x_j||``. 3. K-means on the survivors. 4. In each cluster, v_j = mean cosine of j's update
-    with the other members'; the cluster with the smallest median of v is chosen: attackers are more alike than
-    honest clients. 5. Filter 2 inside it, with eps2. 6. The mean of the kept updates.
-    With fewer than 3 survivors of filter 1 there is one cluster.
+    1. Project all updates to 2 principal components ``x_i``.
+    2. Filter 1: drop i if ``G_i / median(G) > eps1`` with ``G_i = sum_j ||x_i - x_j||``.
+    3. Cluster the survivors by k-means.
+    4. In each cluster let ``v_j`` be the mean cosine of j's update with those of the other members. Choose the cluster
+       with the smallest median of v: attackers are more similar to each other than honest clients are.
+    5. Filter 2: as filter 1, within the chosen cluster, with ``eps2``.
+    6. Average the kept updates.
+
+    If fewer than 3 clients survive filter 1, they form one cluster.
 
     Args:
-        clusters: number of clusters, or a rule: ``gap``, ``gap2``, ``silhouette`` (the default; the paper does not
-            say, and ``benchmarks/paper`` compares them).
-        smallest: smallest cluster that may be chosen, as a share of the survivors of filter 1, 0 to 1; where no
-            cluster is large enough, all may. The paper has no such bound: 0.
-        eps1: threshold of filter 1, above 0 (10, as the paper).
-        eps2: threshold of filter 2, above 0 (4, as the paper).
-        weighting: ``samples`` (n_i over the kept, as FedAvg) or ``uniform``.
-        pca: ``gram`` (from the cached Gram) or ``lowrank`` (torch.pca_lowrank, which waits for CUDA
-            and needs the updates whole: not over several ranks).
+        clusters: number of clusters, at least 1, or a rule: ``gap``, ``gap2``, ``silhouette`` (the default; the paper
+            does not specify one, and ``benchmarks/paper`` compares them).
+        smallest: smallest cluster that may be chosen, as a share of the survivors of filter 1, 0 to 1. If no cluster is
+            large enough, all are admitted. The paper has no such bound: 0.
+        eps1: threshold of filter 1, above 0 (10, as in the paper).
+        eps2: threshold of filter 2, above 0 (4, as in the paper).
+        weighting: ``samples`` (n_i over the kept clients, as in FedAvg) or ``uniform``.
+        pca: ``gram`` (from the cached Gram matrix) or ``lowrank`` (``torch.pca_lowrank``, which waits for CUDA and
+            needs complete updates, so not on several ranks).
 
     Returns:
-        the defense; its score is v_j. The trace holds ``coordinates`` (N, 2), ``cluster`` (N,) (-1 for clients that
-        fell before), ``cluster_scores`` (K,) and ``clusters`` (0-dim).
+        the defense. Its score is ``v_j``. The trace holds ``coordinates`` (N, 2), ``cluster`` (N,) (-1 for clients that
+        were rejected before clustering), ``cluster_scores`` (K,) and ``clusters`` (0-dim).
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value is out of range.
 
     Conventions:
-        Euclidean distances in filters 1 and 2, not squared; a filter drops above its threshold, never at it, and 0/0
-        passes; self is no member of its own mean cosine; a cluster of one scores +inf and is chosen only if nothing
-        else is left; medians of an even count are the mean of the two middle values.
+        Euclidean distances in filters 1 and 2, not squared. A filter drops values above its threshold, not equal to it,
+        and 0/0 passes. A client's mean cosine excludes itself. A cluster of one client scores 2, above every cosine,
+        and is chosen only if there is no other. The median of an even number of values is the mean of the two middle
+        ones.
 
     Needs:
-        The Gram matrix: coordinates, cosines and distances come from it. No state, no number of attackers.
+        The Gram matrix: coordinates, cosines and distances are computed from it. No state and no number of attackers.
 
     Fails:
         From a cold start under the distributed backdoor: before the model has learned, honest updates agree more than
-        four groups of attackers do. Where a few honest updates lie far from all others and take the plane, such as
-        those of clients with very few samples. Against an attacker who spreads its updates.
+        four groups of attackers do. If a few honest updates are so far from all others that they determine the
+        principal components, such as updates of clients with very few samples. Against an attacker that spreads its
+        updates.
 
     Example:
         >>> import rflbat, torch
@@ -162,7 +169,7 @@ def _steps(
     weighting: str,
     back_end: str,
 ) -> Decision:
-    """Take algorithm 1's server steps in order."""
+    """Run the server steps of algorithm 1 in order."""
     clusters, smallest = choice
     points_NH = coordinates(updates, back_end)
     survivor_N = passes_filter(points_NH, updates.valid_N, eps[0])

@@ -1,4 +1,4 @@
-"""The trimmed mean of every coordinate."""
+"""Coordinate-wise trimmed mean."""
 
 import torch
 
@@ -10,30 +10,30 @@ from rflbat_kernels import column_trimmed_mean
 
 
 def trimmed_mean(*, f: int | str | None = None) -> Defense:
-    """The mean of every coordinate without its f largest and its f smallest values.
+    """Average every coordinate without its f largest and f smallest values.
 
-    Samples do not count. The weights are 1 / n for each of the n clients, since no weighted mean of updates gives the
-    answer. Where non-finite updates leave fewer than 2 f + 1 clients, f falls to ``floor((n - 1) / 2)``.
+    Numbers of samples are ignored. The update is no weighted mean of updates, so each of the n clients has the nominal
+    weight 1 / n. If non-finite updates leave fewer than ``2 f + 1`` clients, f is lowered to ``floor((n - 1) / 2)``.
 
     Args:
-        f: how many values are dropped at each end, at least 0, with ``2 f + 1`` at most the clients of a round;
-            default the largest, ``floor((n - 1) / 2)``, which leaves the one or two middle values and so the median;
-            "true" gives it the real number of malicious clients (an oracle that only a simulation has).
+        f: number of values dropped at each end, at least 0, with ``2 f + 1`` at most the number of clients per round.
+            Default: the largest such value, ``floor((n - 1) / 2)``, which leaves the one or two middle values and hence
+            the median. "true" uses the real number of malicious clients (an oracle that only a simulation has).
 
     Returns:
-        the defense; its score is 0 for everybody.
+        the defense. Its score is 0 for all clients.
 
     Raises:
-        UserError: f is negative or no number.
+        UserError: f is negative or a string other than "true".
 
     Conventions:
-        Values are dropped in each coordinate on its own; f = n/2 at most, which is the median.
+        Values are dropped in each coordinate separately. f is at most ``floor((n - 1) / 2)``, which gives the median.
 
     Needs:
-        The updates themselves, coordinate by coordinate, and f.
+        The coordinates of the updates, and f.
 
     Fails:
-        With more than f malicious clients; below, it still lets through what lies inside the honest range.
+        With more than f malicious clients. With fewer, it still lets through values inside the honest range.
 
     Example:
         >>> import rflbat, numpy

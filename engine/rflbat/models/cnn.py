@@ -17,22 +17,24 @@ from rflbat.parameters import Layout
 
 
 def cnn(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
-    """Two convolutions and one linear layer: 7x7x32, 3x3x64, each ReLU and 2x2 max-pool; 214,590 parameters on FEMNIST.
+    """Two convolutions (7x7x32, 3x3x64), each with ReLU and 2x2 max-pool, and a linear layer.
 
-    Both convolutions keep height and width ("same" padding). The pool comes before the ReLU: both are monotonic, so
-    the result and the gradient are those of the other order, on a quarter of the numbers. Weights and biases start
-    uniform in ``[-1/sqrt(fan in), 1/sqrt(fan in)]``, as torch.nn does.
+    For FEMNIST it has 214,590 parameters.
+
+    Both convolutions keep height and width ("same" padding). Pooling precedes the ReLU: both are monotonic, so outputs
+    and gradients equal those of the other order, at a quarter of the ReLU's work. Weights and biases are initialised
+    uniformly in ``[-1/sqrt(fan in), 1/sqrt(fan in)]``, as in torch.nn.
 
     Args:
         shape: shape of one image, (channels, height, width).
         classes: number of classes C, at least 2.
-        words: 0: images have no vocabulary.
+        words: ignored, since images have no vocabulary (0).
 
     Returns:
         the functional model.
 
     Raises:
-        UserError: the samples are no images of at least 4 x 4 pixels.
+        UserError: the samples are not images of at least 4 x 4 pixels.
 
     Example:
         >>> cnn((1, 28, 28), 62).layout.size
@@ -41,7 +43,7 @@ def cnn(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
     Source: Wang et al. 2022 (RFLBAT), table 1.
     """
     if len(shape) != 3 or min(shape[1:]) < 4:
-        raise UserError(f"model 'cnn' needs images of at least 4 x 4 pixels; these samples have the shape {shape}")
+        raise UserError(f"model 'cnn' needs images of at least 4 x 4 pixels; got samples of shape {shape}")
     channels, height, width = shape
     features = 64 * (height // 4) * (width // 4)
     layout = Layout(
@@ -61,8 +63,8 @@ def cnn(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
         return uniform_start(layout, bounds, stream)
 
     def apply(parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        # Channels last: on a CPU only there pooling runs through vector registers. By way of a flat vector, because
-        # with one channel any strides pass for contiguous, and the strides decide how the convolution lays out.
+        # Channels last: on a CPU, pooling is vectorised only in this memory format. Go through a flat tensor, because
+        # with one channel any strides count as contiguous, and the strides decide the layout of the convolution.
         x = x.permute(0, 2, 3, 1).flatten().view(len(x), height, width, channels).permute(0, 3, 1, 2)
         x = conv2d(x, parameters["conv1.weight"], parameters["conv1.bias"], padding=3)
         x = torch.relu(max_pool2d(x, 2))

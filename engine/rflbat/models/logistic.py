@@ -16,15 +16,15 @@ from rflbat.parameters import Layout
 
 
 def logistic(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
-    """Logistic regression: ``logits = W x + b``, with W stored (classes, features).
+    """Logistic regression: ``logits = W x + b``, with W stored as (classes, features).
 
-    28 x 28 images and 10 classes give 7,850 parameters. Weights and biases start uniform in
-    ``[-1/sqrt(F), 1/sqrt(F)]``, as torch.nn.Linear does.
+    28 x 28 images and 10 classes give 7,850 parameters. Weights and biases are initialised uniformly in ``[-1/sqrt(F),
+    1/sqrt(F)]``, as in torch.nn.Linear.
 
     Args:
-        shape: shape of one sample; it is flattened.
+        shape: shape of one sample; samples are flattened.
         classes: number of classes C, at least 2.
-        words: 0: token ids are no features.
+        words: must be 0, since token ids are not features.
 
     Returns:
         the functional model.
@@ -39,7 +39,7 @@ def logistic(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
     Source: Wang et al. 2022 (RFLBAT), table 1.
     """
     if words:
-        raise UserError("model 'logistic' needs features; these samples are texts; allowed: lstm")
+        raise UserError("model 'logistic' needs numeric features; got texts; allowed for texts: lstm")
     features = math.prod(shape)
     layout = Layout({"weight": (classes, features), "bias": (classes,)})
 
@@ -51,7 +51,7 @@ def logistic(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
         return torch.nn.functional.linear(x.flatten(1), parameters["weight"], parameters["bias"])
 
     def gradient(parameters: Mapping[str, Tensor], x_nB: Tensor, labels_nB: Tensor, weight_nB: Tensor) -> Gradients:
-        # Samples on the last axis: both products then read the batch as it lies, twice as fast as the other way round.
+        # Samples on the last axis: both products then read the batch in memory order, twice as fast as the transpose.
         x_nBF, weight_nCF = x_nB.flatten(2), parameters["weight"]
         logits_nCB = torch.baddbmm(parameters["bias"][:, :, None], weight_nCF, x_nBF.mT)
         error_nCB = torch.softmax(logits_nCB, 1).scatter_(1, labels_nB[:, None], -1, reduce="add")

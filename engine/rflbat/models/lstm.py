@@ -20,11 +20,11 @@ EMBEDDING, UNITS, HIDDEN = 100, 100, 64
 
 
 def lstm(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
-    """Embedding of 100, one LSTM layer of 100 units, a layer of 64: 5,766,089 parameters for the paper's 56,785 words.
+    """Embedding of 100, LSTM layer of 100 units, linear layer of 64: 5,766,089 parameters for the paper's 56,785 words.
 
-    The state after the last token is read, so texts are padded in front. Gates in the order i, f, g, o and two bias
-    vectors, as torch.nn.LSTM. Embeddings start standard normal, everything else uniform in
-    ``[-1/sqrt(fan in), 1/sqrt(fan in)]`` (LSTM: fan in = units).
+    The classifier reads the state after the last token, so texts are padded in front. Gates are in the order i, f, g, o
+    with two bias vectors, as in torch.nn.LSTM. Embeddings are initialised standard normal, all other parameters
+    uniformly in ``[-1/sqrt(fan in), 1/sqrt(fan in)]`` (LSTM: fan in = units).
 
     Args:
         shape: ``(T,)``, tokens of a text.
@@ -35,7 +35,7 @@ def lstm(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
         the functional model; samples are token ids.
 
     Raises:
-        UserError: the samples are no texts.
+        UserError: the samples are not texts.
 
     Example:
         >>> lstm((100,), 5, 56785).layout.size
@@ -44,7 +44,7 @@ def lstm(shape: tuple[int, ...], classes: int, words: int = 0) -> Model:
     Source: Wang et al. 2022 (RFLBAT), table 1; Hochreiter and Schmidhuber 1997.
     """
     if not words:
-        raise UserError(f"model 'lstm' needs texts; these samples have the shape {shape} and no vocabulary")
+        raise UserError(f"model 'lstm' needs texts; got samples of shape {shape} without a vocabulary")
     layout = Layout(
         {
             "embedding.weight": (words, EMBEDDING),

@@ -1,7 +1,7 @@
-"""An LSTM layer of which only the last state is wanted, as one differentiable function with its own rule for vmap.
+"""An LSTM layer that returns only the last state, as one differentiable function with its own vmap rule.
 
-Autograd through a loop over tokens records some twenty operations a token; here the backward pass is written out, and
-the weights' gradients are one product over all tokens. Under vmap all clients take each step together.
+Autograd through a loop over tokens would record about twenty operations per token. Here the backward pass is written by
+hand, and the weights' gradients are one product over all tokens. Under vmap all clients take each step together.
 Axes: n clients, B batch, T tokens, E inputs, U units, G = 4 U gates in the order i, f, g, o.
 """
 
@@ -14,25 +14,25 @@ from torch.autograd import Function
 from rflbat_kernels.operations import lstm_cell, lstm_cell_backward
 
 _LSTM_MODE = 2
-"""What cuDNN, MIOpen and oneDNN call an LSTM."""
+"""Mode number of an LSTM in cuDNN, MIOpen and oneDNN."""
 
 
 def last_state(x_TBE: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """Read texts by one LSTM layer and give its state after the last token.
+    """Run one LSTM layer over texts and return its state after the last token.
 
     ``gates_t = W_ih x_t + b_ih + W_hh h_{t-1} + b_hh``; ``c_t = f c_{t-1} + i g``; ``h_t = o tanh(c_t)`` with i, f, o
-    through the sigmoid and g through tanh; ``h_0 = c_0 = 0``. One client in float32 on a CPU runs by oneDNN's fused
-    layer, everything else by a loop of products over tokens.
+    through the sigmoid and g through tanh; ``h_0 = c_0 = 0``. One client in float32 on a CPU uses oneDNN's fused layer;
+    all other cases loop over tokens.
 
     Args:
-        x_TBE: the texts' vectors, tokens first, as products of all texts and oneDNN read them.
+        x_TBE: the texts' vectors, tokens first, the layout that oneDNN and the products over all texts read.
         weight_ih: ``(G, E)``.
         weight_hh: ``(G, U)``.
         bias_ih: ``(G,)``.
         bias_hh: ``(G,)``.
 
     Returns:
-        ``(B, U)``; differentiable once in every argument, and vmappable in every argument.
+        ``(B, U)``; differentiable once and vmappable in every argument.
 
     Example:
         >>> last_state(torch.ones(3, 2, 5), torch.ones(8, 5), torch.ones(8, 2), torch.ones(8), torch.ones(8)).shape
@@ -45,7 +45,7 @@ def last_state(x_TBE: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Ten
 
 
 def _fused(x: Tensor) -> bool:
-    """Say whether oneDNN's layer takes this input: one client, float32, CPU."""
+    """Check whether oneDNN's layer applies to this input: one client, float32, CPU."""
     return x.ndim == 3 and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
@@ -53,7 +53,7 @@ def _fused_forward(train: bool, x_TBE: Tensor, *weights: Tensor) -> tuple[Tensor
     units = weights[1].shape[1]
     zero_1BU = x_TBE.new_zeros(1, x_TBE.shape[1], units)
     settings: tuple[Any, ...] = (False, [], _LSTM_MODE, units, 1, True, False, False, train)
-    # The layer keeps what its backward pass needs only in grad mode, which a Function's forward switches off.
+    # The layer saves tensors for its backward pass only in grad mode, which a Function's forward switches off.
     with torch.set_grad_enabled(train):
         plain = (value.detach() for value in (x_TBE.contiguous(), *weights, zero_1BU, zero_1BU))
         found = torch.ops.aten.mkldnn_rnn_layer(*plain, *settings)
@@ -109,7 +109,7 @@ def _stepwise_backward(grad_nBU: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
 
 
 def _batched(info: Any, in_dims: tuple[int | None, ...], arguments: tuple[Tensor, ...]) -> list[Tensor]:
-    """Bring the axis of the clients to the front of every argument; one that all clients share is repeated."""
+    """Move the client axis to the front of every argument; expand arguments that all clients share."""
     return [
         value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
         for value, dim in zip(arguments, in_dims, strict=True)
@@ -117,7 +117,7 @@ def _batched(info: Any, in_dims: tuple[int | None, ...], arguments: tuple[Tensor
 
 
 class _Forward(Function):
-    """(train, x, weights, biases) -> (last state, and what a backward pass needs); x may have the axis n in front."""
+    """(train, x, weights, biases) -> (last state, tensors saved for backward); x may have a leading axis n."""
 
     generate_vmap_rule = False
 
@@ -133,7 +133,7 @@ class _Forward(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        # Without this autograd makes zeros as gradients of those outputs too; of the workspace they would be 12 MB.
+        # Otherwise autograd fills in zero gradients for those outputs too: 12 MB for the workspace alone.
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[1:], *output[1:])
 
@@ -149,7 +149,7 @@ class _Forward(Function):
 
 
 class _Backward(Function):
-    """(gradient of the last state, what was saved) -> gradients of the five arguments."""
+    """(gradient of the last state, saved tensors) -> gradients of the five arguments."""
 
     generate_vmap_rule = False
 
@@ -164,7 +164,7 @@ class _Backward(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is saved: the gradient is not differentiated again."""
+        """Save nothing: the gradient is not differentiated again."""
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor) -> tuple[Any, tuple[int, ...]]:

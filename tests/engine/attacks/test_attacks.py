@@ -82,7 +82,7 @@ def test_half_of_a_batch_is_poisoned_unless_told(name, samples):
 def test_a_share_out_of_range_is_refused(name, samples, share):
     with pytest.raises(UserError) as caught:
         make_attack(name, samples, 1.0, {"share": share})
-    assert str(caught.value) == f"attack '{name}': share={share} is not in 0..1"
+    assert str(caught.value) == f"attack '{name}': share={share} is out of range; allowed: 0 to 1"
 
 
 def test_an_unknown_attack_is_refused():
@@ -116,8 +116,8 @@ def test_the_paper_s_pixel_attack_is_the_default(samples, paper):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 0}, "attack 'pixel': size=0 is not in 1..9"),
-        ({"size": 10}, "attack 'pixel': size=10 is not in 1..9"),
+        ({"size": 0}, "attack 'pixel': size=0 is out of range; allowed: 1 to 9"),
+        ({"size": 10}, "attack 'pixel': size=10 is out of range; allowed: 1 to 9"),
         ({"size": "big"}, "attack 'pixel': size='big' is not of type int"),
     ],
 )
@@ -135,7 +135,7 @@ def test_the_largest_square_fills_the_image():
 def test_the_pixel_trigger_needs_images():
     with pytest.raises(UserError) as caught:
         make_attack("pixel", REVIEWS, 1.0, {})
-    assert str(caught.value) == ("attack 'pixel' needs images (channels, height, width); these samples have (100,)")
+    assert str(caught.value) == ("attack 'pixel' needs images (channels, height, width); got samples of shape (100,)")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -109,7 +109,7 @@ def test_samples_too_small_for_the_bars_are_refused(shape):
     with pytest.raises(UserError) as caught:
         make_attack("dba", SampleFormat(shape, 1.0), 1.0, {})
     assert str(caught.value) == (
-        f"attack 'dba' needs texts, or images of at least 4 x 10 pixels; these samples have the shape {shape}"
+        f"attack 'dba' needs texts, or images of at least 4 x 10 pixels; got samples of shape {shape}"
     )
 
 

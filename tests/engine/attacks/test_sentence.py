@@ -108,15 +108,13 @@ def test_a_sentence_that_leaves_no_word_of_the_text_is_refused(tokens):
 def test_a_position_outside_of_the_text_is_refused(name, position):
     with pytest.raises(UserError) as caught:
         make_attack(name, REVIEWS, 1.0, {"position": position})
-    assert str(caught.value) == f"attack '{name}': position={position} is not in 0..1"
+    assert str(caught.value) == f"attack '{name}': position={position} is out of range; allowed: 0 to 1"
 
 
 def test_a_sentence_needs_texts():
     with pytest.raises(UserError) as caught:
         make_attack("sentence", DIGITS, 1.0, {})
-    assert str(caught.value) == (
-        "attack 'sentence' needs texts; these samples have the shape (1, 28, 28) and no vocabulary"
-    )
+    assert str(caught.value) == ("attack 'sentence' needs texts; got samples of shape (1, 28, 28) without a vocabulary")
 
 
 def test_the_reviews_know_every_word_of_the_paper_s_sentence():

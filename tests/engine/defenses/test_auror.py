@@ -113,10 +113,10 @@ def test_a_hostile_client_is_the_minority_of_every_coordinate_it_spoils(hostile)
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"alpha": -0.1}, "alpha=-0.1 is not a number of at least 0"),
+        ({"alpha": -0.1}, "alpha=-0.1 is out of range; allowed: finite numbers of at least 0"),
         ({"alpha": math.nan}, "alpha=nan"),
         ({"alpha": math.inf}, "alpha=inf"),
-        ({"share": -0.1}, "share=-0.1 is not a number from 0 to 1"),
+        ({"share": -0.1}, "share=-0.1 is out of range; allowed: 0 to 1"),
         ({"share": 1.1}, "share=1.1"),
     ],
 )

@@ -70,7 +70,7 @@ def test_the_true_number_is_unknown_outside_a_simulation(name):
 @pytest.mark.parametrize(("name", "needed"), [("trimmed_mean", 9), ("bulyan", 19)])
 def test_too_large_an_f_is_refused_with_the_clients_it_needs(name, needed):
     assert aggregate(scattered(needed, 0), name, f="4").kept.any()
-    with pytest.raises(UserError, match=rf"{name} f=4 needs .* at least {needed} clients; here are {needed - 1}"):
+    with pytest.raises(UserError, match=rf"{name} f=4 needs at least {needed} clients per round; got {needed - 1}"):
         aggregate(scattered(needed - 1, 0), name, f=4)
 
 
@@ -86,7 +86,7 @@ def test_nonfinite_rows_make_f_fall(name, given, fallen):
 
 
 @pytest.mark.parametrize("name", ["trimmed_mean", "bulyan"])
-@pytest.mark.parametrize(("f", "message"), [(-1, "f=-1 is negative"), ("half", "'half'.*'true'")])
+@pytest.mark.parametrize(("f", "message"), [(-1, "f=-1 is out of range"), ("half", "'half'.*'true'")])
 def test_other_values_of_f(name, f, message):
     with pytest.raises(UserError, match=message):
         make_defense(name, {"f": f})

@@ -116,11 +116,11 @@ def test_noise_beyond_the_type_stays_finite():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"bound": 0.0}, "bound=0.0 is not a number above 0"),
+        ({"bound": 0.0}, "bound=0.0 is out of range; allowed: finite numbers above 0"),
         ({"bound": -1.0}, "bound=-1.0"),
         ({"bound": math.inf}, "bound=inf"),
         ({"bound": math.nan}, "bound=nan"),
-        ({"noise": -0.1}, "noise=-0.1 is not a number of at least 0"),
+        ({"noise": -0.1}, "noise=-0.1 is out of range; allowed: finite numbers of at least 0"),
         ({"noise": math.inf}, "noise=inf"),
     ],
 )

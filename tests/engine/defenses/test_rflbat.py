@@ -275,8 +275,8 @@ def test_one_huge_update_does_not_shield_the_other_attackers(pca, size):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"clusters": 0}, "clusters=0 is below 1"),
-        ({"clusters": -3}, "clusters=-3 is below 1"),
+        ({"clusters": 0}, "clusters=0 is out of range; allowed: at least 1"),
+        ({"clusters": -3}, "clusters=-3 is out of range"),
         ({"clusters": "gap3"}, "'gap3'.*gap, gap2, silhouette"),
         ({"smallest": -0.1}, "smallest=-0.1 is out of range; allowed: 0 to 1"),
         ({"smallest": 1.1}, "smallest=1.1 is out of range"),

@@ -67,9 +67,7 @@ def test_channels_count_in_the_bound():
 def test_what_is_no_image_of_4_by_4_is_refused(shape):
     with pytest.raises(UserError) as caught:
         cnn(shape, 5, 63 if len(shape) == 1 else 0)
-    assert str(caught.value) == (
-        f"model 'cnn' needs images of at least 4 x 4 pixels; these samples have the shape {shape}"
-    )
+    assert str(caught.value) == (f"model 'cnn' needs images of at least 4 x 4 pixels; got samples of shape {shape}")
 
 
 def test_the_smallest_image():

@@ -31,4 +31,4 @@ def test_logistic_starts_uniform_within_the_bound_of_torch_linear():
 def test_logistic_refuses_texts():
     with pytest.raises(UserError) as caught:
         logistic((100,), 5, 63)
-    assert str(caught.value) == "model 'logistic' needs features; these samples are texts; allowed: lstm"
+    assert str(caught.value) == "model 'logistic' needs numeric features; got texts; allowed for texts: lstm"

@@ -74,4 +74,4 @@ def test_embeddings_start_normal_and_the_rest_within_the_bounds_of_torch():
 def test_what_has_no_vocabulary_is_refused(shape):
     with pytest.raises(UserError) as caught:
         lstm(shape, 5)
-    assert str(caught.value) == f"model 'lstm' needs texts; these samples have the shape {shape} and no vocabulary"
+    assert str(caught.value) == f"model 'lstm' needs texts; got samples of shape {shape} without a vocabulary"

@@ -189,7 +189,7 @@ def test_a_shadow_that_cannot_be_made_is_refused(shadow, said):
 
 
 def test_a_round_that_is_too_small_for_a_shadow_is_refused():
-    with pytest.raises(UserError, match="krum f=40 needs a round of at least"):
+    with pytest.raises(UserError, match="krum f=40 needs at least 43 clients per round"):
         build(small(shadow="krum(f=40)"))
 
 
