@@ -1,1 +1,1 @@
-"""The battery that every defense of this package passes, for defenses of others: ``pytest --rflbat-battery NAME``."""
+"""The test battery of this package's defenses, for third-party defenses: ``pytest --rflbat-battery NAME``."""

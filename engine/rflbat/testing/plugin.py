@@ -1,4 +1,4 @@
-"""The pytest plugin: adds the battery to a test run, for each defense that is named."""
+"""The pytest plugin that adds the battery to a test run, for each named defense."""
 
 import sys
 from pathlib import Path
@@ -12,18 +12,18 @@ BATTERY = Path(__file__).with_name("battery.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option."""
+    """Add the option ``--rflbat-battery``."""
     parser.getgroup("rflbat").addoption(
         "--rflbat-battery",
         action="append",
         default=[],
         metavar="NAME",
-        help="run rflbat's battery on a defense: module:function, module.function or an entry point; repeatable",
+        help="run rflbat's test battery on a defense: module:function, module.function or an entry point; repeatable",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Add the file of the battery to what is collected; modules are found in the current folder, as by the command."""
+    """Add the battery to the collected files. Modules are also found in the current folder, as on the command line."""
     names, here = config.getoption("--rflbat-battery"), str(config.invocation_params.dir)
     if not names:
         return
