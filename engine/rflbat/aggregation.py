@@ -1,4 +1,4 @@
-"""Any defense as one function of a matrix of updates; it needs no engine.
+"""Aggregation of a matrix of updates under any defense, without a simulation.
 
 Axes: N clients, D parameters.
 """
@@ -18,50 +18,50 @@ from rflbat_kernels import finite_rows
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NUMPY_FLOATS = (np.float16, np.float32, np.float64)
 FEWEST, MOST = 1e-15, 1e18
-"""Number of samples of a client: with updates up to 1e100 no weight becomes infinite, or 0 by rounding."""
+"""Range of a client's number of samples. Within it, with updates up to 1e100, no weight overflows or rounds to 0."""
 
 
 def _tensor(updates: Any, what: str) -> Tensor:
-    """Take torch, numpy or DLPack, without a copy where torch can hold the array as it lies."""
+    """Convert torch, numpy or DLPack input to a tensor, without a copy if torch can view the array's memory."""
     if isinstance(updates, Tensor):
         return updates.detach()
     if isinstance(updates, np.ma.MaskedArray):
-        raise UserError(f"{what} are a masked array; wanted is one without a mask, such as updates.filled(0.0)")
+        raise UserError(f"{what} are a masked array; expected one without a mask, such as updates.filled(0.0)")
     if isinstance(updates, np.ndarray):
         if updates.dtype not in NUMPY_FLOATS:
             raise UserError(
-                f"{what} are of type {updates.dtype}; wanted is a floating-point type: "
+                f"{what} are of type {updates.dtype}; expected a floating-point type: "
                 f"float16, float32 or float64 in native byte order"
             )
         steps = all(step >= 0 and step % updates.itemsize == 0 for step in updates.strides)
         fits = steps and updates.flags.writeable and updates.flags.aligned
         return torch.from_numpy(updates if fits else updates.copy())
     if not hasattr(updates, "__dlpack__"):
-        raise UserError(f"{what} are a {type(updates).__name__}; wanted is a torch tensor, numpy array or DLPack array")
+        raise UserError(f"{what} are a {type(updates).__name__}; expected a torch tensor, numpy array or DLPack array")
     try:
         return torch.utils.dlpack.from_dlpack(updates)
-    except Exception as error:  # whatever another library raises
+    except Exception as error:  # other libraries raise exceptions of any type
         reason = str(error).partition("\n")[0]
         raise UserError(f"{what} are a {type(updates).__name__} that cannot be taken by DLPack: {reason}") from error
 
 
 def _matrix(updates: Any, what: str = "updates") -> Tensor:
-    """Take any array that is a dense floating-point matrix."""
+    """Convert any array to a dense floating-point matrix."""
     matrix_ND = _tensor(updates, what)
     if matrix_ND.layout != torch.strided or matrix_ND.is_nested:
-        raise UserError(f"{what} have the layout {matrix_ND.layout}; wanted is a dense matrix (clients, parameters)")
+        raise UserError(f"{what} have the layout {matrix_ND.layout}; expected a dense matrix (clients, parameters)")
     if matrix_ND.ndim != 2 or 0 in matrix_ND.shape:
-        raise UserError(f"{what} have the shape {tuple(matrix_ND.shape)}; wanted is (clients, parameters)")
+        raise UserError(f"{what} have the shape {tuple(matrix_ND.shape)}; expected (clients, parameters)")
     if matrix_ND.dtype not in FLOATS:
         raise UserError(
-            f"{what} are of type {matrix_ND.dtype}; wanted is a floating-point type: "
+            f"{what} are of type {matrix_ND.dtype}; expected a floating-point type: "
             f"float16, bfloat16, float32 or float64"
         )
     return matrix_ND
 
 
 def _sizes(sizes: Any, clients: int) -> Tensor:
-    """Read the numbers of samples on the host, where a mistake can be told."""
+    """Read the numbers of samples on the host, where they can be checked."""
     if sizes is None:
         return torch.ones(clients, dtype=torch.float64)
     try:
@@ -69,50 +69,50 @@ def _sizes(sizes: Any, clients: int) -> Tensor:
         sizes_N = np.asarray(on_host).astype(np.float64, casting="same_kind")
     except (TypeError, ValueError, RuntimeError):
         kind = type(sizes).__name__
-        raise UserError(f"sizes are a {kind} of something else than numbers; wanted are {clients} numbers") from None
+        raise UserError(f"sizes are a {kind} of values that are not real numbers; expected {clients} numbers") from None
     if sizes_N.shape != (clients,):
-        raise UserError(f"sizes have the shape {sizes_N.shape}; wanted is ({clients},), one per client")
+        raise UserError(f"sizes have the shape {sizes_N.shape}; expected ({clients},), one per client")
     wrong_N = ~((sizes_N >= FEWEST) & (sizes_N <= MOST))
     if wrong_N.any():
         raise UserError(
-            f"sizes[{wrong_N.argmax()}] is {sizes_N[wrong_N][0]:g}; wanted are numbers above 0, "
+            f"sizes[{wrong_N.argmax()}] is {sizes_N[wrong_N][0]:g}; expected numbers above 0, "
             f"from {FEWEST:g} to {MOST:g}"
         )
     return torch.from_numpy(sizes_N)
 
 
 def _check_state(chosen: Defense, state: Any, clients: int, parameters: int) -> None:
-    """Refuse the state of another defense, of fewer clients or of other parameters."""
-    # What depends on the number of clients is the axis of clients: a smaller round may go on from it.
+    """Reject the state of another defense, of fewer clients or of a different number of parameters."""
+    # An axis whose length depends on the number of clients is the client axis. It may be longer than this round needs.
     fresh, larger = (chosen.init(count, parameters, torch.device("meta")) for count in (clients, clients + 1))
     if type(state) is not type(fresh):
-        raise UserError(f"the state is a {type(state).__name__}; {chosen.name} goes on from a {type(fresh).__name__}")
+        raise UserError(f"the state is a {type(state).__name__}; {chosen.name} expects a {type(fresh).__name__}")
     more = state_tensors(larger)
     for name, wanted in state_tensors(fresh).items():
         shape = getattr(state, name).shape
         axes = zip(shape, wanted.shape, more[name].shape, strict=False)
         fits = [have == want or (have > want != other) for have, want, other in axes]
         if len(shape) != wanted.ndim or not all(fits):
-            raise UserError(f"the state's {name} has the shape {tuple(shape)}; wanted is {tuple(wanted.shape)}")
+            raise UserError(f"the state's {name} has the shape {tuple(shape)}; expected {tuple(wanted.shape)}")
 
 
 def _first_state(chosen: Defense, clean: Any, clients: int, parameters: int, device: torch.device, seed: int) -> Any:
-    """Make the state before the first round, from clean updates where the defense learns what such look like."""
+    """Build the state before the first round, from clean updates if the defense learns from them."""
     if clean is None:
         if chosen.pretrain is None:
             return chosen.init(clients, parameters, device)
         raise UserError(
-            f"{chosen.name} has to learn first what clean updates look like; give clean= an (M, D) array of updates "
-            f"of honest clients, or state= what an earlier round gave"
+            f"{chosen.name} needs clean updates to train on; pass clean= an (M, D) array of updates of honest "
+            f"clients, or state= the state of an earlier round"
         )
     if chosen.pretrain is None:
-        raise UserError(f"{chosen.name} does not learn from clean updates; leave out clean=")
+        raise UserError(f"{chosen.name} does not learn from clean updates; omit clean=")
     clean_MD = _matrix(clean, "clean updates")
     if clean_MD.shape[1] != parameters:
-        raise UserError(f"clean updates have the shape {tuple(clean_MD.shape)}; wanted is (any number, {parameters})")
+        raise UserError(f"clean updates have the shape {tuple(clean_MD.shape)}; expected (any number, {parameters})")
     if not finite_rows(clean_MD).any():
         what = f"all {len(clean_MD)} clean updates hold NaN or Inf, or a number beyond 1e100"
-        raise UserError(f"{what}; there is nothing to learn from")
+        raise UserError(f"{what}; at least one must be finite")
     return chosen.pretrain(clean_MD.to(device), draw_source(seed, "pretrain", 0, device))
 
 
@@ -129,26 +129,26 @@ def aggregate(
 ) -> Decision:
     """Aggregate client updates under a defense.
 
-    Rows with NaN, Inf or a number beyond 1e100 are dropped before anything else (stage "nonfinite"); if nobody is kept
-    the update is 0.
-    Everything runs where the updates lie; only ``sizes``, and whether ``clean`` is finite, are looked at
-    on the host. Inside ``with rflbat_kernels.using({"gram": "triton"})`` the kernels are those chosen there.
+    Rows with NaN, Inf or a number beyond 1e100 are dropped first (stage "nonfinite"). If no client is kept, the update
+    is 0. Everything runs on the device of the updates; only ``sizes`` and the check that ``clean`` has a finite row are
+    read on the host. Inside ``with rflbat_kernels.using({"gram": "triton"})`` the kernels chosen there are used.
 
     Args:
-        updates: ``(N, D)`` updates, local minus global: a torch tensor, a numpy array or anything with DLPack.
-        defense: a name of ``rflbat list defenses``.
+        updates: ``(N, D)`` updates, local minus global: a torch tensor, a numpy array or any object with DLPack.
+        defense: a name from ``rflbat list defenses``.
         sizes: ``(N,)`` number of samples of each client, 1e-15 to 1e18; equal by default.
-        state: ``.state`` of the decision of the previous round, for a defense with memory; row i is client i.
-        clean: ``(M, D)`` updates of honest clients, for the first round of a defense that learns what such look like
-            (autoencoder); rows that are not finite are ignored. Later rounds go on from its state.
-        seed: key of the draws (k-means starts), any integer; another one for each round, if rounds shall differ.
+        state: ``.state`` of the previous round's decision, for a defense with memory; row i is client i.
+        clean: ``(M, D)`` updates of honest clients, for the first round of a defense that learns from clean updates
+            (autoencoder). Non-finite rows are ignored. Later rounds take its state instead.
+        seed: key of the random draws (such as k-means starts), any integer. Pass a different seed in each round if the
+            draws of rounds are to differ.
         params: parameters of the defense, as in ``rflbat show NAME``.
 
     Returns:
         the decision: ``.update`` (D,), ``.kept`` (N,), ``.weights`` (N,), ``.scores`` (N,), ``.state``, ``.trace``.
 
     Raises:
-        UserError: an unknown defense or parameter, or input of the wrong shape or type.
+        UserError: an unknown defense or parameter, or input of the wrong shape or dtype.
 
     Example:
         >>> import numpy
@@ -162,7 +162,7 @@ def aggregate(
     """
     matrix_ND = _matrix(updates)
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
-        raise UserError(f"seed is {seed!r}; wanted is an integer")
+        raise UserError(f"seed is {seed!r}; expected an integer")
     clients, parameters = matrix_ND.shape
     device = matrix_ND.device
     chosen = make_defense(defense, params)
@@ -174,7 +174,7 @@ def aggregate(
         valid_N=finite_rows(matrix_ND),
     )
     if clean is not None and state is not None:
-        raise UserError("both state= and clean= are given; clean updates make the state of the first round alone")
+        raise UserError("both state= and clean= are given; clean updates are only for the first round")
     before = _first_state(chosen, clean, clients, parameters, device, seed) if state is None else state
     _check_state(chosen, before, clients, parameters)
     return chosen.apply(seen, before, draw_source(seed, "defense", 0, device))

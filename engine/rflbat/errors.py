@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake of the user, told in one line; the command line turns it into exit status 2.
+    """A mistake of the user, described in one line. The command line turns it into exit status 2.
 
     Example:
         >>> raise UserError("alpha is -1, allowed: greater than 0")
@@ -26,14 +26,14 @@ class Stopped(Exception):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Give the end of a message about an unknown name: the closest of the known ones, if any is close.
+    """Return the end of a message about an unknown name: the closest known name, if one is similar enough.
 
     Args:
-        name: what the user wrote; upper and lower case count as the same.
+        name: the unknown name; case is ignored.
         options: the known names.
 
     Returns:
-        `"; did you mean 'x'?"`, or `""` where nothing is similar (`difflib` ratio below 0.6).
+        ``"; did you mean 'x'?"``, or ``""`` if no name is similar (``difflib`` ratio below 0.6).
 
     Example:
         >>> nearest("fashion_mnist", ["digits", "mnist", "fashion-mnist"])

@@ -1,4 +1,4 @@
-"""One flat buffer for the parameters of all clients, and its named views: the only place that flattens.
+"""The flat parameter buffer of all clients and its named views. Parameters are flattened only in this module.
 
 Axes: N clients of the round, D parameters.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named parameter lies in a flat vector of ``size`` numbers.
+    """Positions of the named parameters in a flat vector of ``size`` numbers.
 
     Args:
-        shapes: name and shape of each parameter, in the order in which they lie.
+        shapes: name and shape of each parameter, in the order of the flat vector.
 
     Example:
         >>> layout = Layout({"weight": (2, 3), "bias": (2,)})
@@ -34,10 +34,10 @@ class Layout:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
     def offset(self, name: str) -> int:
-        """Say where a parameter starts in a flat vector.
+        """Return the position at which a parameter starts in a flat vector.
 
         Args:
-            name: of the parameter.
+            name: name of the parameter.
 
         Returns:
             position of its first number.
@@ -54,7 +54,7 @@ class Layout:
         return sum(math.prod(self.shapes[before]) for before in names[: names.index(name)])
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Name the parts of a flat ``(..., D)`` buffer; every view shares its memory.
+        """Return named views of a flat ``(..., D)`` buffer, which share its memory.
 
         Args:
             flat: buffer whose last axis holds all D parameters.
@@ -63,10 +63,10 @@ class Layout:
             name -> view of shape ``(..., *shape)``.
 
         Raises:
-            ValueError: the last axis is not D long.
+            ValueError: the last axis is not of length D.
         """
         if flat.shape[-1] != self.size:
-            raise ValueError(f"a buffer of {flat.shape[-1]} parameters cannot hold this layout of {self.size}")
+            raise ValueError(f"the buffer holds {flat.shape[-1]} parameters, but the layout has {self.size}")
         named, start = {}, 0
         for name, shape in self.shapes.items():
             length = math.prod(shape)
@@ -75,7 +75,7 @@ class Layout:
         return named
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
-        """Join named parameters into one new flat vector ``(D,)``, in the order of the layout.
+        """Concatenate named parameters into one new flat vector ``(D,)``, in the order of the layout.
 
         Args:
             named: name -> tensor of the layout's shape.

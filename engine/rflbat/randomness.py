@@ -1,7 +1,7 @@
-"""Random draws keyed by (seed, purpose, round), made on the host for all clients of a round.
+"""Random streams keyed by (seed, purpose, round), drawn on the host for all clients of a round.
 
-The key names a counter-based stream, so a draw depends on nothing else: not on the device, the chunk size, the
-back end, or on how many draws were made before. A run can therefore stop and resume without storing any state.
+The key selects a counter-based stream, so a draw does not depend on the device, the chunk size, the back end or the
+number of earlier draws. A run can therefore stop and resume without storing generator state.
 """
 
 import math
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 Draw = Callable[..., Tensor]
-"""``draw(*shape)`` gives float64 uniforms in [0, 1) on the device of the round; each call continues the stream."""
+"""``draw(*shape)`` returns float64 uniforms in [0, 1) on the device of the round. Each call continues the stream."""
 
 
 def generator(seed: int, purpose: str, round_number: int = 0) -> np.random.Generator:
-    """Open the stream of (seed, purpose, round).
+    """Open the random stream of (seed, purpose, round).
 
     Args:
         seed: seed of the run, any integer.
-        purpose: what the numbers are for ("batches", "roles", ...); different purposes are independent streams.
+        purpose: name of the stream ("batches", "roles", ...); streams of different purposes are independent.
         round_number: round, from 0.
 
     Returns:
@@ -36,13 +36,13 @@ def generator(seed: int, purpose: str, round_number: int = 0) -> np.random.Gener
 
 
 def draw_source(seed: int, purpose: str, round_number: int, device: torch.device | str) -> Draw:
-    """Give a source of uniforms to code that must stay on the device (defenses).
+    """Return a source of uniforms for code that must stay on the device (defenses).
 
     Args:
         seed: seed of the run.
         purpose: name of the stream.
         round_number: round, from 0.
-        device: where the numbers are wanted; they are drawn on the host and copied once.
+        device: device of the numbers; each call draws on the host and copies once.
 
     Returns:
         function of a shape.
@@ -60,16 +60,18 @@ def draw_source(seed: int, purpose: str, round_number: int, device: torch.device
 
 
 def replayed(numbers_U: Tensor) -> Draw:
-    """Give uniforms that were drawn and copied before: the same numbers as ``draw_source``, without a copy per call.
+    """Return a source that replays uniforms drawn earlier.
+
+    It gives the same numbers as ``draw_source``, without a copy per call.
 
     Args:
         numbers_U: float64, on the device of the round.
 
     Returns:
-        function of a shape; it deals the numbers out in order.
+        function of a shape that returns the numbers in order.
 
     Raises:
-        ValueError: from that function, when more numbers are asked for than are left.
+        ValueError: from that function, if it is asked for more numbers than are left.
 
     Example:
         >>> draw = replayed(torch.tensor([0.25, 0.5, 0.75]))
@@ -82,7 +84,7 @@ def replayed(numbers_U: Tensor) -> Draw:
         nonlocal drawn
         first, drawn = drawn, drawn + math.prod(shape)
         if drawn > len(numbers_U):
-            raise ValueError(f"{drawn} uniforms are drawn, but the defense's `num_uniforms` says {len(numbers_U)}")
+            raise ValueError(f"the defense draws {drawn} uniforms, but its num_uniforms allows {len(numbers_U)}")
         return numbers_U[first:drawn].view(shape)
 
     return draw

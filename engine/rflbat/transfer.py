@@ -1,4 +1,4 @@
-"""Several tensors to another device in one copy: between host and device the number of copies counts, not their size.
+"""Copy several small tensors to another device at once. The cost is in the number of copies, not in their size.
 
 Axes: P packed bytes.
 """
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 ALIGNMENT = 16
-"""Bytes to a multiple of which each tensor's place in the buffer begins, so that any type can be read there."""
+"""Alignment in bytes of each tensor in the packed buffer, so that it can be viewed as any dtype."""
 
 
 def transfer(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
-    """Copy tensors to a device, all of them together as one block of bytes.
+    """Copy tensors to a device as one packed buffer.
 
-    The block goes out of page-locked memory and the host does not wait for its arrival, which the device's own queue
-    orders before all that uses it. On the way back the host waits, once.
+    From the host to CUDA the buffer is in pinned memory and the host does not wait for the copy; the device's stream
+    orders it before all later uses. In the other direction the host waits once.
 
     Args:
-        tensors: name -> tensor of any type and shape; all on one device.
-        device: where they are wanted.
+        tensors: name -> tensor of any dtype and shape; all on one device.
+        device: target device.
 
     Returns:
-        name -> equal tensor there, contiguous; the given ones where they lie there already.
+        name -> equal contiguous tensor on the target device; the given tensors if they are on it already.
 
     Raises:
-        ValueError: they lie on several devices.
+        ValueError: the tensors are on several devices.
 
     Example:
         >>> there = transfer({"ids": torch.tensor([3, 5]), "one": torch.tensor(True)}, "meta")
@@ -35,7 +35,7 @@ def transfer(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[
     """
     here = {tensor.device for tensor in tensors.values()}
     if len(here) > 1:
-        raise ValueError(f"the tensors lie on {', '.join(sorted(map(str, here)))}; allowed: one device")
+        raise ValueError(f"the tensors are on {', '.join(sorted(map(str, here)))}; allowed: one device")
     wanted = torch.device(device)
     if all(each.type == wanted.type and wanted.index in (None, each.index) for each in here):
         return dict(tensors)
@@ -49,12 +49,12 @@ def transfer(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[
 
 
 def _room(tensor: Tensor) -> int:
-    """Bytes that a tensor takes in the block."""
+    """Return the bytes that a tensor takes in the packed buffer."""
     return -(-tensor.numel() * tensor.element_size() // ALIGNMENT) * ALIGNMENT
 
 
 def _places(packed_P: Tensor, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Give each tensor's place in a block, as a view of its type and shape."""
+    """Yield each tensor's place in a packed buffer, as a view of its dtype and shape."""
     start = 0
     for name, tensor in tensors.items():
         stop = start + tensor.numel() * tensor.element_size()

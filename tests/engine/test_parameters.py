@@ -78,5 +78,5 @@ def test_flatten_goes_by_the_order_of_the_layout():
 
 @pytest.mark.parametrize("length", [0, SIZE - 1, SIZE + 1])
 def test_a_buffer_of_another_size_is_refused(length):
-    with pytest.raises(ValueError, match=rf"^a buffer of {length} parameters cannot hold this layout of {SIZE}$"):
+    with pytest.raises(ValueError, match=rf"^the buffer holds {length} parameters, but the layout has {SIZE}$"):
         LAYOUT.views(torch.zeros(2, length))

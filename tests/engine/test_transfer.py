@@ -44,7 +44,7 @@ def test_values_arrive():
 
 
 def test_tensors_of_several_devices_are_refused():
-    with pytest.raises(ValueError, match="the tensors lie on cpu, meta; allowed: one device"):
+    with pytest.raises(ValueError, match="the tensors are on cpu, meta; allowed: one device"):
         transfer({"a": torch.zeros(1), "b": torch.zeros(1, device="meta")}, "cpu")
 
 

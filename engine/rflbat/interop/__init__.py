@@ -1,1 +1,1 @@
-"""Defenses under the interfaces of other packages."""
+"""Defenses as components of other packages."""

@@ -1,6 +1,6 @@
 """Any defense as a strategy of Flower's Message API. It needs the package flwr: pip install 'rflbat[flower]'.
 
-Axes: N replies that can be read, D parameters in floating-point arrays.
+Axes: N readable replies, D parameters in floating-point arrays.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from rflbat.interop.node_memory import NodeMemory
 
 Base: Any = object
 MISSING: ImportError | None = None
-"""Why flwr does not load, told to whoever makes a strategy."""
+"""The error if flwr could not be imported; the constructor of a strategy reports it."""
 try:
     from flwr.app import Array, ArrayRecord, MetricRecord
     from flwr.serverapp.strategy import FedAvg
@@ -32,16 +32,16 @@ log = getLogger(__name__)
 
 
 def read_reply(content: Any, sent: Arrays, size_key: str) -> tuple[Arrays, float] | None:
-    """Read what one node sent, trusting nothing of it.
+    """Read a node's reply without trusting it.
 
     Args:
         content: the reply's records.
         sent: the global arrays by name.
-        size_key: the metric that tells the number of samples.
+        size_key: the metric that holds the number of samples.
 
     Returns:
-        its arrays by name and its number of samples; None unless there is exactly one record of arrays, with the
-        names, shapes and types that were sent, and exactly one of metrics, with a size from 1e-15 to 1e18.
+        the node's arrays by name and its number of samples. None unless there is exactly one record of arrays, with the
+        names, shapes and dtypes of ``sent``, and exactly one of metrics, with a size from 1e-15 to 1e18.
     """
     try:
         (record,), (metrics,) = content.array_records.values(), content.metric_records.values()
@@ -54,41 +54,41 @@ def read_reply(content: Any, sent: Arrays, size_key: str) -> tuple[Arrays, float
 
 
 def flat(arrays: Arrays, sent: Arrays, dtype: type) -> NDArray[Any]:
-    """Write the floating-point arrays of ``arrays - sent`` behind one another, in the order of ``sent``."""
-    with np.errstate(all="ignore"):  # what overflows is not finite, and such rows fall
+    """Concatenate the floating-point arrays of ``arrays - sent`` to a vector, in the order of ``sent``."""
+    with np.errstate(all="ignore"):  # an overflow gives a non-finite row, which the defense drops
         return np.concatenate(
             [(arrays[name].astype(dtype) - sent[name].astype(dtype)).ravel() for name in floats(sent)]
         )
 
 
 def floats(arrays: Arrays) -> list[str]:
-    """Name the floating-point arrays."""
+    """Return the names of the floating-point arrays."""
     return [name for name, array in arrays.items() if array.dtype.kind == "f"]
 
 
 class DefenseStrategy(Base):
-    """FedAvg of Flower with a defense in place of the mean.
+    """Flower's FedAvg with a defense in place of the mean.
 
-    ``global <- global + update``, the update being the defense's of ``local_i - global`` over all floating-point
-    arrays. Whole numbers, such as the counters of batch normalisation, become the mean of the kept nodes' under the
-    defense's weights, rounded. Nodes are sampled, and evaluation is aggregated, as in FedAvg.
+    ``global <- global + update``, where the update is the defense's aggregate of ``local_i - global`` over all
+    floating-point arrays. Integer arrays, such as the counters of batch normalisation, become the rounded mean of the
+    kept nodes' arrays under the defense's weights. Sampling of nodes and aggregation of evaluation results are
+    FedAvg's.
 
-    Replies are put in the order of the node ids, so the order of their arrival does not matter. A simulation gives its
-    nodes new ids at each start: for runs that repeat bit by bit let the clients report, say, their
-    ``partition-id`` as a metric, and name it in ``order_by``.
-    The memory of a defense goes by node id; it grows with each node that is seen for the first time.
+    Replies are sorted by node id, so their order of arrival does not matter. A simulation assigns new node ids at each
+    start. For bit-identical runs, let the clients report a metric such as their ``partition-id``, and name it in
+    ``order_by``. The state of a defense is stored by node id and grows with each new node.
 
-    A node that sends an error, other arrays than the model's, or no sensible number of samples, is left out, counted.
-    A round with fewer replies than the defense needs, or of which nobody is kept, leaves the global arrays as they are.
-    The number of samples is what a node says of itself.
+    A node that reports an error, arrays that differ from the model's, or an invalid number of samples is left out and
+    counted. A round with fewer replies than the defense needs, or in which no node is kept, leaves the global arrays
+    unchanged. The number of samples is reported by the node itself and is not verified.
 
     Args:
-        defense: a name of ``rflbat list defenses``.
+        defense: a name from ``rflbat list defenses``.
         params: its parameters, as in ``rflbat show NAME``.
-        seed: key of the draws; each round draws others.
-        clean: ``(M, D)`` tensor of honest updates, for a defense that learns what such look like (autoencoder).
-        order_by: a metric of the replies by which they are ordered before the node id; None for the id alone.
-        options: those of Flower's FedAvg, such as ``fraction_train``, ``min_train_nodes``, ``weighted_by_key``.
+        seed: key of the random draws, which differ in each round.
+        clean: ``(M, D)`` tensor of honest updates, for a defense that learns from clean updates (autoencoder).
+        order_by: metric by which replies are sorted before the node id; None sorts by node id only.
+        options: options of Flower's FedAvg, such as ``fraction_train``, ``min_train_nodes``, ``weighted_by_key``.
 
     Raises:
         UserError: flwr is not installed, or an unknown defense or parameter.
@@ -117,23 +117,23 @@ class DefenseStrategy(Base):
         self.sent: Any = None
 
     def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
-        """Remember the global arrays, and sample nodes as FedAvg does."""
+        """Store the global arrays, and sample nodes as FedAvg does."""
         if not floats({name: array.numpy() for name, array in arrays.items()}):
-            raise UserError("none of the model's arrays is of a floating-point type; a defense needs at least one")
+            raise UserError("the model has no floating-point array; a defense needs at least one")
         self.sent = arrays
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(self, server_round: int, replies: Iterable[Any]) -> tuple[Any, Any]:
-        """Judge the replies.
+        """Aggregate the replies of a round under the defense.
 
         Args:
             server_round: round, from 1.
             replies: messages of the nodes, in any order.
 
         Returns:
-            the next global arrays, and metrics: ``kept``, ``dropped``, ``errors`` and ``malformed`` count nodes;
-            ``node-ids`` lists those that were judged, in order, with their ``weights`` and ``scores``; and
-            ``dropped-at-STAGE`` lists the nodes that fell at a stage.
+            the next global arrays, and metrics. ``kept``, ``dropped``, ``errors`` and ``malformed`` count nodes;
+            ``node-ids`` lists the nodes with readable replies, in order, with their ``weights`` and ``scores``;
+            ``dropped-at-STAGE`` lists the nodes rejected at a stage.
         """
         replies = sorted(replies, key=self._place)
         answers = [reply for reply in replies if not reply.has_error()]
@@ -150,14 +150,14 @@ class DefenseStrategy(Base):
         }
         if len(read) < self.memory.defense.min_clients:
             log.warning(
-                "round %d: %s needs %d clients, and %d replies can be read; the model stays as it is",
+                "round %d: %s needs at least %d clients; got %d readable replies; the global model is unchanged",
                 *(server_round, self.memory.defense.name, self.memory.defense.min_clients, len(read)),
             )
             return self.sent, MetricRecord({**metrics, "kept": 0, "dropped": len(read)})
         return self._judge(server_round, sent, read, metrics)
 
     def _place(self, reply: Any) -> tuple[float, int]:
-        """Where a reply stands in the order; one without a sensible place comes last."""
+        """Return the sort key of a reply; replies without a valid metric come last."""
         try:
             (metrics,) = reply.content.metric_records.values() if self.order_by else ({},)
             place = float(metrics[self.order_by]) if self.order_by else 0.0
@@ -185,7 +185,7 @@ class DefenseStrategy(Base):
             ]:
                 metrics[f"dropped-at-{name}"] = fallen
         if not any(kept):
-            log.warning("round %d: nobody is kept; the model stays as it is", server_round)
+            log.warning("round %d: no client is kept; the global model is unchanged", server_round)
             return self.sent, MetricRecord(metrics)
         held = [(arrays, weight) for (arrays, _), weight in zip(read.values(), metrics["weights"], strict=True)]
         arrays = moved(sent, decision.update.numpy(), held)
@@ -193,12 +193,12 @@ class DefenseStrategy(Base):
 
 
 def moved(sent: Arrays, update_D: NDArray[Any], held: list[tuple[Arrays, float]]) -> Arrays:
-    """Add an update to the floating-point arrays; the others become the weighted mean, rounded.
+    """Add an update to the floating-point arrays; integer arrays become the weighted mean, rounded.
 
     Args:
         sent: the global arrays by name.
         update_D: in the order of ``flat``.
-        held: each node's arrays and weight; the weights sum to 1, and those of weight 0 are not looked at.
+        held: each node's arrays and weight. The weights sum to 1; arrays of weight 0 are not read.
 
     Returns:
         the next global arrays.

@@ -1,4 +1,4 @@
-"""A defense over nodes that come and go: each round judges those who replied, and memory goes by node.
+"""A defense over nodes that join and leave: each round judges the nodes that replied, with state stored by node.
 
 Axes: N nodes that replied, C nodes seen so far, D parameters, M clean updates.
 """
@@ -20,14 +20,14 @@ CPU = torch.device("cpu")
 
 
 def widened(state: Any, larger: Any) -> Any:
-    """Copy a state into one of more clients: rows of clients seen stay theirs.
+    """Copy a state into one for more clients; rows of known clients keep their values.
 
     Args:
-        state: of the rounds before.
-        larger: what ``init`` gives for more clients, or for as many.
+        state: state after the earlier rounds.
+        larger: a state from ``init`` for at least as many clients.
 
     Returns:
-        a state in the shapes of ``larger``; new rows are as ``init`` made them.
+        a state in the shapes of ``larger``; new rows are as from ``init``.
     """
     held: dict[str, Tensor] = {}
     for item in fields(state):
@@ -41,13 +41,13 @@ class NodeMemory:
     """A defense, its state, and the row of the state that belongs to each node.
 
     Args:
-        defense: a name of ``rflbat list defenses``.
+        defense: a name from ``rflbat list defenses``.
         params: its parameters.
-        seed: key of the draws; each round draws others.
-        clean: ``(M, D)`` updates of honest clients, for a defense that learns what such look like; else None.
+        seed: key of the random draws, which differ in each round.
+        clean: ``(M, D)`` updates of honest clients, for a defense that learns from clean updates; otherwise None.
 
     Raises:
-        UserError: an unknown defense or parameter, or ``clean`` where it is not wanted or is missing.
+        UserError: an unknown defense or parameter, or ``clean`` is missing or not applicable.
     """
 
     def __init__(self, defense: str, params: Mapping[str, object], seed: int, clean: Tensor | None) -> None:
@@ -55,27 +55,27 @@ class NodeMemory:
         self.seed, self.rows, self.state = seed, dict[int, int](), None
         if (clean is None) != (self.defense.pretrain is None):
             raise UserError(
-                f"{defense} does not learn from clean updates; leave out clean="
+                f"{defense} does not learn from clean updates; omit clean="
                 if clean is not None
-                else f"{defense} has to learn first what clean updates look like; give clean= an (M, D) tensor"
+                else f"{defense} needs clean updates to train on; pass clean= an (M, D) tensor"
             )
         if clean is not None and self.defense.pretrain is not None:
             self.state = self.defense.pretrain(clean, draw_source(seed, "pretrain", 0, CPU))
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Names of the stages at which a node can fall."""
+        """Names of the stages that can reject a node."""
         return self.defense.stages
 
     @torch.no_grad()
     def judge(self, nodes: Sequence[int], updates_ND: Tensor, sizes: Sequence[float], round_number: int) -> Decision:
-        """Judge a round.
+        """Aggregate the updates of a round under the defense.
 
         Args:
-            nodes: ids of the N nodes, each once.
-            updates_ND: float32 or float64, local minus global; rows that are not finite are dropped.
+            nodes: ids of the N nodes, without duplicates.
+            updates_ND: float32 or float64, local minus global; non-finite rows are dropped.
             sizes: N numbers of samples, above 0.
-            round_number: key of the draws.
+            round_number: round, a key of the random draws.
 
         Returns:
             the decision; row i is ``nodes[i]``.

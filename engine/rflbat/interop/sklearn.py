@@ -1,4 +1,4 @@
-"""Any defense as an estimator of scikit-learn: rows are updates, and dropped ones are outliers.
+"""Any defense as a scikit-learn estimator: rows are updates, and dropped rows are outliers.
 
 Axes: N clients, D parameters.
 """
@@ -16,35 +16,35 @@ from rflbat.errors import UserError
 
 
 def _rows(X: Any) -> Any:
-    """Take lists and whole numbers, as estimators do; what ``aggregate`` takes stays as it is."""
+    """Convert lists and integers to float arrays, as estimators do; leave other input to ``aggregate``."""
     if hasattr(X, "__dlpack__") and not isinstance(X, np.ndarray):
         return X
     if hasattr(X, "toarray"):
-        raise UserError(f"X is a sparse {type(X).__name__}; wanted is a dense matrix, such as X.toarray()")
+        raise UserError(f"X is a sparse {type(X).__name__}; expected a dense matrix, such as X.toarray()")
     try:
         rows_ND = X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
         if rows_ND.dtype.kind == "f":
             return rows_ND
         return rows_ND.astype(np.float64, casting="safe" if rows_ND.dtype.kind == "c" else "unsafe")
     except (TypeError, ValueError) as error:
-        raise UserError(f"X is a {type(X).__name__}; wanted is a dense matrix of real numbers ({error})") from None
+        raise UserError(f"X is a {type(X).__name__}; expected a dense matrix of real numbers ({error})") from None
 
 
 class DefenseAggregator(OutlierMixin, BaseEstimator):
     """A defense that is fitted to the updates of a round.
 
-    ``aggregate_ = sum_i weights_i X_i``; with ``partial_fit`` a defense with memory goes on from the rounds before,
-    row i being client i.
+    ``aggregate_ = sum_i weights_i X_i``. With ``partial_fit`` a defense with memory continues from the earlier rounds,
+    where row i is client i.
 
     Args:
-        defense: a name of ``rflbat list defenses``.
-        params: its parameters, as in ``rflbat show NAME``; a mapping, or None for the values by default.
-        seed: key of the draws of the first round; each ``partial_fit`` goes on to the next.
+        defense: a name from ``rflbat list defenses``.
+        params: its parameters, as in ``rflbat show NAME``; a mapping, or None for the defaults.
+        seed: key of the random draws of the first round; each ``partial_fit`` uses the next seed.
 
     After fitting:
-        ``aggregate_`` (D,), ``kept_`` (N,) bool, ``weights_`` (N,) with sum 1, or 0 if nobody is kept, ``scores_`` (N,)
-        by which the defense judged (their meaning is the defense's), ``stage_`` (N,) the name of the stage at which a
-        row fell or "kept", ``state_`` for the next round, ``rounds_`` and ``n_features_in_``.
+        ``aggregate_`` (D,); ``kept_`` (N,) bool; ``weights_`` (N,), which sum to 1, or to 0 if no row is kept;
+        ``scores_`` (N,), the defense's scores (each defense documents its own); ``stage_`` (N,), the name of the stage
+        that rejected a row, or "kept"; ``state_`` for the next round; ``rounds_`` and ``n_features_in_``.
 
     Example:
         >>> rows = [[1.0, 2.0], [1.1, 2.0], [0.9, 2.1], [1.0, 1.9], [50.0, -70.0]]
@@ -61,23 +61,23 @@ class DefenseAggregator(OutlierMixin, BaseEstimator):
         self.seed = seed
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Judge a round of updates, whatever was fitted before.
+        """Fit the defense to a round of updates; earlier fits are discarded.
 
         Args:
-            X: ``(N, D)`` updates: an array, a list of lists, or anything with DLPack; NaN and Inf drop a row.
-            y: ignored; there for pipelines.
+            X: ``(N, D)`` updates: an array, a list of lists, or any object with DLPack. NaN or Inf drops a row.
+            y: ignored; accepted for pipelines.
             sample_weight: ``(N,)`` number of samples of each client, 1e-15 to 1e18; equal by default.
 
         Returns:
-            itself.
+            the estimator.
 
         Raises:
-            UserError: an unknown defense or parameter, or input of the wrong shape or type.
+            UserError: an unknown defense or parameter, or input of the wrong shape or dtype.
         """
         return self._judge(_rows(X), sample_weight, None, 0)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Judge the next round, from the state that the rounds before left.
+        """Fit the defense to the next round, starting from the state of the earlier rounds.
 
         Args:
             X: as for ``fit``, with the same number of columns.
@@ -85,10 +85,10 @@ class DefenseAggregator(OutlierMixin, BaseEstimator):
             sample_weight: as for ``fit``.
 
         Returns:
-            itself.
+            the estimator.
 
         Raises:
-            UserError: as for ``fit``, or the rows do not fit the rounds before.
+            UserError: as for ``fit``, or the rows do not match the earlier rounds.
         """
         rows_ND = _rows(X)
         if not hasattr(self, "state_"):
@@ -96,12 +96,12 @@ class DefenseAggregator(OutlierMixin, BaseEstimator):
         if len(rows_ND.shape) == 2 and rows_ND.shape[1] != self.n_features_in_:
             raise UserError(
                 f"X has {rows_ND.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} "
-                f"features as input: those of the rounds before"
+                f"features as input, as in the earlier rounds"
             )
         return self._judge(rows_ND, sample_weight, self.state_, self.rounds_)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> NDArray[np.int64]:
-        """Judge a round, and give what outlier detectors give.
+        """Fit the defense to a round and return labels like an outlier detector.
 
         Args:
             X: as for ``fit``.
@@ -109,7 +109,7 @@ class DefenseAggregator(OutlierMixin, BaseEstimator):
             sample_weight: as for ``fit``.
 
         Returns:
-            ``(N,)``: 1 for a row that is kept, -1 for one that is dropped.
+            ``(N,)``: 1 for a kept row, -1 for a dropped one.
 
         Raises:
             UserError: as for ``fit``.

@@ -1,4 +1,4 @@
-"""What every defense owes, whatever its method. A test module that sets ``BATTERY_OF`` runs it on its subjects.
+"""Properties that every defense must have. A test module that sets ``BATTERY_OF`` runs these tests on its subjects.
 
 Axes: N clients of the round, D parameters.
 """
@@ -18,7 +18,7 @@ from rflbat.testing.plugin import NAMED
 from rflbat.testing.subject import PARAMETERS, Subject, named
 
 BATTERY_OF: list[Subject] = []
-"""Empty: the defenses that ``--rflbat-battery`` names."""
+"""Subjects to test; if empty, the defenses named by ``--rflbat-battery``."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,7 +32,7 @@ ANSWERS = ("update", "kept", "weights", "scores")
 
 
 def consistent(subject: Subject, decision: Decision) -> None:
-    """Weights, mask, stages and types say the same thing, and the update is finite."""
+    """Check that weights, mask, stages and dtypes agree and that the update is finite."""
     weights_N = decision.weights
     assert weights_N.dtype == torch.float64
     assert bool((weights_N >= 0).all())
@@ -44,24 +44,24 @@ def consistent(subject: Subject, decision: Decision) -> None:
 
 
 def close(one: Any, other: Any, tolerance: float = 1e-11) -> None:
-    """Equal up to rounding."""
+    """Check equality up to rounding."""
     torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 def test_its_first_stages_are_those_of_every_defense(subject: Subject) -> None:
-    """Records and reports count on them."""
+    """Records and reports rely on these stages."""
     assert subject.defense.stages[:2] == ("kept", "nonfinite")
 
 
 @pytest.mark.parametrize("clients", [1, 2, 3, 5, 12, 31])
 def test_its_answer_is_consistent(subject: Subject, clients: int) -> None:
-    """Rounds of any size."""
+    """Rounds of different sizes."""
     consistent(subject, subject.decide(subject.make(clients, 7), sizes=np.arange(1, clients + 1)))
 
 
 @pytest.mark.parametrize("clients", [5, 12, 31])
 def test_permuted_clients_permute_the_answer(subject: Subject, clients: int) -> None:
-    """Nobody is preferred for the place of its row."""
+    """No client is preferred because of its row."""
     clients = max(clients, subject.untied)
     updates_ND, sizes_N = subject.make(clients, 1), np.arange(1, clients + 1)
     order_N = np.random.default_rng(5).permutation(clients)
@@ -77,7 +77,7 @@ def test_permuted_clients_permute_the_answer(subject: Subject, clients: int) -> 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("whole_row", [True, False])
 def test_a_nonfinite_row_is_dropped_before_anything_else(subject: Subject, bad: float, whole_row: bool) -> None:
-    """The others are judged as if it had not been sent."""
+    """The other clients are judged as if the row did not exist."""
     clean_ND, sizes_N, at = subject.make(12, 1), np.arange(1, 13), [0, 7]
     broken_2D = np.full((2, PARAMETERS), bad) if whole_row else 100 * subject.make(2, 8)
     broken_2D[:, 17] = bad
@@ -95,7 +95,7 @@ def test_a_nonfinite_row_is_dropped_before_anything_else(subject: Subject, bad: 
 
 @pytest.mark.parametrize("clients", [1, 5])
 def test_nothing_but_nonfinite_rows(subject: Subject, clients: int) -> None:
-    """Nobody is kept, and the model stays."""
+    """No client is kept, and the global model is unchanged."""
     decision = subject.decide(np.full((clients, PARAMETERS), np.nan), torch.float32)
     consistent(subject, decision)
     assert not decision.kept.any()
@@ -108,7 +108,7 @@ def test_nothing_but_nonfinite_rows(subject: Subject, clients: int) -> None:
 def test_identical_updates_give_that_update_or_nobody_is_kept(
     subject: Subject, clients: int, dtype: torch.dtype
 ) -> None:
-    """All spreads are 0: what divides by one must have thought of it."""
+    """All spreads are 0, so divisions by a spread must be guarded."""
     updates_ND = np.tile(subject.make(1, 3), (clients, 1))
     decision = subject.decide(updates_ND, dtype, sizes=np.arange(1, clients + 1))
     consistent(subject, decision)
@@ -120,7 +120,7 @@ def test_identical_updates_give_that_update_or_nobody_is_kept(
 
 @pytest.mark.parametrize("zeros", [1, 2, 5])
 def test_zero_rows(subject: Subject, zeros: int) -> None:
-    """0/0 lurks in cosines and in distances to a median; with five of five there is nothing but zero."""
+    """Cosines and distances to a median can become 0/0; with five of five rows all updates are zero."""
     updates_ND = subject.make(5, 2)
     updates_ND[:zeros] = 0
     consistent(subject, subject.decide(updates_ND))
@@ -128,7 +128,7 @@ def test_zero_rows(subject: Subject, zeros: int) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_large_common_part_in_float32_keeps_the_noise(subject: Subject, seed: int) -> None:
-    """Updates of 1e3 + noise: the masks are those that float64 finds on the same numbers."""
+    """For updates of 1e3 + noise, masks equal those of float64 on the same numbers."""
     updates_ND = (1e3 + subject.make(12, seed) / 50).astype(np.float32)
     single, double = (subject.decide(updates_ND, dtype) for dtype in (torch.float32, torch.float64))
     assert torch.equal(single.kept, double.kept)
@@ -138,14 +138,14 @@ def test_a_large_common_part_in_float32_keeps_the_noise(subject: Subject, seed: 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_the_update_keeps_the_type_of_the_input(subject: Subject, dtype: torch.dtype) -> None:
-    """And its length; weights and scores are float64."""
+    """The update keeps its length too; weights and scores are float64."""
     decision = subject.decide(subject.make(5, 0), dtype)
     assert (decision.update.dtype, decision.update.shape) == (dtype, (PARAMETERS,))
     assert decision.weights.dtype == decision.scores.dtype == torch.float64
 
 
 def test_the_same_seed_gives_the_same_bits_and_the_input_stays_as_it_was(subject: Subject) -> None:
-    """Runs repeat."""
+    """Runs are reproducible."""
     updates_ND = torch.as_tensor(subject.make(12, 0))
     updates_ND[3] = torch.nan
     sizes_N = torch.arange(1, 13)
@@ -159,7 +159,7 @@ def test_the_same_seed_gives_the_same_bits_and_the_input_stays_as_it_was(subject
 
 
 def test_two_rounds_through_a_checkpoint_equal_two_rounds_straight(subject: Subject, tmp_path: Any) -> None:
-    """A run that stops in between goes on as if it had not."""
+    """A run that is stopped and resumed gives the same results as an uninterrupted one."""
     first = subject.decide(subject.make(12, 0))
     save_tensors(tmp_path / "state.safetensors", state_tensors(first.state), {"round": 1})
     stored, _ = load_tensors(tmp_path / "state.safetensors")
@@ -173,7 +173,7 @@ def test_two_rounds_through_a_checkpoint_equal_two_rounds_straight(subject: Subj
 
 
 def test_a_stored_state_that_does_not_fit_is_refused(subject: Subject) -> None:
-    """A checkpoint of something else is no state."""
+    """A checkpoint with other tensors is rejected."""
     fresh = subject.defense.init(3, PARAMETERS, torch.device("cpu"))
     with pytest.raises(ValueError, match="state"):
         restore_state(fresh, {**state_tensors(fresh), "stranger": torch.zeros(1)})
@@ -186,7 +186,7 @@ def test_the_largest_float32_numbers_stay_finite(subject: Subject) -> None:
 
 
 def test_nan_is_no_value_of_a_parameter(subject: Subject) -> None:
-    """Every comparison with NaN is false: a threshold of NaN would switch a filter off without a word."""
+    """Every comparison with NaN is false, so a threshold of NaN would silently switch a filter off."""
     for key, parameter in inspect.signature(DEFENSES[subject.name]).parameters.items():
         if parameter.annotation is float:
             with pytest.raises(UserError, match=key):

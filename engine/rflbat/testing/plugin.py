@@ -20,7 +20,7 @@ NAMED = pytest.StashKey[dict[str, list[str]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option."""
+    """Add the option ``--rflbat-battery``."""
     parser.getgroup("rflbat").addoption(
         "--rflbat-battery",
         action="append",
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Collect the batteries of the named members; modules are found in the current folder, as by the command."""
+    """Add the battery to the collected files. Modules are also found in the current folder, as on the command line."""
     names, here = config.getoption("--rflbat-battery"), str(config.invocation_params.dir)
     if names and here not in sys.path:
         sys.path.append(here)

@@ -1,4 +1,4 @@
-"""What the battery tests: a defense, and updates that suit it.
+"""Subjects of the battery: a defense, and updates that suit it.
 
 Axes: N clients of the round, D parameters.
 """
@@ -18,15 +18,15 @@ from rflbat.defenses.registry import make_defense
 
 Array = NDArray[np.float64]
 PARAMETERS = 101
-"""Parameters D of the updates that the battery makes: no multiple of anything."""
+"""Number of parameters D of the battery's updates; a prime, so that it is no multiple of any block size."""
 
 
 def scattered(clients: int, seed: int) -> Array:
-    """Make updates of noise, a third of which also pulls one way, so that neither distances nor cosines are all alike.
+    """Draw noise updates, a third of them with a common direction, so that neither distances nor cosines are all alike.
 
     Args:
         clients: N.
-        seed: of the noise.
+        seed: seed of the noise.
 
     Returns:
         ``(N, D)`` numbers that float32 holds exactly.
@@ -42,11 +42,13 @@ class Subject:
     """A defense under test.
 
     Args:
-        name: as ``--defense`` takes it.
-        parameters: what it is made with.
+        name: name as for ``--defense``.
+        parameters: parameters of the defense.
         make: (clients, seed) -> updates ``(N, D)`` that suit it.
-        clean: for a defense that learns before the first round: its clean updates, ``(M, D)``.
-        untied: from how many clients on their order does not matter; below, the method's ties are decided by it.
+        clean: function that returns clean updates ``(M, D)``, for a defense that learns from them before the first
+            round.
+        untied: number of clients from which on their order does not matter; with fewer, the order breaks the method's
+            ties.
     """
 
     name: str
@@ -57,38 +59,38 @@ class Subject:
 
     @cached_property
     def defense(self) -> Defense:
-        """The defense itself."""
+        """The defense."""
         return make_defense(self.name, self.parameters)
 
     @cached_property
     def trained(self) -> Any:
-        """The state before the first round; None for a defense that learns nothing before it."""
+        """State before the first round; None for a defense that does not learn before it."""
         if self.clean is None:
             return None
         clean_MD = self.clean()
         return aggregate(clean_MD, self.name, clean=clean_MD, **self.parameters).state
 
     def decide(self, updates_ND: Any, dtype: torch.dtype = torch.float64, **more: Any) -> Decision:
-        """Aggregate under the defense; ``more`` goes to ``rflbat.aggregate``."""
+        """Aggregate under the defense; ``more`` is passed to ``rflbat.aggregate``."""
         more.setdefault("state", self.trained)
         return aggregate(torch.as_tensor(updates_ND).to(dtype), self.name, **self.parameters, **more)
 
     def stages_of(self, decision: Decision) -> list[str]:
-        """Name the stage at which each client fell."""
+        """Return the name of the stage that rejected each client ("kept" if none did)."""
         return [self.defense.stages[at] for at in decision.trace["stage"].tolist()]
 
 
 def named(name: str) -> Subject:
-    """Make the subject of a defense that a test run names.
+    """Build the subject of a defense by name.
 
     Args:
         name: an entry point, ``module:function``, or ``module.function``.
 
     Returns:
-        the subject; a defense that learns first gets noise to learn from.
+        the subject. A defense that learns before the first round gets noise as clean updates.
 
     Raises:
-        UserError: there is none.
+        UserError: no such defense exists.
     """
     if ":" not in name and "." in name:
         name = ":".join(name.rsplit(".", 1))

@@ -100,12 +100,12 @@ def test_sizes_in_any_form(sizes):
 
 @pytest.mark.parametrize("shape", [(63,), (1, 7, 63), (0, 63), (7, 0), ()])
 def test_wrong_shapes(shape):
-    refused(r"updates have the shape .*wanted is \(clients, parameters\)", np.zeros(shape))
+    refused(r"updates have the shape .*expected \(clients, parameters\)", np.zeros(shape))
 
 
 @pytest.mark.parametrize("kind", [np.int64, np.uint8, np.bool_, np.complex128])
 def test_wrong_element_types(kind):
-    refused("wanted is a floating-point type", np.ones((7, 63)).astype(kind))
+    refused("expected a floating-point type", np.ones((7, 63)).astype(kind))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_is_no_array_is_refused_in_clear_words(updates):
 
 @pytest.mark.parametrize("sizes", [[1, 2], 3, np.ones((7, 1)), []], ids=str)
 def test_sizes_of_the_wrong_shape(sizes):
-    refused(r"sizes have the shape .*wanted is \(7,\), one per client", sizes=sizes)
+    refused(r"sizes have the shape .*expected \(7,\), one per client", sizes=sizes)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def detector():
 
 def test_a_defense_that_learns_takes_clean_updates_or_a_state():
     updates_ND = scattered(7, 0)
-    refused("autoencoder has to learn first .*; give clean= an .* or state=", defense="autoencoder")
+    refused("autoencoder needs clean updates .*; pass clean= an .* or state=", defense="autoencoder")
     refused("both state= and clean=", defense="autoencoder", clean=scattered(9, 1), state=detector(), **DETECTOR)
     refused("fedavg does not learn from clean updates", clean=scattered(9, 1))
     again = aggregate(torch.as_tensor(updates_ND), "autoencoder", clean=DLPackOnly(scattered(9, 1)), **DETECTOR)
@@ -235,7 +235,7 @@ def test_a_defense_that_learns_takes_clean_updates_or_a_state():
 @pytest.mark.parametrize(
     ("clean", "message"),
     [
-        (np.ones((4, 50)), r"clean updates have the shape \(4, 50\); wanted is \(any number, 101\)"),
+        (np.ones((4, 50)), r"clean updates have the shape \(4, 50\); expected \(any number, 101\)"),
         (np.ones(101), r"clean updates have the shape \(101,\)"),
         ([[1.0] * 101], "clean updates are a list"),
         (np.ones((4, 101), dtype=int), "clean updates are of type"),

@@ -84,5 +84,5 @@ def test_the_estimator_takes_them() -> None:
 
 
 def test_whole_numbers_are_refused() -> None:
-    with pytest.raises(UserError, match=r"updates are of type torch.int64; wanted is a floating-point type"):
+    with pytest.raises(UserError, match=r"updates are of type torch.int64; expected a floating-point type"):
         aggregate(CupyLike(np.ones((3, 2), np.int64)))

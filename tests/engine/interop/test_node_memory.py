@@ -52,7 +52,7 @@ def test_clean_updates_are_learnt_once() -> None:
     decision = memory.judge(range(6), sent_ND, [1] * 6, 0)
     assert decision.kept.tolist() == wanted.kept.tolist()
     assert not decision.kept[4]
-    with pytest.raises(UserError, match="give clean="):
+    with pytest.raises(UserError, match="pass clean="):
         NodeMemory("autoencoder", {}, 0, None)
-    with pytest.raises(UserError, match="leave out clean="):
+    with pytest.raises(UserError, match="omit clean="):
         NodeMemory("median", {}, 0, clean_MD)
