@@ -1,7 +1,9 @@
 """The rules of the house, read off the syntax trees, so that words in a docstring do not count."""
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -200,6 +202,50 @@ def test_files_are_short() -> None:
 
 def test_functions_are_short() -> None:
     assert offenders(long_functions, python(ENGINE, KERNELS, ROOT / "benchmarks")) == {}
+
+
+BANNED = re.compile(
+    r"\b(?:nobody|everybody|somebody|whoever|whom|so many|is told|told of)\b"
+    r"|(?:\A|[.:] |\n\s*)(?:What|Give|Say|Tell)s? (?!\S+\?)"
+)
+"""Words and openings that the project's prose does without: persons for tensors, riddles, "What ..." for a noun."""
+
+
+def prose(path: Path) -> Iterator[str]:
+    """Docstrings, attribute docstrings and comments of a Python file."""
+    text = path.read_text(encoding="utf-8")
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string.lstrip("# ")
+
+
+@pytest.mark.parametrize(
+    ("text", "banned"),
+    [
+        ("What a run shows.", True),
+        ("Return it. Give the rest.", True),
+        ("Drawn for everybody.", True),
+        ("Return what a run shows.", False),
+        ("Compute the sum. The rest is given.", False),
+    ],
+)
+def test_banned_words_are_seen(text: str, banned: bool) -> None:
+    assert bool(BANNED.search(text)) == banned
+
+
+def test_prose_is_plain() -> None:
+    """Docstrings and comments of the code, and the Markdown pages."""
+    found = {}
+    for path in python(ENGINE, KERNELS, ROOT / "benchmarks"):
+        if lines := [text.strip()[:100] for text in prose(path) if BANNED.search(text)]:
+            found[str(path.relative_to(ROOT))] = lines
+    for path in files():
+        if path.suffix == ".md" and (lines := [hit[0] for hit in BANNED.finditer(path.read_text(encoding="utf-8"))]):
+            found[str(path.relative_to(ROOT))] = lines
+    assert found == {}
 
 
 def machine_paths(text: str) -> list[str]:

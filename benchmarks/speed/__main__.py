@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.speed.measure import Rates, Row, read_csv, write_csv
 from benchmarks.speed.peers.environments import PEERS
 from benchmarks.speed.registry import cases, chosen
-from benchmarks.speed.runner import RoundDraws, run
+from benchmarks.speed.runner import Options, run
 from benchmarks.speed.table import MACHINE, page, table_of, title_of
 from rflbat.report.tables import to_rich
 
@@ -91,7 +91,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser().parse_args(words)
     try:
         picked = chosen(options.cases)
-        draws = RoundDraws(options.threads, options.repeats, peers_of(options.peers))
+        measured = Options(options.threads, options.repeats, peers_of(options.peers))
         if min(options.threads or [1]) < 1 or (options.repeats is not None and options.repeats < 1):
             raise ValueError("--threads and --repeats must be at least 1")
     except ValueError as error:
@@ -103,7 +103,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if not console.is_terminal:
         console.width = WIDTH
     if not options.page:
-        for rates, rows in run(picked, draws, lambda line: console.log(line)):
+        for rates, rows in run(picked, measured, lambda line: console.log(line)):
             console.print(to_rich(table_of(rows, title_of(rows[0]))))
             keep(options.out, rates, rows)
             bad = rows if nobody(rows) else [row for row in rows if row.checked.startswith("wrong")]

@@ -16,7 +16,7 @@ BUDGET = 90.0
 
 
 @dataclass(frozen=True)
-class RoundDraws:
+class Options:
     """Options of a run.
 
     Attributes:
@@ -34,12 +34,12 @@ class RoundDraws:
         return self.peers is None or contender.partition(" ")[0] in self.peers
 
 
-def run(cases: Sequence[Case], draws: RoundDraws, said: Callable[[str], None]) -> Iterator[tuple[Rates, list[Row]]]:
+def run(cases: Sequence[Case], options: Options, said: Callable[[str], None]) -> Iterator[tuple[Rates, list[Row]]]:
     """Measure cases, group after group.
 
     Args:
         cases: cases of the registry, in its order.
-        draws: options of the run.
+        options: options of the run.
         said: receives lines of progress.
 
     Yields:
@@ -50,15 +50,15 @@ def run(cases: Sequence[Case], draws: RoundDraws, said: Callable[[str], None]) -
     """
     for group in dict.fromkeys(case.group for case in cases):
         own = [case for case in cases if case.group == group]
-        asked = sorted({threads for case in own for threads in draws.threads or case.threads})
+        asked = sorted({threads for case in own for threads in options.threads or case.threads})
         rates = {threads: fresh.rates(group, threads) for threads in asked}
         for case in own:
             with TemporaryDirectory(prefix="rflbat-speed-") as name:
                 folder = Path(name)
                 trouble = expected(case, folder)
-                for threads in draws.threads or case.threads:
+                for threads in options.threads or case.threads:
                     said(f"{case.name}, {threads} thread(s)")
-                    yield rates[threads], measure(case, threads, draws, rates[threads], folder, trouble)
+                    yield rates[threads], measure(case, threads, options, rates[threads], folder, trouble)
 
 
 def expected(case: Case, folder: Path) -> str:
@@ -70,19 +70,19 @@ def expected(case: Case, folder: Path) -> str:
     return ""
 
 
-def measure(case: Case, threads: int, draws: RoundDraws, rates: Rates, folder: Path, trouble: str = "") -> list[Row]:
+def measure(case: Case, threads: int, options: Options, rates: Rates, folder: Path, trouble: str = "") -> list[Row]:
     """Measure one case.
 
     Args:
         case: case of the registry.
         threads: total number of threads of each contender.
-        draws: options of the run.
+        options: options of the run.
         rates: rates of the machine with this number of threads.
         folder: folder in which ``case.expect`` stored the expected result.
         trouble: why there is no expected result; then no contender is measured.
     """
-    peers = [peer for peer in case.peers if draws.takes(peer)]
-    repeats = draws.repeats or case.repeats
+    peers = [peer for peer in case.peers if options.takes(peer)]
+    repeats = options.repeats or case.repeats
     blocks = min(case.blocks, repeats)
     share, cold = -(-repeats // blocks), repeats == case.repeats == 1
     seen: dict[str, list[Timing]] = {name: [] for name in (*case.contenders, *peers)}

@@ -1,4 +1,4 @@
-"""Looking names up in a registry, and checking the parameters that a user gives to a member of one."""
+"""Lookup of names, and checks of the parameters of a registry member."""
 
 import contextlib
 import inspect
@@ -15,10 +15,10 @@ Member = TypeVar("Member")
 
 
 def lookup(kind: str, table: Mapping[str, Member], name: str) -> Member:
-    """Find a member by name, or say which names there are.
+    """Return a member by name; an unknown name is an error that lists the known ones.
 
     Args:
-        kind: what the table holds, for the message ("defense").
+        kind: kind of the members, for the message ("defense").
         table: the registry.
         name: the wanted name.
 
@@ -26,8 +26,8 @@ def lookup(kind: str, table: Mapping[str, Member], name: str) -> Member:
         the member.
 
     Raises:
-        UserError: no member has this name; the message gives the nearest one. A ``Registry`` also looks among those
-            of other packages.
+        UserError: no member has this name; the message contains the nearest one. A ``Registry`` also searches other
+            packages.
 
     Example:
         >>> lookup("fruit", {"apple": 1}, "apple")
@@ -67,7 +67,7 @@ def check_arguments(owner: str, make: Callable[..., Any], given: Mapping[str, ob
     """Check the parameters given to a registry member against its keyword-only signature, and convert text.
 
     Args:
-        owner: what it is, for the message ("defense 'krum'").
+        owner: the member, for the message ("defense 'krum'").
         make: its factory; the keyword-only parameters are what a user may set.
         given: name -> value, text allowed for every type.
 

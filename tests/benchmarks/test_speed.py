@@ -17,7 +17,7 @@ from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, agreement,
 from benchmarks.speed.peers import contract
 from benchmarks.speed.peers.environments import PEERS
 from benchmarks.speed.registry import cases, chosen
-from benchmarks.speed.runner import RoundDraws
+from benchmarks.speed.runner import Options
 from benchmarks.speed.workloads import WORKLOADS, make_updates
 
 from rflbat.clients.backend import Backend
@@ -129,7 +129,7 @@ def test_an_absent_peer_is_named_and_a_present_one_is_asked(in_process, tmp_path
     case = replace(tiny_training("W1"), peers=("pfl", "fedjax", "flower"), ask=ask)
     in_process(case)
     monkeypatch.setattr(runner, "python_of", lambda peer: None if peer == "fedjax" else "python")
-    rows = rows_by_contender(case, tmp_path, RoundDraws(threads=(1,), repeats=2, peers=["pfl", "fedjax"]))
+    rows = rows_by_contender(case, tmp_path, Options(threads=(1,), repeats=2, peers=["pfl", "fedjax"]))
     assert set(rows) == {"rflbat", "plain loop", "pfl", "fedjax"}
     assert (rows["fedjax"].checked, rows["fedjax"].version) == ("not installed", PEERS["fedjax"].version)
     assert (rows["pfl"].median, rows["pfl"].peak_bytes, rows["pfl"].share_of_best_peer) == (0.5, 7, 1.0)

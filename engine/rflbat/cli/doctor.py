@@ -1,4 +1,4 @@
-"""What this installation can do here: versions, devices, optional packages, data at hand."""
+"""Check of an installation: versions, devices, optional packages and data sets."""
 
 import importlib.util
 import os
@@ -26,15 +26,15 @@ EXTRAS = {
     "gpu": "cuML's k-means on CUDA devices",
     "flower": "a defense as Flower's strategy, rflbat.interop.flower",
     "ray": "rflbat sweep --launcher ray",
-    "docs": "what builds docs/",
-    "test": "what the test suite needs",
+    "docs": "packages that build docs/",
+    "test": "packages of the test suite",
     "dev": "linters",
 }
-"""What the extras of the package are for, in the order to be shown."""
+"""Extra of the package -> its purpose, in display order."""
 
 
 def _wanted(package: str, extra: str) -> Iterator[Requirement]:
-    """List what an extra of an installed package asks for on this system, and what the extras of that ask for."""
+    """List the requirements of an extra on this system, including those of its own extras."""
     for line in requires(package) or []:
         wanted = Requirement(line)
         if wanted.marker and wanted.marker.evaluate({"extra": extra}) > wanted.marker.evaluate({"extra": ""}):
@@ -52,7 +52,7 @@ def _number(package: str) -> str | None:
 
 
 def _extra(name: str) -> tuple[bool, str]:
-    """Say which packages of an extra are here, in which version, and what installs those that are not."""
+    """Check the packages of an extra: their versions, and the command that installs missing ones."""
     here, lacking = [], []
     for wanted in _wanted("rflbat", name):
         number = _number(wanted.name)
@@ -62,8 +62,8 @@ def _extra(name: str) -> tuple[bool, str]:
             lacking.append(f"{wanted.name} {number} is not {wanted.specifier}")
         else:
             here.append(f"{wanted.name} {number}")
-    told = f"{EXTRAS[name]}: {', '.join([*here, *lacking]) or 'not for this system'}"
-    return bool(here) and not lacking, f"{told}; pip install 'rflbat[{name}]'" if lacking else told
+    line = f"{EXTRAS[name]}: {', '.join([*here, *lacking]) or 'not for this system'}"
+    return bool(here) and not lacking, f"{line}; pip install 'rflbat[{name}]'" if lacking else line
 
 
 def _extras() -> Iterator[tuple[str, bool, str]]:
@@ -75,7 +75,7 @@ def _extras() -> Iterator[tuple[str, bool, str]]:
             yield (
                 f"extra: {name}",
                 False,
-                f"{EXTRAS[name]}: not known to the rflbat that is installed; install it again",
+                f"{EXTRAS[name]}: unknown to the installed rflbat; reinstall it",
             )
 
 
@@ -89,13 +89,13 @@ def _data(name: str, data_dir: Path | None) -> tuple[bool, str]:
 
 
 def examine(data_dir: str | None = None) -> list[tuple[str, bool, str]]:
-    """Look at versions, devices, optional packages and data sets, downloading nothing.
+    """Check versions, devices, optional packages and data sets. Nothing is downloaded.
 
     Args:
         data_dir: folder of data sets; default ``$RFLBAT_DATA_DIR``.
 
     Returns:
-        (what, whether it is there, a line about it) in the order to be shown.
+        (name, whether it was found, one line about it) in display order.
     """
     found = [(package, number != "not installed", number) for package, number in versions().items()]
     found.append(("cpu", True, f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"))

@@ -1,4 +1,4 @@
-"""What a run would be, without running it: settings, back end, chunk, and memory by part."""
+"""The dry run: resolved settings, back end, chunk and memory by part, without training."""
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,13 +13,13 @@ Rows = list[tuple[str, str]]
 
 
 def plan_run(experiment: Experiment) -> Rows:
-    """Resolve an experiment and say how it would be run. Its data is loaded; nothing is trained or written.
+    """Resolve an experiment and describe its run. The data are loaded; nothing is trained or written.
 
     Args:
         experiment: as the user gave it.
 
     Returns:
-        (what, how), in the order to be shown.
+        (name, value) pairs in display order.
 
     Raises:
         UserError: as ``build`` raises.
@@ -31,18 +31,18 @@ def plan_run(experiment: Experiment) -> Rows:
     federation = build(experiment)
     parts = footprint(federation)
     largest = max(parts.phases, key=lambda name: parts.phases[name])
-    memory = [(f"memory: {name}", f"{readable(size)} all the time") for name, size in parts.resident.items()]
-    memory += [(f"memory: {name}", f"{readable(size)} in turn") for name, size in parts.phases.items()]
+    memory = [(f"memory: {name}", f"{readable(size)}, always held") for name, size in parts.resident.items()]
+    memory += [(f"memory: {name}", f"{readable(size)}, in turn") for name, size in parts.phases.items()]
     return [
         *_settings(federation),
         *memory,
-        ("memory of a round", f"{readable(parts.peak)}: all that is there all the time, and {largest}"),
+        ("memory of a round", f"{readable(parts.peak)}: all that is always held, and {largest}"),
     ]
 
 
 def _settings(federation: Federation) -> Rows:
     experiment, backend = federation.experiment, federation.backend
-    shadows = f", looked on by {', '.join(shadow.name for shadow in federation.shadows)}" if federation.shadows else ""
+    shadows = f", shadows: {', '.join(shadow.name for shadow in federation.shadows)}" if federation.shadows else ""
     return [
         (
             "data set",
@@ -63,17 +63,17 @@ def _settings(federation: Federation) -> Rows:
 
 
 def show_plan(console: Console, rows: Rows) -> None:
-    """Write the rows: a table on a terminal, plain lines elsewhere.
+    """Print the rows: a table on a terminal, plain lines elsewhere.
 
     Args:
-        console: where to.
-        rows: as ``plan_run`` gives them.
+        console: output.
+        rows: from ``plan_run``.
     """
     if not console.is_terminal:
-        for what, how in rows:
-            console.print(f"{what}: {how}", markup=False, highlight=False, soft_wrap=True)
+        for name, value in rows:
+            console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
         return
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for what, how in rows:
-        table.add_row(escape(what), escape(how))
+    for name, value in rows:
+        table.add_row(escape(name), escape(value))
     console.print(table)

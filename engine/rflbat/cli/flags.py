@@ -28,15 +28,15 @@ def _flag(kind: Any, text: str) -> Any:
 
 
 def flags_of(name: str, base: Experiment, extra: Sequence[tuple[str, Any, Any]]) -> type:
-    """Make the flags of a command: one for each setting, with the recipe's value as default, and further ones.
+    """Build the flags of a command: one for each setting, with the recipe's value as default, and additional ones.
 
     Args:
-        name: of the command.
-        base: where the defaults come from.
-        extra: (name, type, default) of the further ones.
+        name: name of the command.
+        base: experiment that supplies the defaults.
+        extra: (name, type, default) of the additional flags.
 
     Returns:
-        a dataclass for `parse`.
+        a dataclass for ``parse``.
     """
     wanted = []
     for item in fields(Experiment):
@@ -49,18 +49,18 @@ def flags_of(name: str, base: Experiment, extra: Sequence[tuple[str, Any, Any]])
 
 
 def _said(box: str) -> str:
-    """Give what tyro's box says in one line: no frame, no title, no help; it may be drawn in ASCII and wrapped."""
+    """Join the text of tyro's error box, which may be ASCII and wrapped, to one line without frame, title and help."""
     lines = (line.strip("│|+╭╮╰╯─- ") for line in box.splitlines()[1:])
     text = " ".join(line for line in lines if line)
     return re.split(r" ?(?:Argument helptext|For full helptext|Got errors)", text)[0]
 
 
 def parse(kind: Any, arguments: Sequence[str], command: str) -> Any:
-    """Parse flags; what tyro says of a mistake in a box becomes one line.
+    """Parse flags; tyro's error box becomes one line.
 
     Args:
         kind: a dataclass of flags.
-        arguments: words behind the command.
+        arguments: words after the command.
         command: its name, for messages.
 
     Returns:
@@ -92,17 +92,17 @@ def parse(kind: Any, arguments: Sequence[str], command: str) -> Any:
 
 
 def pairs_of(texts: Sequence[str], flag: str) -> dict[str, str]:
-    """Take what a repeatable flag was given apart.
+    """Split the values of a repeatable flag.
 
     Args:
-        texts: each ``name=value``.
-        flag: its name, for messages.
+        texts: values of the form ``name=value``.
+        flag: name of the flag, for messages.
 
     Returns:
         value by name.
 
     Raises:
-        UserError: another form, or a name that comes twice.
+        UserError: a value of another form, or a repeated name.
 
     Example:
         >>> pairs_of(["f=1", "m=4"], "defense-arg")
@@ -129,16 +129,16 @@ def _read_toml(path: str) -> dict[str, Any]:
 
 
 def base_of(arguments: Sequence[str]) -> tuple[Experiment, list[str], str]:
-    """Read the recipe, which comes first, and the file of --config, which overrides it; flags override both.
+    """Read the recipe and the file of ``--config``. The file overrides the recipe, and flags override both.
 
     Args:
-        arguments: words behind the command.
+        arguments: words after the command.
 
     Returns:
-        the settings so far, the words without the recipe, and its name.
+        the settings so far, the words without the recipe, and the recipe's name.
 
     Raises:
-        UserError: there is no such recipe, or the file cannot be used.
+        UserError: the recipe is unknown, or the file is unreadable.
     """
     rest, recipe = list(arguments), "smoke"
     if rest and not rest[0].startswith("-"):
@@ -152,10 +152,10 @@ def base_of(arguments: Sequence[str]) -> tuple[Experiment, list[str], str]:
 
 
 def experiment_of(flags: Any, base: Experiment) -> Experiment:
-    """Put what the flags say over the settings of the recipe.
+    """Override the settings of the recipe by those of the flags.
 
     Args:
-        flags: what `parse` gave for flags of `flags_of`.
+        flags: result of ``parse`` for flags of ``flags_of``.
         base: settings of the recipe and of ``--config``.
 
     Returns:
@@ -172,10 +172,10 @@ def experiment_of(flags: Any, base: Experiment) -> Experiment:
 
 DIRECTORY = ("directory", tyro.conf.Positional[str])
 CONFIG = ("config", _flag(str | None, "TOML file of settings, overridden by flags"), None)
-TRACK = ("track", _flag(Texts, "tracker that is told of every round, of `rflbat list trackers`; repeatable"), ())
+TRACK = ("track", _flag(Texts, "tracker of every round, one of `rflbat list trackers`; repeatable"), ())
 QUIET = ("quiet", _flag(bool, "no progress display, no closing table"), False)
 DATA_FOLDER = ("data_dir", _flag(str | None, "folder of data sets; default $RFLBAT_DATA_DIR"), None)
-EVERY = ("every", _flag(float, "seconds between two looks"), 0.5)
+EVERY = ("every", _flag(float, "seconds between two reads"), 0.5)
 RUN = (
     ("out", _flag(str | None, "run folder to create; default runs/DATASET-DEFENSE-SEED"), None),
     CONFIG,
@@ -183,18 +183,18 @@ RUN = (
     QUIET,
     (
         "dry_run",
-        _flag(bool, "print settings, back end, chunk and memory of a round; run and write nothing"),
+        _flag(bool, "print settings, back end, chunk and memory of a round, without running"),
         False,
     ),
 )
-"""What `rflbat run` takes beside the settings of an experiment."""
+"""Flags of ``rflbat run`` beside the settings of an experiment."""
 SWEEP = (
     ("grid", _flag(Texts, "setting=value,value,...; repeatable; defense_arg.NAME for a parameter"), ()),
     ("seeds", _flag(int, "seeds of every combination"), 1),
     ("jobs", _flag(int, "processes, each on one thread and pinned to its cores or GPU when more than one"), 1),
     (
         "launcher",
-        _flag(str, "local: processes here; ray: tasks of the cluster of RAY_ADDRESS, or of Ray here"),
+        _flag(str, "local: processes of this machine; ray: tasks of the cluster of RAY_ADDRESS, or of a local Ray"),
         "local",
     ),
     (
@@ -202,8 +202,8 @@ SWEEP = (
         _flag(float | None, "GPUs of a Ray task, a fraction allowed; default 1 on cuda, else 0"),
         None,
     ),
-    ("out", _flag(str | None, "folder of the sweep; needed"), None),
+    ("out", _flag(str | None, "folder of the sweep; required"), None),
     CONFIG,
     QUIET,
 )
-"""What `rflbat sweep` takes beside the settings of an experiment."""
+"""Flags of ``rflbat sweep`` beside the settings of an experiment."""

@@ -21,7 +21,7 @@ from rflbat.cli.flags import (
     pairs_of,
     parse,
 )
-from rflbat.cli.sweep_display import shown
+from rflbat.cli.sweep_display import sweep_display
 from rflbat.cli.views import report_command, show_result
 from rflbat.errors import UserError
 from rflbat.experiment.config import Experiment
@@ -114,8 +114,8 @@ def _sweep(arguments: list[str], console: Console) -> None:
     cells = make_cells(experiment_of(flags, base), grid, flags.seeds)
     again = [flags.out, *(["--quiet"] if flags.quiet else [])]
     try:
-        with shown(console, len(cells), flags.quiet) as tell:
-            sweep(cells, flags.out, flags.jobs, tell, flags.launcher, flags.gpus_per_cell)
+        with sweep_display(console, len(cells), flags.quiet) as report:
+            sweep(cells, flags.out, flags.jobs, report, flags.launcher, flags.gpus_per_cell)
     except (Interrupted, KeyboardInterrupt):
         raise KeyboardInterrupt("rerun the same command to continue; finished cells are skipped") from None
     except CellsFailed as error:

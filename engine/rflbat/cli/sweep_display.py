@@ -1,4 +1,4 @@
-"""What a sweep shows: a line for each cell that ends, and on a terminal a live count of those done, running, failed."""
+"""Progress of a sweep: a line per finished cell and, on a terminal, a live count of cells done, running, failed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -38,28 +38,28 @@ class Tally:
 
 
 @contextmanager
-def shown(console: Console, total: int, quiet: bool) -> Iterator[Callable[[Event], None]]:
+def sweep_display(console: Console, total: int, quiet: bool) -> Iterator[Callable[[Event], None]]:
     """Open the display of a sweep.
 
     Args:
-        console: where it goes.
+        console: output.
         total: cells of the sweep.
         quiet: show nothing.
 
     Yields:
-        what is to be told of every event.
+        the function to call with every event.
     """
     tally = Tally(total)
     live = not quiet and console.is_terminal
     line = Live(console=console, get_renderable=lambda: Text(str(tally), overflow="ellipsis", no_wrap=True))
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         tally.add(event)
         if not quiet and event.what != "started":
             console.print(_line(event, tally), highlight=False, soft_wrap=True, markup=False)
 
     with line if live else nullcontext():
-        yield tell
+        yield on_event
 
 
 def _line(event: Event, tally: Tally) -> str:

@@ -84,7 +84,7 @@ def _dirichlet(labels: npt.NDArray[np.integer], clients: int, alpha: float, rng:
 
 
 def _nobody_empty(parts: list[Indices], rng: np.random.Generator) -> list[Indices]:
-    """Give each empty client one random sample of the client that has most at that moment."""
+    """Move one random sample of the largest client to each empty client."""
     sizes = np.array([len(part) for part in parts])
     for poor in np.flatnonzero(sizes == 0):
         rich = int(np.argmax(sizes))

@@ -42,7 +42,7 @@ def test_it_prints_plain_lines_and_leaves_nothing(call: Call, tmp_path: Path) ->
     assert re.fullmatch(r"analytic \(.+\)", said["back end"])
     assert re.fullmatch(r"7 clients at a time, \d+ of these chunks at once", said["chunk"])
     assert [name.removeprefix("memory, ") for name in said if name.startswith("memory, ")] == list(PARTS)
-    assert said["memory, updates"] == f"{readable(7 * 7850 * 4)} all the time"
+    assert said["memory, updates"] == f"{readable(7 * 7850 * 4)}, always held"
 
 
 @pytest.mark.parametrize("more", ["--chunk 3 --backend vmap", "--defense autoencoder", "--shadow krum --backend loop"])
@@ -56,7 +56,7 @@ def test_it_prints_what_would_be_chosen(more: str, call: Call) -> None:
     assert f"back end: {federation.backend.name} ({federation.backend.reason})" in out
     assert f"chunk: {federation.backend.chunk} clients at a time, {federation.backend.workers} of" in out
     assert f"memory of a round: {readable(footprint(federation).peak)}: " in out
-    assert ("looked on by krum" in out) == ("shadow" in more)
+    assert ("shadows: krum" in out) == ("shadow" in more)
     assert ("memory: warm-up rounds: 6.0 MiB in turn" in out) == ("autoencoder" in more)  # 200 updates: 800 D bytes
 
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from rflbat import Experiment
-from rflbat.cli.sweep_display import shown
+from rflbat.cli.sweep_display import sweep_display
 from rflbat.experiment.recipes import RECIPES, Recipe
 from rflbat.simulation import loop
 from rflbat.simulation.loop import Interrupted
@@ -169,7 +169,7 @@ def test_a_terminal_counts_cells_done_running_and_failed() -> None:
     console = Console(file=screen, force_terminal=True, width=100, color_system=None)
     cells = make_cells(Experiment(), {}, 3)
     rates = {"accuracy": 0.5, "attack_success_rate": 0.25}
-    with shown(console, 3, quiet=False) as tell:
+    with sweep_display(console, 3, quiet=False) as tell:
         for event in (
             Event("started", cells[0]),
             Event("started", cells[1]),

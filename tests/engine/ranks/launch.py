@@ -54,8 +54,8 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 def drive(count: int, folder: Path, tasks: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
     """Run the tasks in a folder on a number of ranks; return each rank's account by name."""
     folder.mkdir(exist_ok=True)
-    draws = folder / "draws.json"
-    draws.write_text(json.dumps({"tasks": tasks}), encoding="utf-8")
-    for status, text in finish(start(count, [str(DRIVER), str(draws)])):
+    plan = folder / "plan.json"
+    plan.write_text(json.dumps({"tasks": tasks}), encoding="utf-8")
+    for status, text in finish(start(count, [str(DRIVER), str(plan)])):
         assert status == 0, text
     return [json.loads((folder / f"account.{rank}.json").read_text(encoding="utf-8")) for rank in range(count)]

@@ -69,9 +69,9 @@ def shorter(folder, rounds):
 @pytest.mark.slow
 def test_a_rank_that_falls_silent_is_waited_for_no_longer_than_said(tmp_path):
     """A host whose cable is cut closes no connection: only the patience ends."""
-    draws, folder = tmp_path / "draws.json", tmp_path / "run"
-    draws.write_text(json.dumps({"tasks": [["run", "run", ENDLESS]], "patience": 5}), encoding="utf-8")
-    processes = start(2, [str(DRIVER), str(draws)])
+    plan, folder = tmp_path / "plan.json", tmp_path / "run"
+    plan.write_text(json.dumps({"tasks": [["run", "run", ENDLESS]], "patience": 5}), encoding="utf-8")
+    processes = start(2, [str(DRIVER), str(plan)])
     started(folder, processes)
     processes[1].send_signal(signal.SIGSTOP)
     try:
