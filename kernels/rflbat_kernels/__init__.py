@@ -1,4 +1,7 @@
-"""Numerical operations of robust aggregation: any torch device, float64 inside, no wait for the device."""
+"""Numerical operations of robust aggregation, for any torch device.
+
+All arithmetic is in float64, and no operation synchronises with the device unless its documentation says so.
+"""
 
 from rflbat_kernels.dispatch import Choice, choose, using
 from rflbat_kernels.gram import Gram

@@ -1,4 +1,4 @@
-"""The explicit choice of an implementation for each operation: by name, or by device with the reason; never silent."""
+"""Explicit choice of an implementation for each operation, by name or by device. Every choice has a recorded reason."""
 
 import difflib
 import functools
@@ -27,12 +27,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class OnDemand:
-    """An implementation that is imported when it is chosen, and runs on CUDA devices alone.
+    """An implementation that is imported only when it is chosen.
 
     Args:
-        path: "module:function".
-        packages: what must be there besides torch.
-        install: what brings them.
+        path: location of the function, "module:function".
+        packages: packages that it needs besides torch.
+        install: how to install them, for the error message.
+        devices: device types that it runs on.
     """
 
     path: str
@@ -42,14 +43,14 @@ class OnDemand:
 
     @property
     def func(self) -> Callable[..., Any]:
-        """The function, named as `functools.partial` names it; importing it may fail where a package is missing."""
+        """The function, under the attribute name that ``functools.partial`` uses. The import may raise ImportError."""
         module, _, name = self.path.partition(":")
         function: Callable[..., Any] = getattr(import_module(module), name)
         return function
 
 
 def _triton(path: str) -> OnDemand:
-    return OnDemand(path, ("triton",), "torch's CUDA builds for Linux bring it")
+    return OnDemand(path, ("triton",), "torch's CUDA builds for Linux include it")
 
 
 _CUML = OnDemand("rflbat_kernels.kmeans.cuml:kmeans", ("cupy", "cuml"), "pip install 'rflbat[gpu]'")
@@ -76,23 +77,23 @@ IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | OnDemand]] = {
     "pca": {name: partial(pca, solver=name) for name in ("eigh", "squaring", "krylov")},
     "pca_lowrank": {"reference": pca_lowrank},
 }
-"""Operation -> implementation -> function. All of one operation take the same arguments."""
+"""Operation -> implementation -> function. All implementations of an operation take the same arguments."""
 
 _PCA_REASONS = {
-    "eigh": "on the CPU nothing has to be waited for, and eigh is exact",
-    "squaring": "eigh reads its status back, a wait for the device; matrix products do not",
-    "krylov": "with so many rows the others' N^3 operations cost more than all the rest",
+    "eigh": "eigh is exact, and on a CPU its synchronisation costs nothing",
+    "squaring": "eigh synchronises with the device to read its status; matrix products do not",
+    "krylov": "with this many rows the N^3 operations of the other solvers dominate the cost",
 }
 _log = logging.getLogger(__name__)
 _logged: set[tuple[str, str, str]] = set()
 _Found = tuple[str, dict[torch.device, Callable[..., Any]]]
 _blocks: list[Mapping[str, _Found | None]] = [{}]
-"""Of each open block of `using`: operation -> name, and the functions found for the devices met so far; None or no
-entry: what "auto" means. No context variable: the threads that train, and autograd's, must see the choice too."""
+"""One mapping per open ``using`` block: operation -> chosen name and a cache of its function per device. None or a
+missing entry means "auto". This is not a context variable, because training and autograd threads must see it too."""
 
 
 class Choice(NamedTuple):
-    """An implementation that was chosen, and why."""
+    """A chosen implementation and the reason for the choice."""
 
     op: str
     name: str
@@ -101,24 +102,24 @@ class Choice(NamedTuple):
 
 
 def check(op: str, implementation: str) -> None:
-    """Refuse names that the table does not hold; nothing is imported and no device looked at.
+    """Check that an operation and an implementation are in the table, without importing anything.
 
     Args:
-        op: a key of `IMPLEMENTATIONS`.
-        implementation: a name of that row, or "auto".
+        op: a key of ``IMPLEMENTATIONS``.
+        implementation: an implementation of that operation, or "auto".
 
     Raises:
-        ValueError: unknown operation or implementation; the message names the nearest and the allowed ones.
+        ValueError: unknown operation or implementation; the message names the closest match and the allowed names.
 
     Example:
         >>> check("gramm", "auto")
         Traceback (most recent call last):
             ...
-        ValueError: there is no operation 'gramm'; did you mean 'gram'? Allowed: gram, weighted_sum, ...
+        ValueError: unknown operation 'gramm'; did you mean 'gram'? Allowed: gram, weighted_sum, ...
     """
     if op not in IMPLEMENTATIONS:
         hint = _nearest(op, IMPLEMENTATIONS)
-        raise ValueError(f"there is no operation {op!r}{hint} Allowed: {', '.join(IMPLEMENTATIONS)}")
+        raise ValueError(f"unknown operation {op!r}{hint} Allowed: {', '.join(IMPLEMENTATIONS)}")
     names = ("auto", *IMPLEMENTATIONS[op])
     if implementation not in names:
         hint = _nearest(implementation, names)
@@ -129,19 +130,19 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
     """Choose the implementation of an operation. Each choice is logged once at INFO.
 
     Args:
-        op: a key of `IMPLEMENTATIONS`.
-        implementation: a name of that row, or "auto", which decides by device and rows; what is imported on demand is
-            chosen by name alone.
-        device: where the tensors will lie.
-        rows: how many the matrix of updates has, N; 0: few.
+        op: a key of ``IMPLEMENTATIONS``.
+        implementation: an implementation of that operation, or "auto", which decides by device and number of rows.
+            Implementations that are imported on demand are never chosen by "auto".
+        device: device of the tensors.
+        rows: number N of rows of the matrix of updates; 0 stands for few.
 
     Returns:
         the choice; its reason is a clause that a run can record.
 
     Raises:
-        ValueError: unknown operation or implementation (the message names the nearest and the allowed ones), or a
-            device that the implementation cannot run on: nothing falls back silently.
-        ImportError: the implementation needs a package that cannot be imported here; the message says what brings it.
+        ValueError: unknown operation or implementation (the message names the closest match and the allowed names), or
+            a device that the implementation cannot run on: there is no silent fallback.
+        ImportError: a package that the implementation needs cannot be imported; the message says how to install it.
 
     Example:
         >>> choose("pca", device="cuda").name
@@ -158,18 +159,18 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
     if device.type == "mps":
         raise ValueError(f"{op} cannot run on {device}, which has no float64; allowed: cpu, cuda")
     if implementation != "auto":
-        name, reason = implementation, "asked for by name"
+        name, reason = implementation, "requested by name"
     elif op == "pca":
         name = solver_for(device, rows)
         reason = _PCA_REASONS[name]
     else:
         name = "reference"
-        reason = "the only implementation" if len(IMPLEMENTATIONS[op]) == 1 else "the others run where they are named"
+        reason = "the only implementation" if len(IMPLEMENTATIONS[op]) == 1 else "the others run only by request"
     entry = IMPLEMENTATIONS[op][name]
     if isinstance(entry, OnDemand) and device.type not in entry.devices:
         rest = [other for other, it in IMPLEMENTATIONS[op].items() if not isinstance(it, OnDemand)]
         where = ", ".join(entry.devices)
-        raise ValueError(f"{op}={name} runs on {where} alone, not on {device}; allowed there: {', '.join(rest)}")
+        raise ValueError(f"{op}={name} runs only on {where}, not on {device}; allowed on {device}: {', '.join(rest)}")
     choice = Choice(op, name, _load(op, name), reason)
     if (op, name, str(device)) not in _logged:
         _logged.add((op, name, str(device)))
@@ -179,19 +180,19 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
 
 @contextmanager
 def using(choices: Mapping[str, str]) -> Iterator[None]:
-    """Run chosen implementations inside a `with` block, wherever the operations of `rflbat_kernels` are called.
+    """Select implementations for all calls of ``rflbat_kernels`` operations inside a ``with`` block.
 
-    An operation that is not named runs what the block around it chose, else what `choose` calls "auto". The choice
-    holds for all threads of the process, since a backward pass on a device runs on threads of autograd's own: two
-    threads that choose at the same time disturb each other.
+    An operation that is not named keeps the choice of the enclosing block, or "auto" if there is none. The choice
+    applies to all threads of the process, because autograd runs backward passes on its own threads; do not open blocks
+    from two threads at the same time.
 
     Args:
-        choices: operation -> implementation; "auto" undoes the choice of an outer block.
+        choices: operation -> implementation; "auto" undoes the choice of an enclosing block.
 
     Raises:
-        ValueError: as `choose` raises, for a name at the start of the block, for a device at the first call that
-            brings a tensor of it.
-        ImportError: as `choose` raises, at the start of the block.
+        ValueError: as in ``choose``. Unknown names raise at the start of the block, unsupported devices at the first
+            call with a tensor on such a device.
+        ImportError: as in ``choose``, at the start of the block.
 
     Example:
         >>> from rflbat_kernels import pca
@@ -214,13 +215,13 @@ def using(choices: Mapping[str, str]) -> Iterator[None]:
 
 
 def dispatched(op: str, reference: Function) -> Function:
-    """Make the function that callers of an operation see: it runs what `using` chose, else the reference.
+    """Build the public function of an operation: it runs the choice of ``using``, by default the reference.
 
-    That the reference is what "auto" means holds for every operation; `pca` decides on its solver inside.
+    For every operation "auto" is the reference; ``pca`` selects its solver inside.
 
     Args:
-        op: a key of `IMPLEMENTATIONS`.
-        reference: the operation's reference, which lends its name, signature and docstring.
+        op: a key of ``IMPLEMENTATIONS``.
+        reference: reference implementation, which also provides the name, signature and docstring.
 
     Returns:
         a function of the same type.
@@ -238,7 +239,7 @@ def dispatched(op: str, reference: Function) -> Function:
         name, functions = chosen
         device = next((given.device for given in (*args, *kwargs.values()) if isinstance(given, Tensor)), None)
         if device is None:
-            return reference(*args, **kwargs)  # which says what is wrong
+            return reference(*args, **kwargs)  # no tensor given: the reference raises the error
         if device not in functions:
             functions[device] = choose(op, name, device).function
         return functions[device](*args, **kwargs)
@@ -247,7 +248,7 @@ def dispatched(op: str, reference: Function) -> Function:
 
 
 def _load(op: str, name: str) -> Callable[..., Any]:
-    """Give the function of a row; what it needs is imported now, before any work."""
+    """Return the function of an implementation; import the packages that it needs now, before any work."""
     entry = IMPLEMENTATIONS[op][name]
     if not isinstance(entry, OnDemand):
         return entry

@@ -1,6 +1,7 @@
-"""The operations as callers see them: each call runs the implementation that `using` chose, else the reference.
+"""Public entry points: each call runs the implementation that ``using`` selected, by default the reference.
 
-What sums over columns is finished all_reduce processes where `sharded` says that the columns lie in several.
+Operations that sum over columns all-reduce their result when ``sharded`` declares that the columns are split over
+several processes.
 """
 
 import torch
@@ -17,7 +18,7 @@ from rflbat_kernels.pca import reference as _pca
 from rflbat_kernels.sharding import all_reduce, reduced_over_shards
 
 partial_gram = dispatched("gram", _gram.gram)
-"""Of the columns of this process alone, for sums of several such that are finished by `all_reduce` at once."""
+"""Gram matrix of this process's columns only. Callers that add several of them run one ``all_reduce`` on the sum."""
 
 
 def _all_of(part: _gram.Gram) -> _gram.Gram:

@@ -1,8 +1,8 @@
-"""A matrix whose columns lie in several processes, some in each: what is summed over columns is finished here.
+"""Matrices whose columns are sharded over several processes, and the reductions over columns that complete them.
 
-Inside `sharded` every process calls the same operations in the same order, each on its own columns. All that
-works column by column does so alone; `gram`, `finite_rows`, `distances_to_sum` and `minority_counts`, which sum over
-columns, add up what the processes found. Outside of it nothing here does anything.
+Inside a ``sharded`` block every process calls the same operations in the same order, each on its own columns.
+Column-wise operations need no communication. ``gram``, ``finite_rows``, ``distances_to_sum`` and ``minority_counts``
+reduce over columns, so they all-reduce the partial results. Outside the block these functions are no-ops.
 Axes: N rows (clients), D columns (parameters), S chosen columns.
 """
 
@@ -16,32 +16,32 @@ from torch import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Reduce = Callable[[Tensor, str], Tensor]
-"""``reduce(tensor, how)`` gives every process the "sum", "min" or "max" of all processes' tensors."""
+"""``reduce(tensor, how)`` returns in every process the "sum", "min" or "max" of the tensors of all processes."""
 
 
 class Shard(NamedTuple):
-    """Which columns of the whole matrix this process has."""
+    """The columns of the whole matrix that this process holds."""
 
     first: int
-    """Position of its first one."""
+    """Position of the first one."""
     own: int
-    """How many it has; 0 is allowed."""
+    """Number of columns that this process holds; may be 0."""
     total: int
-    """Shard of the whole matrix D."""
+    """Number of columns D of the whole matrix."""
     reduce: Reduce
-    """What brings the processes' results together."""
+    """All-reduce over the processes."""
 
 
 _open: list[Shard] = []
-"""The blocks of `sharded` that are open, as `using` keeps its own: for all threads of the process."""
+"""The open ``sharded`` blocks. As with ``using``, they apply to all threads of the process."""
 
 
 @contextmanager
 def sharded(columns: Shard) -> Iterator[None]:
-    """Say that all wide matrices inside a `with` block are this process' columns of matrices that lie in several.
+    """Declare that all wide matrices inside a ``with`` block are this process's shard of the columns.
 
     Args:
-        columns: those of this process; the processes' columns together are all of them, each once.
+        columns: shard of this process; every column of the whole matrix must belong to exactly one process.
 
     Example:
         >>> from rflbat_kernels import gram
@@ -59,14 +59,14 @@ def sharded(columns: Shard) -> Iterator[None]:
 
 
 def all_reduce(part: Tensor, how: str = "sum") -> Tensor:
-    """Finish a reduction over columns: bring together what the processes found in their own.
+    """All-reduce a partial result over the processes that hold the columns.
 
     Args:
-        part: of this process' columns; a bool for "min", which is then "all of them".
+        part: result of this process's columns; for a bool, "min" is the logical AND.
         how: "sum", "min" or "max".
 
     Returns:
-        the same in every process; the part itself where the matrix lies in one.
+        the reduced tensor, the same in every process; ``part`` itself outside a ``sharded`` block.
 
     Example:
         >>> all_reduce(torch.tensor([1.0, 2.0])).tolist()
@@ -80,10 +80,10 @@ def all_reduce(part: Tensor, how: str = "sum") -> Tensor:
 
 
 def all_columns(own: int) -> int:
-    """Give the number of columns of the whole matrix.
+    """Return the number of columns of the whole matrix.
 
     Args:
-        own: columns of this process.
+        own: number of columns of this process.
 
     Returns:
         D.
@@ -97,13 +97,13 @@ def all_columns(own: int) -> int:
 
 
 def own_columns(whole_D: Tensor) -> Tensor:
-    """Take this process' columns of a vector that every process has whole.
+    """Slice a replicated vector to the columns of this process.
 
     Args:
         whole_D: one number for each column of the whole matrix.
 
     Returns:
-        a view.
+        a view of the entries of this process's columns.
 
     Example:
         >>> with sharded(Shard(1, 2, 4, lambda part, how: part)):
@@ -114,10 +114,10 @@ def own_columns(whole_D: Tensor) -> Tensor:
 
 
 def select_columns(matrix_ND: Tensor, index_S: Tensor) -> Tensor:
-    """Take columns by their positions in the whole matrix.
+    """Gather columns by their positions in the whole matrix.
 
     Args:
-        matrix_ND: this process' columns.
+        matrix_ND: columns of this process.
         index_S: int64 positions, 0 to D - 1.
 
     Returns:
@@ -138,11 +138,11 @@ def select_columns(matrix_ND: Tensor, index_S: Tensor) -> Tensor:
 
 
 def reduced_over_shards(function: Function, finish: Callable[[Any], Any]) -> Function:
-    """Make an operation that sums over columns ready for columns in several processes.
+    """Extend an operation that reduces over columns to sharded columns.
 
     Args:
         function: the operation on the columns of one process.
-        finish: brings its results together.
+        finish: combines the partial results of all processes; called only inside a ``sharded`` block.
 
     Returns:
         a function of the same type, name and docstring.

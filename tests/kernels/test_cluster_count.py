@@ -91,8 +91,8 @@ def test_zero_inertia_is_guarded() -> None:
     ("shape", "clusters", "message"),
     [
         ((1, 3), (1, 2, 3), r"shape \(1, 3\)"),
-        ((6, 2), (1, 2, 3), r"shape \(6, 2\), allowed: \(1 \+ references, 3\)"),
-        ((6, 3), (1, 3, 2), r"clusters is \(1, 3, 2\), allowed: ascending"),
+        ((6, 2), (1, 2, 3), r"shape \(6, 2\); allowed: \(1 \+ references, 3\)"),
+        ((6, 3), (1, 3, 2), r"clusters is \(1, 3, 2\); allowed: ascending"),
     ],
 )
 def test_wrong_input_of_the_gap_statistic_is_named(

@@ -89,11 +89,11 @@ def test_every_implementation_runs() -> None:
     for op, row in dispatch.IMPLEMENTATIONS.items():
         for name, entry in row.items():
             if isinstance(entry, dispatch.OnDemand):
-                with pytest.raises(ValueError, match=f"{op}={name} runs on cuda alone, not on cpu; allowed there: ref"):
+                with pytest.raises(ValueError, match=f"{op}={name} runs only on cuda, not on cpu; allowed on cpu: ref"):
                     choose(op, name)
                 continue
             choice = choose(op, name)
-            assert (choice.op, choice.name, choice.reason) == (op, name, "asked for by name")
+            assert (choice.op, choice.name, choice.reason) == (op, name, "requested by name")
             got = choice.function(*arguments[op])
             if op in {"pca", "pca_lowrank"}:
                 torch.testing.assert_close(got, pca(square))
@@ -105,7 +105,7 @@ def test_auto_is_the_reference_and_nothing_that_is_imported_on_demand(op: str, d
     alone = len(dispatch.IMPLEMENTATIONS[op]) == 1
     choice = choose(op, device=device)
     assert choice.name == "reference"
-    assert choice.reason == ("the only implementation" if alone else "the others run where they are named")
+    assert choice.reason == ("the only implementation" if alone else "the others run only by request")
     assert inspect.unwrap(PUBLIC[op]) is inspect.unwrap(choice.function)
 
 
@@ -113,7 +113,7 @@ def test_auto_chooses_the_solver_of_pca_by_device() -> None:
     assert choose("pca").name == "eigh"
     on_device = choose("pca", device="cuda:0")
     assert on_device.name == "squaring"
-    assert "reads its status back" in on_device.reason
+    assert "synchronises with the device" in on_device.reason
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -128,8 +128,8 @@ def test_auto_chooses_the_solver_of_pca_by_rows(device: str) -> None:
 @pytest.mark.parametrize(
     ("op", "implementation", "message"),
     [
-        ("grim", "auto", "there is no operation 'grim'; did you mean 'gram'? Allowed: gram, weighted_sum"),
-        ("xyz", "auto", "there is no operation 'xyz'. Allowed: gram, weighted_sum"),
+        ("grim", "auto", "unknown operation 'grim'; did you mean 'gram'? Allowed: gram, weighted_sum"),
+        ("xyz", "auto", "unknown operation 'xyz'. Allowed: gram, weighted_sum"),
         ("pca", "squarin", "pca has no implementation 'squarin'; did you mean 'squaring'? Allowed: auto, eigh"),
         ("kmeans", "cumll", "kmeans has no implementation 'cumll'; did you mean 'cuml'? Allowed: auto, reference"),
         ("gram", "sklearn", "gram has no implementation 'sklearn'. Allowed: auto, reference"),
@@ -251,7 +251,7 @@ def test_a_choice_is_logged_once_not_at_every_call(calls: Calls, caplog: pytest.
             gram(torch.ones(3, 3))
             gram(torch.ones(3, 3))
             pca(torch.ones(3, 3))
-    assert [record.getMessage() for record in caplog.records] == ["gram on cpu: spy (asked for by name)"]
+    assert [record.getMessage() for record in caplog.records] == ["gram on cpu: spy (requested by name)"]
 
 
 def test_a_call_without_a_tensor_is_answered_by_the_reference(calls: Calls) -> None:

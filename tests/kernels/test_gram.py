@@ -163,7 +163,7 @@ def test_nothing_in_gives_nothing_out(shape: tuple[int, int]) -> None:
     [
         (torch.ones(3), None, r"torch.float32 of shape \(3,\)"),
         (torch.ones(3, 3, dtype=torch.int64), None, "torch.int64"),
-        (torch.ones(3, 3), torch.ones(4, dtype=torch.bool), r"shape \(4,\), allowed: torch.bool of shape \(3,\)"),
+        (torch.ones(3, 3), torch.ones(4, dtype=torch.bool), r"shape \(4,\); allowed: torch.bool of shape \(3,\)"),
         (torch.ones(3, 3), torch.ones(3), "torch.float32 of shape"),
     ],
 )
@@ -204,7 +204,7 @@ def test_weighted_sum_adds_in_float64() -> None:
 
 
 def test_wrong_weights_are_named() -> None:
-    with pytest.raises(ValueError, match=r"weights have shape \(2,\), allowed: \(3,\)"):
+    with pytest.raises(ValueError, match=r"weights have shape \(2,\); allowed: \(3,\)"):
         weighted_sum(torch.ones(2), torch.ones(3, 3))
 
 

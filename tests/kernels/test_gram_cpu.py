@@ -115,5 +115,5 @@ def test_a_far_row_blurs_no_distance_to_a_sum() -> None:
 def test_nothing_has_no_distance() -> None:
     assert torch.equal(distances_to_sum(torch.ones(3), torch.ones(3, 0)), torch.zeros(3, dtype=torch.float64))
     assert distances_to_sum(torch.ones(0), torch.ones(0, 3)).shape == (0,)
-    with pytest.raises(ValueError, match=r"weights have shape \(2,\), allowed: \(3,\)"):
+    with pytest.raises(ValueError, match=r"weights have shape \(2,\); allowed: \(3,\)"):
         distances_to_sum(torch.ones(2), torch.ones(3, 3))

@@ -241,14 +241,14 @@ def test_no_graph_is_built() -> None:
     ("changed", "message"),
     [
         ({"points_MNH": torch.ones(7, 2)}, r"points are torch.float32 of shape \(7, 2\)"),
-        ({"points_MNH": torch.ones(1, 0, 2)}, "none of them 0"),
+        ({"points_MNH": torch.ones(1, 0, 2)}, "no size of 0"),
         ({"clusters": ()}, "one or more numbers"),
         ({"clusters": (2, 0)}, r"clusters is \(2, 0\)"),
-        ({"uniforms_MLRK": torch.rand(1, 2, 5, 2)}, r"shape \(1, 2, 5, 2\), allowed: \(1, 2, R, 3\)"),
+        ({"uniforms_MLRK": torch.rand(1, 2, 5, 2)}, r"shape \(1, 2, 5, 2\); allowed: \(1, 2, R, 3\)"),
         ({"uniforms_MLRK": torch.rand(1, 2, 0, 3)}, r"allowed: \(1, 2, R, 3\)"),
         (
             {"valid_N": torch.ones(6, dtype=torch.bool)},
-            r"shape \(6,\), allowed: torch.bool of shape \(7,\) or \(1, 7\)",
+            r"shape \(6,\); allowed: torch.bool of shape \(7,\) or \(1, 7\)",
         ),
         ({"valid_N": torch.ones(7)}, "torch.float32"),
         ({"iterations": -1}, "iterations is -1"),

@@ -89,11 +89,11 @@ def test_a_row_that_is_not_finite_spoils_no_other() -> None:
 @pytest.mark.parametrize(
     ("gates", "cell", "message"),
     [
-        (torch.ones(8), torch.ones(3), r"float32 \(2,\), not with torch.float32 \(3,\)"),
-        (torch.ones(2, 7), torch.ones(2, 2), r"shape \(2, 7\), allowed: float \(..., B, 4 U\)"),
+        (torch.ones(8), torch.ones(3), r"float32 \(2,\); got torch.float32 \(3,\)"),
+        (torch.ones(2, 7), torch.ones(2, 2), r"shape \(2, 7\); allowed: float \(..., B, 4 U\)"),
         (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 2), "torch.int64"),
-        (torch.ones(2, 8), torch.ones(3, 2), r"not with torch.float32 \(3, 2\)"),
-        (torch.ones(2, 8), torch.ones(2, 2).double(), r"not with torch.float64 \(2, 2\)"),
+        (torch.ones(2, 8), torch.ones(3, 2), r"got torch.float32 \(3, 2\)"),
+        (torch.ones(2, 8), torch.ones(2, 2).double(), r"got torch.float64 \(2, 2\)"),
     ],
 )
 def test_wrong_input_is_named(gates: torch.Tensor, cell: torch.Tensor, message: str) -> None:

@@ -134,13 +134,13 @@ def test_no_graph_is_built() -> None:
 
 def test_wrong_input_is_named() -> None:
     for function in (squared_distances, cosines):
-        with pytest.raises(ValueError, match=r"shape \(3, 2\), allowed: \(N, N\)"):
+        with pytest.raises(ValueError, match=r"shape \(3, 2\); allowed: \(N, N\)"):
             function(torch.ones(3, 2))
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         distances(torch.ones(3))
-    with pytest.raises(ValueError, match=r"float32 of shape \(3,\), allowed: float \(..., N, H\)"):
+    with pytest.raises(ValueError, match=r"float32 of shape \(3,\); allowed: float \(..., N, H\)"):
         distance_sums(torch.ones(3))
-    with pytest.raises(ValueError, match=r"shape \(2, 1\), allowed: torch.bool of shape \(3,\) or \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 1\); allowed: torch.bool of shape \(3,\) or \(2, 3\)"):
         distance_sums(torch.ones(2, 3, 1), torch.ones(2, 1) > 0)
     with pytest.raises(ValueError, match="block_bytes is 0"):
         distance_sums(torch.ones(2, 3), block_bytes=0)

@@ -262,11 +262,11 @@ def test_no_graph_is_built() -> None:
 
 
 def test_wrong_input_is_named() -> None:
-    with pytest.raises(ValueError, match="solver is 'svd', allowed: auto, eigh, squaring"):
+    with pytest.raises(ValueError, match="solver is 'svd'; allowed: auto, eigh, squaring"):
         pca(torch.eye(3), solver="svd")
     with pytest.raises(ValueError, match=r"shape \(3, 4\)"):
         pca(torch.ones(3, 4))
-    with pytest.raises(ValueError, match=r"shape \(2,\), allowed: torch.bool of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"shape \(2,\); allowed: torch.bool of shape \(3,\)"):
         pca(torch.eye(3), torch.ones(2, dtype=torch.bool))
     for function in (pca, pca_lowrank):
         with pytest.raises(ValueError, match="components is 0"):

@@ -162,5 +162,5 @@ def test_mistakes_are_refused() -> None:
     updates = stored(*dense_updates("table first", "two"), "two")
     with pytest.raises(ValueError, match="the mask is"):
         row_sparse_gram(updates, torch.ones(3, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"weights have shape \(3,\), allowed: \(2,\)"):
+    with pytest.raises(ValueError, match=r"weights have shape \(3,\); allowed: \(2,\)"):
         row_sparse_weighted_sum(torch.ones(3), updates)

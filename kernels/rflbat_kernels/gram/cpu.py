@@ -1,4 +1,4 @@
-"""The passes over a wide matrix on a CPU: blocks of columns that stay in the cache, one worker for each thread.
+"""Passes over a wide matrix on a CPU: cache-sized blocks of columns, one worker per thread.
 
 Axes: N rows (clients), D columns (parameters), B columns of one block.
 """
@@ -15,11 +15,11 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
 CACHED_BYTES = 4 * 2**20
-"""Float64 size of a block: converted, measured from its anchor and multiplied while it is in the cache."""
+"""Float64 size of a block, which is converted, anchored and multiplied while it is in the cache."""
 WORTH_A_WORKER = 2**27
-"""Fewest operations for which a thread of its own is started: a few milliseconds' worth."""
+"""Minimum number of operations per worker, equivalent to a few milliseconds."""
 SELECTED = 8
-"""A column taken out of a block and put back costs so many that are worked on where they are."""
+"""Cost of extracting a column from a block and writing it back, relative to updating a column in place."""
 
 Share = TypeVar("Share")
 
@@ -31,7 +31,7 @@ def _libraries() -> ThreadpoolController:
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Make the kernels of torch and numpy run on one thread: small products do not gain from a second."""
+    """Limit torch and BLAS to one thread, since small products do not gain from a second."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -42,18 +42,18 @@ def _single_threaded() -> Iterator[None]:
 
 
 def in_shares(task: Callable[[int, int], Share], columns: int, operations: int) -> list[Share]:
-    """Cut the columns into as many shares as torch has threads, and work on them at the same time.
+    """Split the columns into one share per torch thread and process the shares in parallel.
 
-    Two workers of one thread each are faster than products on two threads. Another number of threads changes how
-    sums over the columns are rounded, and nothing else.
+    Two single-threaded workers are faster than products on two threads. The number of threads only changes the rounding
+    of sums over the columns.
 
     Args:
-        task: of the first column of a share and the one behind its last.
-        columns: how many there are; at least 1.
-        operations: of all shares together; too few of them are no work for a second thread.
+        task: function of the first column of a share and the column after its last one.
+        columns: number of columns, at least 1.
+        operations: total number of operations; small tasks use fewer workers.
 
     Returns:
-        what the task gave for each share, from left to right.
+        the results of the shares, from left to right.
 
     Example:
         >>> sum(in_shares(lambda start, stop: stop - start, 10**6, 10**12))
@@ -69,14 +69,16 @@ def in_shares(task: Callable[[int, int], Share], columns: int, operations: int) 
 
 
 def block_width(matrix_ND: Tensor, block_bytes: int) -> int:
-    """Choose how many columns a block has: what the cache holds; with many rows more, or (N, N) sums would dominate.
+    """Choose the number of columns of a block.
+
+    A block fits in the cache, but has at least twice as many columns as rows; otherwise the (N, N) sums would dominate.
 
     Args:
         matrix_ND: the matrix.
-        block_bytes: largest float64 size of a block.
+        block_bytes: maximum float64 size of a block.
 
     Returns:
-        at least 1.
+        the number of columns, at least 1.
 
     Example:
         >>> block_width(torch.ones(1024, 5), 2**25), block_width(torch.ones(4, 5), 2**25)
@@ -89,17 +91,17 @@ def block_width(matrix_ND: Tensor, block_bytes: int) -> int:
 def blocks(
     matrix_ND: Tensor, rows_M: Tensor | None, width: int, start: int, stop: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Walk over a share's blocks of columns. All copies lie in the same memory: fresh pages cost more than a copy.
+    """Iterate over the blocks of columns of a share. All copies reuse one buffer: fresh pages cost more than a copy.
 
     Args:
         matrix_ND: any float type, any strides.
-        rows_M: int64, rows to take; None: all.
-        width: columns of a block, at least 1.
+        rows_M: int64, rows to read. None: all rows.
+        width: number of columns of a block, at least 1.
         start: first column of the share.
-        stop: the column behind its last.
+        stop: the column after its last one.
 
     Yields:
-        the block's first column, the block as it is, and its float64 copy, which may be written to.
+        the first column of the block, the block in its own dtype, and a float64 copy that may be modified.
 
     Example:
         >>> matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -121,13 +123,13 @@ def blocks(
 def anchored_products(
     matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int, anchors: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the products of rows measured from the anchors r of the columns: with c = d - r, one read of the matrix.
+    """Sum the products of the rows relative to the column anchors r, c = d - r, in one read of the matrix.
 
     Args:
         matrix_ND: any float type, any strides, at least one row and one column.
-        row_N: rows to take instead; None: as they are.
-        block_bytes: largest float64 size of a block.
-        anchors: gives the anchors of a block.
+        row_N: int64, row to read in place of each row. None: the rows themselves.
+        block_bytes: maximum float64 size of a block.
+        anchors: returns the anchors of a block.
 
     Returns:
         ``<c_i, c_j>`` (N, N), exactly symmetric; ``<c_i, r>`` (N,); ``<r, r>``; all float64.
@@ -145,9 +147,9 @@ def anchored_products(
         along_N, square = np.zeros(rows), np.zeros(())
         width = block_width(matrix_ND, block_bytes)
         for _, given_NB, block_NB in blocks(matrix_ND.detach(), row_N, width, start, stop):
-            # Not by DLPack: with some versions of torch that gives arrays which cannot be written to.
+            # Not by DLPack, which returns read-only arrays with some versions of torch.
             anchor_B, block = np.asarray(anchors(given_NB).to(torch.float64)), np.asarray(block_NB)
-            # Of many rows, few columns have one sign: the others' anchor is 0, and leaves them as they are.
+            # With many rows, few columns have entries of one sign only; an anchor of 0 needs no subtraction.
             away_S: Any = np.flatnonzero(anchor_B)
             away_S = away_S if SELECTED * len(away_S) <= len(anchor_B) else slice(None)
             anchor_S = anchor_B[away_S]
@@ -155,7 +157,7 @@ def anchored_products(
                 block[:, away_S] -= anchor_S
                 along_N += block[:, away_S] @ anchor_S
                 square += anchor_S @ anchor_S
-                # Numpy sees that the factors are one matrix, and computes half of the products.
+                # Numpy recognises A A' and computes only half of the products.
                 sum_NN += np.matmul(block, block.T, out=product_NN)
         return torch.from_numpy(sum_NN), torch.from_numpy(along_N), torch.from_numpy(square)
 
@@ -167,15 +169,15 @@ def anchored_products(
 
 
 def weighted_columns(weights_N: Tensor, matrix_ND: Tensor, block_bytes: int) -> Tensor:
-    """Compute ``sum_i w_i d_i`` in float64, reading the rows of weight other than 0 once.
+    """Compute ``sum_i w_i d_i`` in float64 in one read of the rows of nonzero weight.
 
     Args:
         weights_N: float64.
         matrix_ND: any float type, any strides.
-        block_bytes: largest float64 size of a block.
+        block_bytes: maximum float64 size of a block.
 
     Returns:
-        (D,) in the matrix's own type.
+        (D,) in the dtype of the matrix.
 
     Example:
         >>> weighted_columns(torch.tensor([0.5, 0.0]).double(), torch.tensor([[2.0, 4.0], [torch.nan, 1.0]]), 64)
@@ -201,16 +203,16 @@ def weighted_columns(weights_N: Tensor, matrix_ND: Tensor, block_bytes: int) -> 
 
 
 def distance_squares(weights_N: Tensor, matrix_ND: Tensor, rows_M: Tensor | None, block_bytes: int) -> Tensor:
-    """Compute ``||d_i - sum_j w_j d_j||^2`` from explicit differences, block by block: one read of the matrix.
+    """Compute ``||d_i - sum_j w_j d_j||^2`` from explicit differences, block by block, in one read of the matrix.
 
     Args:
         weights_N: float64.
         matrix_ND: any float type, any strides, at least one row and one column.
-        rows_M: int64, rows that count; None: all.
-        block_bytes: largest float64 size of a block.
+        rows_M: int64, valid rows. None: all rows.
+        block_bytes: maximum float64 size of a block.
 
     Returns:
-        (N,) float64; 0 for rows that do not count.
+        (N,) float64; 0 for invalid rows.
 
     Example:
         >>> distance_squares(torch.tensor([0.5, 0.5]).double(), torch.tensor([[2.0], [4.0]]), None, 64).tolist()
@@ -233,9 +235,9 @@ def distance_squares(weights_N: Tensor, matrix_ND: Tensor, rows_M: Tensor | None
 
 
 def column_ends(block_NB: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the smallest and the largest entry of each column; NaN where a column holds one.
+    """Compute the smallest and largest entry of each column; NaN if the column holds a NaN.
 
-    Numpy reduces columns twice as fast as torch; it knows no bfloat16.
+    Numpy reduces columns twice as fast as torch, but does not support bfloat16.
 
     Args:
         block_NB: any float type, at least one row.
@@ -254,13 +256,13 @@ def column_ends(block_NB: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def surely_finite(matrix_ND: Tensor) -> Tensor:
-    """Tell rows that hold neither NaN nor Inf by their sums, as fast as memory gives them.
+    """Mark rows whose sum is finite, and which therefore hold neither NaN nor Inf, at memory bandwidth.
 
     Args:
         matrix_ND: float32, any strides, at least one column.
 
     Returns:
-        (N,) bool; False also where the sum of finite numbers overflows.
+        (N,) bool; False also if the sum of finite numbers overflows.
 
     Example:
         >>> surely_finite(torch.tensor([[1.0, 2.0], [torch.inf, -torch.inf], [3e38, 3e38]])).tolist()
@@ -279,7 +281,7 @@ def surely_finite(matrix_ND: Tensor) -> Tensor:
 
 
 def extremes(matrix_ND: Tensor) -> Tensor:
-    """Find the smallest and the largest entry of each row in one read; NaN where a row holds one.
+    """Compute the smallest and largest entry of each row in one read; NaN if the row holds a NaN.
 
     Args:
         matrix_ND: any float type, any strides, at least one column.

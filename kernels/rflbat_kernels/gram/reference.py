@@ -13,9 +13,9 @@ from rflbat_kernels.gram import cpu
 
 BLOCK_BYTES = 32 * 2**20
 LARGEST = 1e100
-"""Largest magnitude of an entry: squares of such numbers, and sums and products of those, fit into float64."""
+"""Largest magnitude that counts as finite: squares of such entries, and sums and products of those, fit in float64."""
 _SLAB = 64
-"""Rows of one product; the slabs below the diagonal are never computed."""
+"""Rows of one product; slabs below the diagonal are not computed."""
 
 
 class Gram(NamedTuple):
@@ -24,37 +24,37 @@ class Gram(NamedTuple):
     centred_NN: Tensor
     """About the mean of the valid rows."""
     raw_NN: Tensor
-    """About 0: for norms and cosines."""
+    """About 0; use it for norms and cosines."""
     anchored_NN: Tensor
-    """About the anchor of the columns: for distances, which it gives to rounding of the two rows' own lengths."""
+    """About the anchors of the columns; use it for distances, which are accurate to the rounding of the two norms."""
 
 
 def _check(matrix_ND: Tensor, block_bytes: int = BLOCK_BYTES) -> None:
     if matrix_ND.ndim != 2 or not matrix_ND.is_floating_point():
-        raise ValueError(f"the matrix is {matrix_ND.dtype} of shape {tuple(matrix_ND.shape)}, allowed: float (N, D)")
+        raise ValueError(f"the matrix is {matrix_ND.dtype} of shape {tuple(matrix_ND.shape)}; allowed: float (N, D)")
     if block_bytes < 1:
-        raise ValueError(f"block_bytes is {block_bytes}, allowed: at least 1")
+        raise ValueError(f"block_bytes is {block_bytes}; allowed: at least 1")
 
 
 def check_mask(valid_N: Tensor | None, rows: int) -> None:
-    """Refuse a mask that is not bool of shape (rows,); None passes.
+    """Check that a mask is None or a bool tensor of shape (rows,).
 
     Args:
         valid_N: the mask.
-        rows: number of rows it must speak of.
+        rows: expected number of rows.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: wrong dtype or shape.
 
     Example:
         >>> check_mask(torch.tensor([True, False]), 3)
         Traceback (most recent call last):
             ...
-        ValueError: the mask is torch.bool of shape (2,), allowed: torch.bool of shape (3,)
+        ValueError: the mask is torch.bool of shape (2,); allowed: torch.bool of shape (3,)
     """
     if valid_N is not None and (valid_N.dtype != torch.bool or valid_N.shape != (rows,)):
         shape = tuple(valid_N.shape)
-        raise ValueError(f"the mask is {valid_N.dtype} of shape {shape}, allowed: torch.bool of shape ({rows},)")
+        raise ValueError(f"the mask is {valid_N.dtype} of shape {shape}; allowed: torch.bool of shape ({rows},)")
 
 
 def _column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[tuple[int, int]]:
@@ -67,12 +67,12 @@ def _column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[tuple[int, i
 def double_centre(gram_NN: Tensor, valid_N: Tensor | None = None) -> Tensor:
     """Move the origin of a Gram matrix to the mean of its valid rows.
 
-    `H G H` with `H = I - 11'/n` over the n valid rows; rows and columns of the others are 0. Exactly symmetric where
-    G is.
+    ``H G H`` with ``H = I - 11'/n`` over the n valid rows; all other rows and columns become 0. The result is exactly
+    symmetric if G is.
 
     Args:
-        gram_NN: inner products about any origin; may hold anything in invalid rows and columns.
-        valid_N: bool; None: all.
+        gram_NN: inner products about any origin; invalid rows and columns may hold anything.
+        valid_N: bool, mask of valid rows. None: all are valid.
 
     Returns:
         (N, N) float64.
@@ -95,13 +95,13 @@ def double_centre(gram_NN: Tensor, valid_N: Tensor | None = None) -> Tensor:
 
 
 def stand_ins(valid_N: Tensor) -> Tensor:
-    """Give each invalid row a valid one to be replaced by, so that nothing it holds is ever read.
+    """Return a valid row to read in place of each invalid row, so that invalid rows are never read.
 
     Args:
-        valid_N: bool.
+        valid_N: bool, mask of valid rows.
 
     Returns:
-        (N,) int64: i where row i is valid, else the first valid row (0 if there is none).
+        (N,) int64: i if row i is valid, otherwise the first valid row (0 if no row is valid).
 
     Example:
         >>> stand_ins(torch.tensor([False, True, False, True])).tolist()
@@ -112,13 +112,13 @@ def stand_ins(valid_N: Tensor) -> Tensor:
 
 
 def column_anchors(block_NB: Tensor) -> Tensor:
-    """Find the value of each column that is nearest to 0, or 0 where the signs differ.
+    """Return the anchor of each column: its value nearest to 0, or 0 if the signs differ.
 
     Args:
         block_NB: at least one row.
 
     Returns:
-        (B,); its magnitude is at most that of any entry of its column.
+        (B,); the magnitude of an anchor is at most that of any entry of its column.
 
     Example:
         >>> column_anchors(torch.tensor([[3.0, -4.0, 1.0], [5.0, -2.0, -1.0]])).tolist()
@@ -130,7 +130,7 @@ def column_anchors(block_NB: Tensor) -> Tensor:
 
 
 def _anchored_products(matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the products of rows measured from the anchors r of the columns: `<c_i, c_j>`, `<c_i, r>`, `<r, r>`."""
+    """Sum products of the rows relative to the column anchors, c = d - r: ``<c_i, c_j>``, ``<c_i, r>``, ``<r, r>``."""
     rows, device = len(matrix_ND), matrix_ND.device
     upper_NN = torch.zeros(rows, rows, dtype=torch.float64, device=device)
     along_N = torch.zeros(rows, dtype=torch.float64, device=device)
@@ -152,22 +152,24 @@ def _anchored_products(matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int
 def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Gram:
     """Compute the inner products of all pairs of rows in one pass over the matrix.
 
-    `centred_ij = <d_i - m, d_j - m>` with m the mean of the valid rows, `raw_ij = <d_i, d_j>`. Each column is first
-    measured from its anchor r, its value nearest to 0 (0 where the signs differ). With c = d - r, S_ij = <c_i, c_j>:
-    `anchored = S`, `centred = H S H`, `raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>`. Everywhere `|r| <= |d_i|`
-    and `|c_i| <= |d_i|`, so both are right to rounding of `||d_i|| ||d_j||` for EVERY pair, however large other
-    rows are (centred_ij to rounding of the longest); and a large common part is gone before anything is squared.
-    Float64 throughout; entries up to 1e150 are safe, below 1e-150 they count as 0. On a CPU as many blocks are worked
-    on at once as torch has threads, by numpy's symmetric product; elsewhere one after the other, in slabs of rows.
+    ``centred_ij = <d_i - m, d_j - m>`` with m the mean of the valid rows, and ``raw_ij = <d_i, d_j>``. From each column
+    its anchor r is subtracted first, its value nearest to 0 (0 if the signs differ). With c = d - r and
+    S_ij = <c_i, c_j>: ``anchored = S``, ``centred = H S H``, ``raw_ij = S_ij + <c_i, r> + <c_j, r> + <r, r>``. In every
+    column ``|r| <= |d_i|`` and ``|c_i| <= |d_i|``, so raw and anchored are accurate to the rounding of
+    ``||d_i|| ||d_j||`` for EVERY pair, however large other rows are (centred to the rounding of the longest row), and a
+    large common part is removed before anything is squared.
+    Float64 throughout; entries up to 1e150 are safe, and entries below 1e-150 count as 0. On a CPU one block per torch
+    thread is processed at a time, by numpy's symmetric product; on other devices one block after the other, in slabs of
+    rows.
 
     Args:
         matrix_ND: any float type, any strides. No gradient is recorded.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block has 4 MiB, more only for more than 512 rows.
+            block has 4 MiB, or more if there are more than 512 rows.
 
     Returns:
-        the three matrices, with zeros in rows and columns of invalid rows.
+        the three matrices; rows and columns of invalid rows are 0.
 
     Raises:
         ValueError: wrong shape or type.
@@ -182,7 +184,7 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     if 0 in matrix_ND.shape:
         return Gram(*torch.zeros(3, rows, rows, dtype=torch.float64, device=device))
     if device.type == "cpu":
-        # Only a CPU may look whether all rows are valid.
+        # On a CPU this test does not synchronise.
         row_N = None if valid_N is None or bool(valid_N.all()) else stand_ins(valid_N)
         anchored_NN, along_N, anchor_square = cpu.anchored_products(matrix_ND, row_N, block_bytes, column_anchors)
     else:
@@ -197,18 +199,18 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
 
 @torch.no_grad()
 def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
-    """Compute `sum_i w_i d_i`, summed in float64.
+    """Compute ``sum_i w_i d_i`` in float64.
 
-    A row of weight 0 is skipped whatever it holds: `0 * NaN` never happens.
+    Rows of weight 0 are skipped, even if they hold NaN or Inf.
 
     Args:
         weights_N: finite, any float type.
         matrix_ND: any float type, any strides. No gradient is recorded.
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block is never larger than 4 MiB, and only rows of weight other than 0 are read.
+            block has at most 4 MiB, and only rows of nonzero weight are read.
 
     Returns:
-        (D,) in the matrix's own type.
+        (D,) in the dtype of the matrix.
 
     Raises:
         ValueError: wrong shape or type.
@@ -219,7 +221,7 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
     """
     _check(matrix_ND, block_bytes)
     if weights_N.shape != (len(matrix_ND),):
-        raise ValueError(f"weights have shape {tuple(weights_N.shape)}, allowed: ({len(matrix_ND)},)")
+        raise ValueError(f"weights have shape {tuple(weights_N.shape)}; allowed: ({len(matrix_ND)},)")
     weights_N = weights_N.to(torch.float64)
     if matrix_ND.device.type == "cpu":
         return cpu.weighted_columns(weights_N, matrix_ND, block_bytes)
@@ -235,17 +237,17 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
 def distances_to_sum(
     weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
 ) -> Tensor:
-    """Compute `||d_i - sum_j w_j d_j||` from explicit differences in float64, in one pass over the matrix.
+    """Compute ``||d_i - sum_j w_j d_j||`` from explicit differences in float64, in one pass over the matrix.
 
-    A block of columns of the sum depends on that block of the rows alone: it is summed, subtracted and squared while
-    it is at hand.
+    A block of columns of the sum depends only on the same block of the matrix, so each block is summed, subtracted and
+    squared while it is in the cache.
 
     Args:
-        weights_N: finite, any float type; 0 where a row is invalid.
+        weights_N: finite, any float type; 0 for invalid rows.
         matrix_ND: any float type, any strides. No gradient is recorded.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
         block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block is never larger than 4 MiB.
+            block has at most 4 MiB.
 
     Returns:
         (N,) float64; 0 for invalid rows.
@@ -261,7 +263,7 @@ def distances_to_sum(
     rows = len(matrix_ND)
     check_mask(valid_N, rows)
     if weights_N.shape != (rows,):
-        raise ValueError(f"weights have shape {tuple(weights_N.shape)}, allowed: ({rows},)")
+        raise ValueError(f"weights have shape {tuple(weights_N.shape)}; allowed: ({rows},)")
     weights_N = weights_N.to(torch.float64)
     if 0 in matrix_ND.shape:
         return torch.zeros_like(weights_N)
@@ -272,7 +274,7 @@ def distances_to_sum(
 
 
 def _distance_squares(weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -> Tensor:
-    """Sum the squared differences of a block of columns after the other."""
+    """Sum the squared differences block by block."""
     total_N = torch.zeros_like(weights_N)
     for start, stop in _column_blocks(matrix_ND, block_bytes):
         block_NB = matrix_ND[:, start:stop].to(torch.float64, copy=True)
@@ -285,16 +287,16 @@ def _distance_squares(weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | No
 
 @torch.no_grad()
 def finite_rows(matrix_ND: Tensor) -> Tensor:
-    """Say which rows hold neither NaN nor Inf, nor a number beyond 1e100, whose square is as good as infinite.
+    """Mark the rows without NaN, Inf or an entry beyond 1e100, whose square is as good as infinite.
 
-    From each row's smallest and largest entry: no copy of the matrix. Only float64 holds numbers beyond 1e100. On a CPU
-    a look at the sums of float32 comes first: where they are finite, so are the rows.
+    Tests the smallest and largest entry of each row, without a copy of the matrix. Only float64 can hold numbers beyond
+    1e100. For float32 on a CPU the row sums are tested first: if a sum is finite, so is the row.
 
     Args:
         matrix_ND: any float type, any strides.
 
     Returns:
-        (N,) bool; a row without entries is finite.
+        (N,) bool; rows without entries are finite.
 
     Raises:
         ValueError: wrong shape or type.

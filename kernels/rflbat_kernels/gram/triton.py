@@ -1,6 +1,6 @@
-"""The Gram matrix of the rows of a wide matrix on a CUDA device by Triton: anchored, multiplied, summed in one kernel.
+"""The Gram matrix of a wide matrix in Triton for CUDA devices: anchoring, products and sums in one kernel.
 
-Axes: N rows (clients), D columns (parameters), S slabs of columns, P rows filled up to whole tiles, T rows of one tile,
+Axes: N rows (clients), D columns (parameters), S slabs of columns, P rows padded to whole tiles, T rows of one tile,
 B columns of one step.
 """
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from rflbat_kernels.gram.reference import BLOCK_BYTES, Gram, _check, check_mask, double_centre, stand_ins
 
 TILE = 64
-"""Most rows of a tile; up to so many are anchored and multiplied in one read."""
+"""Maximum rows of a tile; a matrix with at most this many rows is anchored and multiplied in one read."""
 PROGRAMS = 512
-"""About so many run at once; more slabs would only make the workspace larger."""
+"""Approximate number of concurrent programs; more slabs would only enlarge the workspace."""
 _STEP = 32
 
 
@@ -22,7 +22,7 @@ _STEP = 32
 def _rows_at(
     stand_in_N: tl.tensor, first: tl.tensor, rows: tl.tensor, MASKED: tl.constexpr, T: tl.constexpr
 ) -> tl.tensor:
-    """Number the rows of a tile; beyond the last one it is repeated, and an invalid one is replaced."""
+    """Compute the row indices of a tile; padding repeats the last row, and invalid rows are replaced."""
     row_T = tl.minimum(first + tl.arange(0, T), rows - 1).to(tl.int64)
     if MASKED:
         row_T = tl.load(stand_in_N + row_T)
@@ -31,11 +31,11 @@ def _rows_at(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _read(address_TB: tl.tensor, inside_B: tl.tensor) -> tl.tensor:
-    """Read a tile in float64, 0 beyond the last column."""
+    """Load a tile in float64; columns beyond the last one are 0."""
     value_TB = tl.load(address_TB, mask=inside_B[None, :], other=0.0).to(tl.float64)
     if address_TB.dtype.element_ty.primitive_bitwidth == 16:
-        # Triton 3.8 lays out the factors of a product by the width of what was loaded, and cannot lower float64 laid
-        # out for 16 bits. A reduction, here over an axis of one, hides the load from it.
+        # Triton 3.8 chooses the layout of dot operands by the width of the loaded type, and cannot lower float64 in a
+        # 16-bit layout. A reduction over an axis of size 1 hides the load from it.
         value_TB = tl.max(value_TB[:, :, None], 2)
     return value_TB
 
@@ -53,7 +53,7 @@ def _anchors_kernel(
     T: tl.constexpr,
     B: tl.constexpr,
 ) -> None:
-    """Find the anchors of B columns, a tile of rows after the other."""
+    """Compute the anchors of B columns, tile by tile."""
     column_B = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     inside_B = column_B < columns
     lowest_B = tl.full([B], float("inf"), tl.float64)
@@ -87,7 +87,7 @@ def _products_kernel(
     T: tl.constexpr,
     B: tl.constexpr,
 ) -> None:
-    """Sum the products of two tiles of rows over one slab of columns; ALONE: one tile holds all rows."""
+    """Sum the products of two tiles of rows over one slab of columns. ALONE: a single tile holds all rows."""
     split = tl.program_id(1).to(tl.int64)
     pair = tl.program_id(0).to(tl.int64)
     top, left = pair // tiles, pair % tiles
@@ -124,24 +124,24 @@ def _products_kernel(
 
 
 def check_launch(op: str, *tensors: Tensor | None) -> None:
-    """Refuse tensors that a Triton kernel cannot reach.
+    """Check that a Triton kernel can access the tensors.
 
     Args:
-        op: the operation, for the message.
-        tensors: to lie on one CUDA device, or, where Triton interprets its kernels, on the CPU; None passes.
+        op: name of the operation, for the error message.
+        tensors: must all be on one CUDA device, or on the CPU if Triton interprets its kernels; None is ignored.
 
     Raises:
-        ValueError: they lie elsewhere, or on two devices.
+        ValueError: tensors on another device, or on several devices.
     """
     allowed = ("cuda", "cpu") if triton.knobs.runtime.interpret else ("cuda",)
     devices = {tensor.device for tensor in tensors if tensor is not None}
     if len(devices) > 1 or any(device.type not in allowed for device in devices):
         found = ", ".join(sorted(map(str, devices)))
-        raise ValueError(f"{op}=triton got tensors on {found}, allowed: one device of {', '.join(allowed)}")
+        raise ValueError(f"{op}=triton got tensors on {found}; allowed: one device of {', '.join(allowed)}")
 
 
 def _slabs(rows: int, columns: int, block_bytes: int) -> tuple[int, int, int, int]:
-    """Rows of a tile, tiles, columns of a slab and slabs: read off the shape, so that every device sums alike."""
+    """Return rows per tile, tiles, columns per slab and slabs, from the shape only, so that every device sums alike."""
     tile = min(TILE, max(16, triton.next_power_of_2(rows)))
     tiles = triton.cdiv(rows, tile)
     most = min(PROGRAMS // (tiles * (tiles + 1) // 2), block_bytes // (8 * (tiles * tile) ** 2))
@@ -153,18 +153,18 @@ def _slabs(rows: int, columns: int, block_bytes: int) -> tuple[int, int, int, in
 def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Gram:
     """Compute the inner products of all pairs of rows by float64 products of anchored tiles.
 
-    The formulas are the reference's. Up to 64 rows the matrix is read once: a program anchors a step of columns in
-    registers and multiplies it with itself. Above, a first kernel finds the anchors, and each pair of tiles on or above
-    the diagonal reads its own rows. Each slab of columns writes its partial sums to a workspace, which is added up in
-    a fixed order: no atomics, and the same bits in every run.
+    The formulas are those of the reference. With up to 64 rows the matrix is read once: a program anchors a step of
+    columns in registers and multiplies it by itself. With more rows, a first kernel computes the anchors, and each pair
+    of tiles on or above the diagonal reads its own rows. Each slab of columns writes its partial sums to a workspace,
+    which is summed in a fixed order: no atomics, and bit-identical results in every run.
 
     Args:
         matrix_ND: float16, bfloat16, float32 or float64, any strides, on a CUDA device. No gradient is recorded.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
-        block_bytes: most bytes of the workspace, if one slab needs no more; at least 1.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: maximum size of the workspace, at least 1; exceeded only if a single slab needs more.
 
     Returns:
-        the three matrices, with zeros in rows and columns of invalid rows.
+        the three matrices; rows and columns of invalid rows are 0.
 
     Raises:
         ValueError: wrong shape, type or device.
@@ -188,7 +188,7 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     anchor_D = matrix_ND if alone else torch.empty(columns, dtype=anchor_dtype, device=matrix_ND.device)
     shapes = ((slabs, tiles * tile, tiles * tile), (slabs, tiles * tile), (slabs,))
     sums = [torch.empty(shape, dtype=torch.float64, device=matrix_ND.device) for shape in shapes]
-    with torch.cuda.device(matrix_ND.get_device()):  # -1, which changes nothing, on the host
+    with torch.cuda.device(matrix_ND.get_device()):  # -1 for a CPU tensor, which is a no-op
         if not alone and columns:
             _anchors_kernel[(triton.cdiv(columns, 128),)](
                 matrix_ND, stand_in_N, anchor_D, rows, columns, *matrix_ND.stride(), masked, 32, 128

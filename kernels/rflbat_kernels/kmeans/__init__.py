@@ -1,4 +1,4 @@
-"""K-means of many point sets at once, and the rules that choose the number of clusters."""
+"""Batched k-means of many point sets, and rules that choose the number of clusters."""
 
 from rflbat_kernels.kmeans.reference import KMeans, gap_statistic, kmeans, silhouette
 

@@ -1,4 +1,4 @@
-"""K-means by cuML, from the reference's own starts.
+"""K-means by cuML, from the same start centres as the reference.
 
 Axes: M point sets, L numbers of clusters, R restarts, N points, K clusters, H coordinates.
 """
@@ -14,7 +14,7 @@ from torch.utils.dlpack import from_dlpack
 from rflbat_kernels.kmeans.reference import KMeans, _check, _plus_plus, _standardise
 
 TOLERANCE = 1e-300
-"""cuML stops early at this movement of the centres; it refuses 0."""
+"""Movement of the centres at which cuML stops early; cuML does not accept 0."""
 
 
 @torch.no_grad()
@@ -26,27 +26,26 @@ def kmeans(
     *,
     iterations: int = 50,
 ) -> KMeans:
-    """Cluster M point sets into each of L numbers of clusters, R restarts each: M L R fits by cuML, one by one.
+    """Cluster M point sets into each of L numbers of clusters, with R restarts each: M L R sequential fits by cuML.
 
-    Starts are the k-means++ centres that the reference draws from the same uniforms, invalid points are points of
-    weight 0, and the restart of smallest inertia wins as in the reference. Points and starts go to cuML, labels and
-    centres come back without a copy, by DLPack. What differs from the reference: every fit WAITS for the device;
-    cuML stops when the centres stand still or the sum of squared distances rises; and it computes distances as
-    expanded squares, so that a point nearly as far from two centres may get the other label. The inertia is computed
-    here, from differences.
+    The starts are the k-means++ centres that the reference draws from the same uniforms, invalid points get weight 0,
+    and the restart of smallest inertia wins, as in the reference. Tensors are exchanged with cuML by DLPack, without a
+    copy. Differences from the reference: every fit SYNCHRONISES with the device; cuML stops when the centres stand
+    still or the sum of squared distances rises; and it computes distances from expanded squares, so a point nearly
+    equidistant from two centres may get the other label. The inertia is recomputed from explicit differences.
 
     Args:
         points_MNH: any float type, on a CUDA device; centred and scaled inside.
-        clusters: L numbers, each at least 1; K is the largest.
-        uniforms_MLRK: in [0, 1); R is the number of restarts.
-        valid_N: bool (N,) or (M, N), points that count; the others may hold anything. None: all.
-        iterations: most rounds of Lloyd, at least 0.
+        clusters: L numbers of clusters, each at least 1; K is the largest.
+        uniforms_MLRK: random numbers in [0, 1); R is the number of restarts.
+        valid_N: bool (N,) or (M, N), mask of valid points; the others may hold anything. None: all are valid.
+        iterations: maximum rounds of Lloyd's algorithm, at least 0.
 
     Returns:
         labels, centres and inertia of the best restarts.
 
     Raises:
-        ValueError: wrong shape or type, a number of clusters below 1, `iterations` below 0.
+        ValueError: wrong shape or type, a number of clusters below 1, ``iterations`` below 0.
         ImportError: CuPy or cuML cannot be imported.
 
     Example:
@@ -60,12 +59,13 @@ def kmeans(
     valid_MN = _check(points_MNH, clusters, uniforms_MLRK, valid_N, iterations)
     points_MNH, origin_MH, scale_M1 = _standardise(points_MNH, valid_MN)
     starts_MKLRH = _plus_plus(points_MNH, valid_MN.to(torch.float64), uniforms_MLRK.to(torch.float64))
-    # cuML wants as many points as clusters, and a positive sum of weights; a set without a valid point is all zeros.
+    # cuML needs at least as many points as clusters and a positive sum of weights. The points of a set without a valid
+    # point are all zeros, so they may get weight 1.
     missing = max(0, max(clusters) - points_MNH.shape[1])
     weights_MN = torch.where(valid_MN.any(1, keepdim=True), valid_MN, True).to(torch.float64)
     weights_MN, padded_MNH = pad(weights_MN, (0, missing)), pad(points_MNH, (0, 0, 0, missing))
     best = []
-    with torch.cuda.device(points_MNH.get_device()):  # -1, which changes nothing, on the host
+    with torch.cuda.device(points_MNH.get_device()):  # -1 for a CPU tensor, which is a no-op
         for m, points_NH in enumerate(points_MNH):
             for at, size in enumerate(clusters):
                 starts_RKH = starts_MKLRH[m, :size, at].transpose(0, 1)
@@ -81,8 +81,8 @@ def kmeans(
 
 
 def _fit(points_NH: Tensor, weights_N: Tensor, start_KH: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Labels and centres of one restart, as they lie in cuML's memory."""
-    # By name: most machines have neither, and where they are there, importing them takes seconds.
+    """Fit one restart; return its labels and centres as views of cuML's memory."""
+    # Imported here: most machines have neither package, and importing them takes seconds.
     cupy, cluster = import_module("cupy"), import_module("cuml.cluster")
     points, weights, start = (
         cupy.from_dlpack(tensor.detach().contiguous()) for tensor in (points_NH, weights_N, start_KH)
@@ -96,7 +96,7 @@ def _fit(points_NH: Tensor, weights_N: Tensor, start_KH: Tensor, iterations: int
 def _best(
     points_NH: Tensor, valid_N: Tensor, tried: Sequence[tuple[Tensor, Tensor]], most: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels (N,), centres (K, H) and inertia of the first restart within 1e-12 of the smallest inertia."""
+    """Return labels (N,), centres (K, H) and inertia of the first restart within 1e-12 of the smallest inertia."""
     labels_RN = torch.stack([labels for labels, _ in tried])[:, : len(points_NH)].to(torch.int64)
     centres_RKH = torch.stack([centres for _, centres in tried])
     nearest_RNH = centres_RKH.take_along_dim(labels_RN[..., None], 1)

@@ -1,7 +1,7 @@
-"""Lloyd's rounds of many runs of k-means at once.
+"""Lloyd's algorithm, batched over many runs of k-means.
 
-Axes: M point sets, Q runs of a set, N points, K clusters, P = all centres of a set, H coordinates,
-J = H + 1 (the coordinates and 1).
+Axes: M point sets, Q runs of a set, N points, K clusters, P = K Q centres of a set, H coordinates,
+J = H + 1 (the coordinates and a constant 1).
 """
 
 import math
@@ -11,24 +11,24 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 TINY = 1e-290
-"""What no squared distance falls below."""
+"""Lower bound of every squared distance in the ranking."""
 WORTH = 0.75
-"""Runs are left out once so few, as a share, still move: to gather the others costs some microseconds."""
+"""Compact the batch to the runs that still move once at most this fraction does; compaction costs microseconds."""
 
 
 def lloyd(
     points_MNH: Tensor, weights_MN: Tensor, centres_MQKH: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Move the centres of every run so many times; give labels, centres and inertia.
+    """Run Lloyd's algorithm for all runs; return labels, centres and inertia.
 
-    Each point belongs to its nearest centre (the first of equals, up to rounding), each centre moves to the mean of its
-    points; one without points stays. On a CPU a run in which no centre moved is left alone, with the same result.
+    Each point belongs to its nearest centre (ties, up to rounding, go to the first), and each centre moves to the mean
+    of its points; a centre without points stays. A CPU skips runs whose centres stand still, with the same result.
 
     Args:
-        points_MNH: float64, within 1 of the origin.
-        weights_MN: float64, 1 for points that count and 0 for others, which must be finite.
-        centres_MQKH: float64, the start of each run.
-        iterations: at least 0.
+        points_MNH: float64, coordinates within 1 of the origin.
+        weights_MN: float64, 1 for valid points and 0 for invalid ones, which must be finite.
+        centres_MQKH: float64, start centres of each run.
+        iterations: number of rounds, at least 0.
 
     Returns:
         labels (M, Q, N) int64; centres (M, Q, K, H); inertia (M, Q), the weighted sum of squared distances.
@@ -51,20 +51,20 @@ def lloyd(
 
 
 class _Rounds:
-    """Rounds for any of the runs, written into the same memory: on a CPU fresh pages cost more than the arithmetic."""
+    """Rounds of Lloyd's algorithm in reused memory: on a CPU fresh pages cost more than the arithmetic."""
 
     def __init__(self, points_MNH: Tensor, weights_MN: Tensor, clusters: int) -> None:
         self.columns = [column[:, None, None, :] for column in points_MNH.unbind(2)]
         self.summands_MJN = torch.cat([points_MNH.mT, weights_MN[:, None]], 1)
         self.numbers_K11 = torch.arange(clusters, dtype=torch.float64, device=points_MNH.device)[:, None, None]
-        # Ranked by (d + tiny) (1 + k 2^-50), no two of a point's distances are equal, so that "is the smallest" is true
-        # of one cluster only: the first of equals. An argmin would cost more than all the rest of an iteration.
+        # Ranking by (d + tiny) (1 + k 2^-50) makes the distances of a point distinct, so "equals the minimum" holds
+        # for one cluster only, the first of a tie. An argmin would cost more than the rest of the iteration.
         self.shade_K11 = 1.0 + self.numbers_K11 * 2.0**-50
         self.tiny_K11 = self.shade_K11 * TINY
         self.room = points_MNH.new_empty(0)
 
     def assign(self, centres_MJKQ: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared distances of the points to the centres, and 1 at each point's nearest one, else 0; (M, K, Q, N)."""
+        """Compute squared distances to the centres and the 0/1 indicator of each nearest one, both (M, K, Q, N)."""
         sets, _, clusters, runs = centres_MJKQ.shape
         shape = 3, sets, clusters, runs, self.summands_MJN.shape[2]
         if self.room.numel() < math.prod(shape):
@@ -75,24 +75,25 @@ class _Rounds:
         return squared_MKQN, nearest_MKQN.eq_(nearest_MKQN.amin(1, keepdim=True))
 
     def move(self, centres_MJKQ: Tensor) -> Tensor:
-        """Bring each centre to the mean of its points."""
+        """Move each centre to the mean of its points."""
         nearest_MPN = self.assign(centres_MJKQ)[1].flatten(1, 2)
-        # The centre so far counts as 2^-900 of a point: nothing beside a member, everything without one.
+        # Give the old centre weight 2^-900: negligible if the cluster has members, decisive if it is empty, so that an
+        # empty cluster keeps its centre.
         sums_MJP = torch.baddbmm(centres_MJKQ.flatten(2), self.summands_MJN, nearest_MPN.mT, beta=2.0**-900)
         return (sums_MJP / sums_MJP[:, -1:]).view(centres_MJKQ.shape)
 
 
 def _moved(rounds: _Rounds, centres_MJKQ: Tensor, iterations: int) -> Tensor:
-    """Move the centres of all runs so many times."""
+    """Move the centres of all runs ``iterations`` times."""
     for _ in range(iterations):
         centres_MJKQ = rounds.move(centres_MJKQ)
     return centres_MJKQ
 
 
 def _settled(rounds: _Rounds, centres_MJKQ: Tensor, iterations: int) -> Tensor:
-    """Move the centres as `_moved` does, but only those of runs in which one moved: the others stand still for ever.
+    """Move the centres as ``_moved`` does, but skip runs in which no centre moved, since they have converged.
 
-    Only a CPU may look: elsewhere to look is to wait.
+    For CPU tensors only: on a GPU the test for convergence would synchronise.
     """
     found_MJKQ, going_Q = centres_MJKQ.clone(), torch.arange(centres_MJKQ.shape[3])
     for _ in range(iterations):
@@ -109,7 +110,7 @@ def _settled(rounds: _Rounds, centres_MJKQ: Tensor, iterations: int) -> Tensor:
 
 
 def _squared(columns: list[Tensor], centres_MJKQ1: Tensor, total: Tensor, difference: Tensor) -> None:
-    """Squared distances (M, K, Q, N) of all points to all centres, from explicit differences, axis by axis."""
+    """Write the squared distances (M, K, Q, N) of all points to all centres to ``total``, from explicit differences."""
     torch.sub(columns[0], centres_MJKQ1.select(1, 0), out=total)
     total.mul_(total)
     for h, column in enumerate(columns[1:], 1):

@@ -1,7 +1,7 @@
-"""K-means on a CUDA device by Triton: all rounds of Lloyd of a run in one program, its centres in registers.
+"""K-means in Triton for CUDA devices: one program runs all rounds of Lloyd's algorithm of a run, centres in registers.
 
-Axes: M point sets, L numbers of clusters, R restarts, Q = all runs of a set, N points, K clusters, H coordinates;
-T points of one step, C clusters and E coordinates filled up to powers of two.
+Axes: M point sets, L numbers of clusters, R restarts, Q = L R runs of a set, N points, K clusters, H coordinates;
+T points of one step, C clusters and E coordinates padded to powers of two.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from rflbat_kernels.kmeans.lloyd import TINY
 from rflbat_kernels.kmeans.reference import FAR, KMeans, _best, _check, _plus_plus, _standardise, _unscaled
 
 WIDEST = 512
-"""Most coordinates of all centres of a run together, filled up to powers of two: they are held in registers."""
+"""Maximum of clusters times coordinates of a run, each padded to a power of two: the centres are kept in registers."""
 STEP = 4096
-"""Coordinate differences of one step."""
+"""Number of coordinate differences of one step."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _distances(point_TE: tl.tensor, centre_CE: tl.tensor) -> tl.tensor:
-    """Squared distances of T points to C centres, from explicit differences."""
+    """Compute the squared distances of T points to C centres, from explicit differences."""
     difference_TCE = point_TE[:, None, :] - centre_CE[None, :, :]
     return tl.sum(difference_TCE * difference_TCE, 2)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _nearest(squared_TC: tl.tensor, cluster_C: tl.tensor, TINY: tl.constexpr) -> tl.tensor:
-    """Mark the nearest centre of each point, the first of equals, by the reference's ranks."""
+    """Mark the nearest centre of each point by the ranking of the reference; ties go to the first."""
     shade_C = 1.0 + cluster_C.to(tl.float64) * (2.0**-50)
     rank_TC = squared_TC * shade_C[None, :] + (shade_C * TINY)[None, :]
     lowest_TC = rank_TC == tl.min(rank_TC, 1)[:, None]
@@ -49,7 +49,7 @@ def _points_at(
     points: tl.tensor,
     coordinates: tl.tensor,
 ) -> Any:
-    """Read T points of a set, and which of them count; the others are 0."""
+    """Load T points of a set and their validity; invalid points are 0."""
     place_T = chosen * points + point_T
     counts_T = tl.load(valid_MN + place_T, mask=point_T < points, other=0).to(tl.int1)
     wanted_TE = counts_T[:, None] & (along_E < coordinates)[None, :]
@@ -77,20 +77,20 @@ def _lloyd_kernel(
     TINY: tl.constexpr,
     KEPT: tl.constexpr,
 ) -> None:
-    """Move the centres of one run until they stand still or the rounds are over; then label the points."""
+    """Move the centres of one run until they stand still or all rounds are done; then label the points."""
     run = tl.program_id(0).to(tl.int64)
     chosen = run // runs
     cluster_C, along_E = tl.arange(0, C), tl.arange(0, E).to(tl.int64)
     there_CE = (cluster_C < clusters)[:, None] & (along_E < coordinates)[None, :]
     address_CE = centres_MQKH + ((run * clusters + cluster_C)[:, None] * coordinates + along_E[None, :])
     centre_CE = tl.load(address_CE, mask=there_CE, other=0.0)
-    # Clusters that fill up, or lie beyond this run's number, attract nobody.
+    # Put padding and the centres beyond this run's number of clusters far away, where they attract no point.
     outside_CE = (cluster_C >= tl.load(sizes_Q + run % runs))[:, None] & (along_E < coordinates)[None, :]
     centre_CE = tl.where(outside_CE, FAR, centre_CE)
     left = tl.zeros([], tl.int32) + iterations
     moved = left > 0
     while moved:
-        # The centre so far counts as 2^-900 of a point: nothing beside a member, everything without one.
+        # Give the old centre weight 2^-900, so that an empty cluster keeps its centre (see lloyd.py).
         sum_CE = centre_CE * KEPT
         count_C = tl.full([C], KEPT, tl.float64)
         for first in range(0, points, T):
@@ -125,24 +125,24 @@ def kmeans(
     *,
     iterations: int = 50,
 ) -> KMeans:
-    """Cluster M point sets into each of L numbers of clusters, R restarts each, every run in a program of its own.
+    """Cluster M point sets into each of L numbers of clusters, with R restarts each, one program per run.
 
-    Starts and the choice of the restart are the reference's. A program assigns, adds up and divides for all rounds of
-    its run, and ends early where its centres stand still: one launch for all of Lloyd, and no wait for the device.
+    The starts and the choice of the restart are those of the reference. A program does all rounds of its run and ends
+    early once its centres stand still: one launch for all of Lloyd's algorithm, and no synchronisation.
 
     Args:
         points_MNH: any float type, on a CUDA device; centred and scaled inside.
-        clusters: L numbers, each at least 1; K is the largest. K times H, each filled up to a power of two, is at most
-            512.
-        uniforms_MLRK: in [0, 1); R is the number of restarts.
-        valid_N: bool (N,) or (M, N), points that count; the others may hold anything. None: all.
-        iterations: most rounds of Lloyd, at least 0.
+        clusters: L numbers of clusters, each at least 1; K is the largest. K times H, each padded to a power of two,
+            must be at most 512.
+        uniforms_MLRK: random numbers in [0, 1); R is the number of restarts.
+        valid_N: bool (N,) or (M, N), mask of valid points; the others may hold anything. None: all are valid.
+        iterations: maximum rounds of Lloyd's algorithm, at least 0.
 
     Returns:
         labels, centres and inertia of the best restarts.
 
     Raises:
-        ValueError: wrong shape, type or device, a number of clusters below 1, too many centres, `iterations` below 0.
+        ValueError: wrong shape, type or device, a number of clusters below 1, too many centres, ``iterations`` below 0.
 
     Example:
         >>> points = torch.tensor([[[0.0, 0.0], [0.0, 1.0], [9.0, 8.0]]])  # doctest: +SKIP
@@ -158,7 +158,7 @@ def kmeans(
     filled = [triton.next_power_of_2(size) for size in (max(clusters), coordinates)]
     if filled[0] * filled[1] > WIDEST:
         given = f"{max(clusters)} clusters of {coordinates} coordinates"
-        raise ValueError(f"kmeans=triton got {given}, filled up {filled[0]} x {filled[1]}, allowed: at most {WIDEST}")
+        raise ValueError(f"kmeans=triton got {given}, padded {filled[0]} x {filled[1]}; allowed: at most {WIDEST}")
     points_MNH, origin_MH, scale_M1 = _standardise(points_MNH, valid_MN)
     points_MNH, valid_MN = points_MNH.contiguous(), valid_MN.contiguous()
     starts_MKLRH = _plus_plus(points_MNH, valid_MN.to(torch.float64), uniforms_MLRK.to(torch.float64))
@@ -168,7 +168,7 @@ def kmeans(
     inertia_MLR = torch.empty(shape_MLR, dtype=torch.float64, device=points_MNH.device)
     sizes_Q = _sizes(clusters, shape_MLR[2], points_MNH.device)
     step = min(triton.next_power_of_2(points), STEP // (filled[0] * filled[1]))
-    with torch.cuda.device(points_MNH.get_device()):  # -1, which changes nothing, on the host
+    with torch.cuda.device(points_MNH.get_device()):  # -1 for a CPU tensor, which is a no-op
         _lloyd_kernel[(inertia_MLR.numel(),)](
             *(points_MNH, valid_MN, sizes_Q, centres_MLRKH, labels_MLRN, inertia_MLR, points, coordinates),
             *(max(clusters), sizes_Q.numel(), iterations, step, *filled, FAR, TINY, 2.0**-900),
@@ -178,5 +178,5 @@ def kmeans(
 
 
 def _sizes(clusters: Sequence[int], restarts: int, device: torch.device) -> Tensor:
-    """Number of clusters of each run of a set (Q,); filled on the device, since a copy of a list would be a wait."""
+    """Return the number of clusters of each run (Q,), filled on the device, since copying a list would synchronise."""
     return torch.cat([torch.full((restarts,), size, dtype=torch.int32, device=device) for size in clusters])

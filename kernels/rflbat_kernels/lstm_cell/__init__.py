@@ -1,4 +1,4 @@
-"""One step of an LSTM after its matrix products, forward and backward."""
+"""The elementwise part of an LSTM step, after its matrix products, forward and backward."""
 
 from rflbat_kernels.lstm_cell.reference import Cell, lstm_cell, lstm_cell_backward
 

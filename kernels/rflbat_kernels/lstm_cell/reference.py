@@ -1,6 +1,6 @@
-"""One step of an LSTM after its matrix products, forward and backward.
+"""The elementwise part of an LSTM step, after its matrix products, forward and backward.
 
-Axes: B rows (batch; further axes, as clients, may stand in front), U units, G = 4 U gates in the order i, f, g, o.
+Axes: B rows (batch; further axes, such as clients, may precede it), U units, G = 4 U gates in the order i, f, g, o.
 """
 
 from typing import NamedTuple
@@ -10,60 +10,60 @@ from torch import Tensor
 
 
 class Cell(NamedTuple):
-    """What a step of an LSTM gives."""
+    """Results of an LSTM step."""
 
     state_BU: Tensor
-    """The hidden state."""
+    """The hidden state h."""
     cell_BU: Tensor
-    """The cell's content."""
+    """The cell state c'."""
     active_BG: Tensor
-    """The gates after their functions, which the backward pass needs."""
+    """The gates after their activation functions, which the backward pass needs."""
 
 
 def check_cell(gates_BG: Tensor, cells_BU: tuple[Tensor, ...]) -> None:
-    """Refuse tensors that are no step of one LSTM.
+    """Check that tensors have the dtypes and shapes of one LSTM step.
 
     Args:
         gates_BG: any float type, (..., 4 U).
         cells_BU: tensors of the same type, (..., U).
 
     Raises:
-        ValueError: a type or a shape differs.
+        ValueError: inconsistent dtypes or shapes.
 
     Example:
         >>> check_cell(torch.ones(2, 8), (torch.ones(2, 3),))
         Traceback (most recent call last):
             ...
-        ValueError: gates of shape (2, 8) go with torch.float32 (2, 2), not with torch.float32 (2, 3)
+        ValueError: gates of shape (2, 8) need cells of torch.float32 (2, 2); got torch.float32 (2, 3)
     """
     *rows, gates = gates_BG.shape
     if gates % 4 or not gates_BG.is_floating_point():
         shape = tuple(gates_BG.shape)
-        raise ValueError(f"the gates are {gates_BG.dtype} of shape {shape}, allowed: float (..., B, 4 U)")
+        raise ValueError(f"the gates are {gates_BG.dtype} of shape {shape}; allowed: float (..., B, 4 U)")
     wanted = (*rows, gates // 4)
     for value_BU in cells_BU:
         if value_BU.shape != wanted or value_BU.dtype != gates_BG.dtype:
             given = f"{value_BU.dtype} {tuple(value_BU.shape)}"
             raise ValueError(
-                f"gates of shape {tuple(gates_BG.shape)} go with {gates_BG.dtype} {wanted}, not with {given}"
+                f"gates of shape {tuple(gates_BG.shape)} need cells of {gates_BG.dtype} {wanted}; got {given}"
             )
 
 
 @torch.no_grad()
 def lstm_cell(gates_BG: Tensor, cell_BU: Tensor) -> Cell:
-    """Compute the next state and cell of an LSTM from the sums that its gates get.
+    """Compute the next hidden and cell state of an LSTM from the pre-activations of its gates.
 
     ``i, f, o = sigmoid(.)``, ``g = tanh(.)``; ``c' = f c + i g``; ``h = o tanh(c')``.
 
     Args:
-        gates_BG: ``W_ih x + W_hh h + b``, any float type. No gradient is recorded.
-        cell_BU: the cell before.
+        gates_BG: pre-activations ``W_ih x + W_hh h + b``, any float type. No gradient is recorded.
+        cell_BU: cell state c before the step.
 
     Returns:
-        the state, the cell, and the gates after their functions, in the same type.
+        the hidden state, the cell state and the activated gates, in the same dtype.
 
     Raises:
-        ValueError: types or shapes that differ.
+        ValueError: inconsistent dtypes or shapes.
 
     Example:
         >>> found = lstm_cell(torch.tensor([[0.0, 100.0, 0.0, 100.0]]), torch.tensor([[0.5]]))
@@ -83,23 +83,23 @@ def lstm_cell(gates_BG: Tensor, cell_BU: Tensor) -> Cell:
 def lstm_cell_backward(
     grad_state_BU: Tensor, grad_cell_BU: Tensor, active_BG: Tensor, before_BU: Tensor, after_BU: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of `lstm_cell`'s arguments from those of its state and cell.
+    """Compute the gradients of the arguments of ``lstm_cell`` from those of its hidden and cell state.
 
     With ``s = tanh(c')`` and ``e = dc' + dh o (1 - s^2)``: ``di = e g i (1 - i)``, ``df = e c f (1 - f)``,
     ``dg = e i (1 - g^2)``, ``do = dh s o (1 - o)``, ``dc = e f``.
 
     Args:
-        grad_state_BU: gradient of the state, dh.
-        grad_cell_BU: gradient of the cell after the step, dc'.
-        active_BG: the gates after their functions.
-        before_BU: the cell before, c.
-        after_BU: the cell after, c'.
+        grad_state_BU: gradient dh of the hidden state.
+        grad_cell_BU: gradient dc' of the cell state after the step.
+        active_BG: the activated gates.
+        before_BU: cell state c before the step.
+        after_BU: cell state c' after the step.
 
     Returns:
-        the gradients of the gates (..., 4 U) and of the cell before (..., U).
+        the gradients of the pre-activations (..., 4 U) and of the cell state before the step (..., U).
 
     Raises:
-        ValueError: types or shapes that differ.
+        ValueError: inconsistent dtypes or shapes.
 
     Example:
         >>> one = torch.ones(1, 1)

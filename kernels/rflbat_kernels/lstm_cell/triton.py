@@ -1,7 +1,7 @@
-"""One step of an LSTM after its matrix products on a CUDA device by Triton: one kernel a direction.
+"""The elementwise part of an LSTM step in Triton for CUDA devices, one kernel per direction.
 
-Axes: B rows, further axes in front (O x I in all, of which I lie at one distance), U units, G = 4 U gates in the order
-i, f, g, o; R rows and C units of one program.
+Axes: B rows, further axes in front (together O x I rows, where the I inner ones have a common stride), U units,
+G = 4 U gates in the order i, f, g, o; R rows and C units of one program.
 """
 
 import math
@@ -16,12 +16,12 @@ from rflbat_kernels.gram.triton import check_launch
 from rflbat_kernels.lstm_cell.reference import Cell, check_cell
 
 TILE = 1024
-"""Units of one program, all its rows together."""
+"""Number of elements (rows times units) of one program."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _wide(value: tl.tensor) -> tl.tensor:
-    """Give what is computed with: float64 as it is, all else in float32."""
+    """Convert to the compute type: float64 stays, everything else becomes float32."""
     if value.dtype != tl.float64:
         value = value.to(tl.float32)
     return value
@@ -29,14 +29,14 @@ def _wide(value: tl.tensor) -> tl.tensor:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _sigmoid(value: tl.tensor) -> tl.tensor:
-    """1 / (1 + exp(-x)), from the exponential that does not overflow."""
+    """Compute 1 / (1 + exp(-x)) from exp(-|x|), which cannot overflow."""
     small = tl.exp(-tl.abs(value))
     return tl.where(value >= 0, 1.0, small) / (1.0 + small)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _tanh(value: tl.tensor) -> tl.tensor:
-    """Hyperbolic tangent; near 0, where 1 - exp(-2|x|) cancels, by the continued fraction x / (1 + x^2 / (3 + ...))."""
+    """Compute tanh; near 0, where 1 - exp(-2|x|) cancels, by the continued fraction x / (1 + x^2 / (3 + ...))."""
     size = tl.abs(value)
     near = size < 0.2
     x = tl.where(near, value, 0.0)
@@ -50,7 +50,7 @@ def _tanh(value: tl.tensor) -> tl.tensor:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _where(rows: tl.tensor, inner: tl.tensor, units: tl.tensor, R: tl.constexpr, C: tl.constexpr) -> Any:
-    """Number the rows (as wholes, by the outer and the inner axis) and the units of a program; say which are there."""
+    """Compute the indices of a program: rows (total, outer, inner), units, and the mask of those that exist."""
     row_R = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     unit_C = tl.program_id(1).to(tl.int64) * C + tl.arange(0, C)
     there_RC = (row_R < rows)[:, None] & (unit_C < units)[None, :]
@@ -159,7 +159,7 @@ def _backward_kernel(
 
 
 def _launch(kernel: Any, op: str, values: tuple[Tensor, ...], results: tuple[Tensor, ...], units: int) -> None:
-    """Bring every tensor to three axes, the last without gaps, and run the kernel over all rows."""
+    """Reshape every tensor to three axes with a contiguous last one, and run the kernel over all rows."""
     check_launch(op, *values)
     shape = values[0].shape[:-1]
     rows, inner = math.prod(shape), shape[-1]
@@ -170,7 +170,7 @@ def _launch(kernel: Any, op: str, values: tuple[Tensor, ...], results: tuple[Ten
     strides = [stride for value in flat for stride in value.stride()[:2]]
     width = min(128, triton.next_power_of_2(units))
     height = TILE // width
-    with torch.cuda.device(values[0].get_device()):  # -1, which changes nothing, on the host
+    with torch.cuda.device(values[0].get_device()):  # -1 for a CPU tensor, which is a no-op
         kernel[(triton.cdiv(rows, height), triton.cdiv(units, width))](
             *flat, *results, rows, inner, units, *strides, height, width
         )
@@ -178,20 +178,21 @@ def _launch(kernel: Any, op: str, values: tuple[Tensor, ...], results: tuple[Ten
 
 @torch.no_grad()
 def lstm_cell(gates_BG: Tensor, cell_BU: Tensor) -> Cell:
-    """Compute the next state and cell of an LSTM from the sums that its gates get, in one kernel.
+    """Compute the next hidden and cell state of an LSTM from the pre-activations of its gates, in one kernel.
 
     ``i, f, o = sigmoid(.)``, ``g = tanh(.)``; ``c' = f c + i g``; ``h = o tanh(c')``. Float16 and bfloat16 are computed
     in float32 and rounded once.
 
     Args:
-        gates_BG: ``W_ih x + W_hh h + b``; float16, bfloat16, float32 or float64, any strides, on a CUDA device.
-        cell_BU: the cell before.
+        gates_BG: pre-activations ``W_ih x + W_hh h + b``; float16, bfloat16, float32 or float64, any strides, on a CUDA
+            device.
+        cell_BU: cell state c before the step.
 
     Returns:
-        the state, the cell, and the gates after their functions, in the same type.
+        the hidden state, the cell state and the activated gates, in the same dtype.
 
     Raises:
-        ValueError: types or shapes that differ, or a wrong device.
+        ValueError: inconsistent dtypes or shapes, or a wrong device.
 
     Example:
         >>> lstm_cell(torch.zeros(1, 4).cuda(), torch.ones(1, 1).cuda()).cell_BU.item()  # doctest: +SKIP
@@ -211,23 +212,24 @@ def lstm_cell(gates_BG: Tensor, cell_BU: Tensor) -> Cell:
 def lstm_cell_backward(
     grad_state_BU: Tensor, grad_cell_BU: Tensor, active_BG: Tensor, before_BU: Tensor, after_BU: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of `lstm_cell`'s arguments from those of its state and cell, in one kernel.
+    """Compute the gradients of the arguments of ``lstm_cell`` from those of its hidden and cell state, in one kernel.
 
     With ``s = tanh(c')`` and ``e = dc' + dh o (1 - s^2)``: ``di = e g i (1 - i)``, ``df = e c f (1 - f)``,
     ``dg = e i (1 - g^2)``, ``do = dh s o (1 - o)``, ``dc = e f``.
 
     Args:
-        grad_state_BU: gradient of the state, dh; float16, bfloat16, float32 or float64, any strides, on a CUDA device.
-        grad_cell_BU: gradient of the cell after the step, dc'.
-        active_BG: the gates after their functions.
-        before_BU: the cell before, c.
-        after_BU: the cell after, c'.
+        grad_state_BU: gradient dh of the hidden state; float16, bfloat16, float32 or float64, any strides, on a CUDA
+            device.
+        grad_cell_BU: gradient dc' of the cell state after the step.
+        active_BG: the activated gates.
+        before_BU: cell state c before the step.
+        after_BU: cell state c' after the step.
 
     Returns:
-        the gradients of the gates (..., 4 U) and of the cell before (..., U).
+        the gradients of the pre-activations (..., 4 U) and of the cell state before the step (..., U).
 
     Raises:
-        ValueError: types or shapes that differ, or a wrong device.
+        ValueError: inconsistent dtypes or shapes, or a wrong device.
 
     Example:
         >>> one = torch.ones(1, 1).cuda()  # doctest: +SKIP

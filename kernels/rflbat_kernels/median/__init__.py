@@ -1,4 +1,4 @@
-"""Median of the entries that count."""
+"""Median of the valid entries along an axis."""
 
 from rflbat_kernels.median.reference import masked_median
 

@@ -1,4 +1,4 @@
-"""Median of the entries that count, along any axis, without a wait for the device."""
+"""Median of the valid entries along any axis, without synchronising with the device."""
 
 import torch
 from torch import Tensor
@@ -6,27 +6,27 @@ from torch import Tensor
 
 @torch.no_grad()
 def masked_median(values: Tensor, valid: Tensor, dim: int = -1) -> Tensor:
-    """Compute the median over the valid entries; of an even count, the mean of the two middle ones (as numpy).
+    """Compute the median of the valid entries; for an even count, the mean of the two middle ones, as in numpy.
 
-    Invalid entries are sorted to the end as +inf; the two middle positions follow from the count.
+    Invalid entries are sorted to the end as +inf; the two middle positions follow from the number of valid entries.
 
     Args:
-        values: any float type; may hold anything where invalid. A valid NaN gives NaN.
-        valid: bool, broadcastable to the shape of `values`.
-        dim: the axis that is reduced.
+        values: any float type; invalid entries may hold anything. A valid NaN gives NaN.
+        valid: bool, broadcastable to the shape of ``values``.
+        dim: axis to reduce.
 
     Returns:
-        float64 without that axis; NaN where nothing is valid.
+        float64 without that axis; NaN if no entry is valid.
 
     Raises:
-        ValueError: `values` is not a float tensor or `valid` not a bool one.
+        ValueError: ``values`` is not a float tensor or ``valid`` is not a bool tensor.
 
     Example:
         >>> masked_median(torch.tensor([3.0, torch.nan, 1.0, 2.0, 8.0]), torch.tensor([1, 0, 1, 1, 1]).bool()).item()
         2.5
     """
     if not values.is_floating_point() or valid.dtype != torch.bool:
-        raise ValueError(f"values are {values.dtype} and valid is {valid.dtype}, allowed: float and torch.bool")
+        raise ValueError(f"values are {values.dtype} and valid is {valid.dtype}; allowed: float and torch.bool")
     valid = valid.expand_as(values)
     if values.shape[dim] == 0:
         return values.to(torch.float64).sum(dim) + torch.nan

@@ -1,4 +1,4 @@
-"""Statistics of the sorted columns of a wide matrix: median, trimmed mean, mean about the median, two means."""
+"""Order statistics of the columns of a wide matrix: median, trimmed mean, mean around the median, 2-means."""
 
 from rflbat_kernels.order.reference import column_central_mean, column_median, column_trimmed_mean
 from rflbat_kernels.order.two_means import Split, column_two_means, minority_counts

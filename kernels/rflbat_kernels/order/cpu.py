@@ -1,4 +1,4 @@
-"""Windows of sorted columns on a CPU, where one may look how many rows count and take these alone.
+"""Windows of sorted columns on a CPU, where the number of valid rows is known and only those are stored.
 
 Axes: B columns of a block, V valid rows, W rows of a window.
 """
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def window_mean(values_BV: Tensor, first: Tensor, width: int) -> Tensor:
-    """Average a window of each sorted column: the same sums in the same order as for any device, of W rows alone.
+    """Average a window of each sorted column: the same sums in the same order as on any device, over W rows only.
 
     Args:
         values_BV: sorted columns without invalid entries.
-        first: 0-dim or (B,) int64, lowest rank of the window; with `width` within the column.
-        width: ranks in the window, at least 1.
+        first: 0-dim or (B,) int64, lowest rank of the window; the window must be within the column.
+        width: number of ranks in the window, at least 1.
 
     Returns:
         (B,) float64.
@@ -29,7 +29,7 @@ def window_mean(values_BV: Tensor, first: Tensor, width: int) -> Tensor:
         window_BW = values_BV.gather(1, first[:, None] + torch.arange(width))
     window_WB = window_BW.T.contiguous()
     anchor_B = window_WB[0].clamp_min(0.0).to(torch.float64) + window_WB[-1].clamp_max(0.0).to(torch.float64)
-    # Row after row: a sum in one call adds in an order that depends on the number of columns.
+    # Add row by row: the order of a sum in one call would depend on the number of columns.
     sum_B = np.zeros(len(anchor_B))
     for share_B in np.asarray((window_WB - anchor_B).div_(width)):
         sum_B += share_B
@@ -37,15 +37,15 @@ def window_mean(values_BV: Tensor, first: Tensor, width: int) -> Tensor:
 
 
 def nearest_window(values_BV: Tensor, median_B: Tensor, width: int) -> Tensor:
-    """Find the window of the entries that lie nearest to the median: the lower one of two as near.
+    """Find the window of the entries closest to the median; ties go to the lower window.
 
     Args:
         values_BV: sorted columns without invalid entries.
         median_B: float64.
-        width: ranks in the window, 1 .. V.
+        width: number of ranks in the window, 1 .. V.
 
     Returns:
-        (B,) int64, its lowest rank: how many ranks the window moves up from the lowest.
+        (B,) int64, the lowest rank of the window.
 
     Example:
         >>> nearest_window(torch.tensor([[-50.0, 1.5, 3.0, 4.5, 90.0]]), torch.tensor([3.0]).double(), 3).tolist()

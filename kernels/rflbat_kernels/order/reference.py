@@ -1,4 +1,4 @@
-"""Means of a window of the sorted values of each column of a wide matrix, streamed over blocks of columns.
+"""Means over a window of the sorted values of each column of a wide matrix, streamed over blocks of columns.
 
 Axes: N rows (clients), D columns (parameters), B columns of one block.
 """
@@ -14,22 +14,22 @@ from rflbat_kernels.gram.reference import BLOCK_BYTES, check_mask
 from rflbat_kernels.order import cpu
 
 SORTED_BYTES = 2**22
-"""Float64 size of a block that is sorted on a CPU: it stays in the cache until its statistics are taken."""
+"""Float64 size of a block that is sorted on a CPU, small enough to stay in the cache until its statistics are taken."""
 
 
 class Sorted(NamedTuple):
     """A block of columns, each in ascending order along the last axis."""
 
     values_BN: Tensor
-    """In the matrix's own type; places from `valid_rows` on are +inf.
+    """In the dtype of the matrix; entries from rank ``valid_rows`` on are +inf.
 
-    On a CPU these are left out, unless no row is valid."""
+    On a CPU those entries are left out, unless no row is valid."""
     valid_rows: Tensor
     """Number of valid rows, 0-dim int64."""
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Say whether one may look at a tensor: on a CPU alone that is no wait.
+    """Return whether reading a tensor's values needs no synchronisation, which is true only on a CPU.
 
     Example:
         >>> on_host(torch.ones(1))
@@ -39,11 +39,11 @@ def on_host(tensor: Tensor) -> bool:
 
 
 def sorted_blocks(matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -> Iterator[Sorted]:
-    """Sort the valid entries of each column, a block of columns at a time.
+    """Sort the valid entries of each column, one block of columns at a time.
 
     Args:
         matrix_ND: any float type, any strides.
-        valid_N: bool, rows that count; the others may hold anything. None: all.
+        valid_N: bool, mask of valid rows; the others may hold anything. None: all are valid.
         block_bytes: size of one block in float64; at least 1.
 
     Yields:
@@ -71,17 +71,17 @@ def sorted_blocks(matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -
 
 
 def _sort_rows(values_BN: Tensor) -> Tensor:
-    """Sort along the last axis. Numpy's sort has vector registers, torch's has not: on a CPU 15 times the speed."""
+    """Sort along the last axis. On a CPU numpy's vectorised sort is 15 times as fast as torch's."""
     if values_BN.device.type != "cpu" or values_BN.dtype not in (torch.float32, torch.float64):
         return values_BN.sort(dim=1).values
     return torch.from_numpy(np.sort(np.from_dlpack(values_BN), axis=1))
 
 
 def column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[Tensor]:
-    """Cut a matrix into blocks of columns.
+    """Split a matrix into blocks of columns.
 
     Args:
-        matrix_ND: any strides; nothing is copied.
+        matrix_ND: any strides; not copied.
         block_bytes: size of one block in float64; a block has at least one column.
 
     Yields:
@@ -98,18 +98,18 @@ def column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[Tensor]:
 
 
 def check_matrix(matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) -> int:
-    """Refuse what cannot be sorted by columns.
+    """Check the arguments that all column statistics share.
 
     Args:
-        matrix_ND: to be a float matrix with at least one row.
-        valid_N: to be a bool mask of the rows, or None.
-        block_bytes: to be at least 1.
+        matrix_ND: must be a float matrix with at least one row.
+        valid_N: must be a bool mask of the rows, or None.
+        block_bytes: must be at least 1.
 
     Returns:
         the number of rows.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: wrong shape, type or value.
 
     Example:
         >>> check_matrix(torch.ones(3, 2), None, 64)
@@ -117,19 +117,19 @@ def check_matrix(matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int) ->
     """
     if matrix_ND.ndim != 2 or not len(matrix_ND) or not matrix_ND.is_floating_point():
         shape = tuple(matrix_ND.shape)
-        raise ValueError(f"the matrix is {matrix_ND.dtype} of shape {shape}, allowed: float (N, D) with N at least 1")
+        raise ValueError(f"the matrix is {matrix_ND.dtype} of shape {shape}; allowed: float (N, D) with N at least 1")
     if block_bytes < 1:
-        raise ValueError(f"block_bytes is {block_bytes}, allowed: at least 1")
+        raise ValueError(f"block_bytes is {block_bytes}; allowed: at least 1")
     check_mask(valid_N, len(matrix_ND))
     return len(matrix_ND)
 
 
 def at_rank(values_BN: Tensor, rank: Tensor) -> Tensor:
-    """Read the value of one rank in each column.
+    """Return the value of a given rank in each column.
 
     Args:
         values_BN: sorted columns.
-        rank: 0-dim or (B,) int64; cut to 0 .. N-1.
+        rank: 0-dim or (B,) int64; clamped to 0 .. N-1.
 
     Returns:
         (B,) float64.
@@ -145,13 +145,13 @@ def at_rank(values_BN: Tensor, rank: Tensor) -> Tensor:
 
 
 def middle(block: Sorted) -> Tensor:
-    """Give the median of each column; of an even count, the mean of the two middle values.
+    """Compute the median of each column; for an even count, the mean of the two middle values.
 
     Args:
         block: sorted columns.
 
     Returns:
-        (B,) float64; +inf where nothing is valid.
+        (B,) float64; +inf if no row is valid.
 
     Example:
         >>> middle(Sorted(torch.tensor([[1.0, 4.0]], dtype=torch.float64), torch.tensor(2))).tolist()
@@ -162,15 +162,15 @@ def middle(block: Sorted) -> Tensor:
 
 
 def window_mean(values_BN: Tensor, first: Tensor, count: Tensor) -> Tensor:
-    """Average the values of the ranks `first .. first + count - 1` of each column.
+    """Average the values of the ranks ``first .. first + count - 1`` of each column.
 
-    They are measured from the one nearest to 0 (0 where signs differ) and divided before they are added: no sum
-    overflows, equal values give exactly that value, and what lies outside the window is never added.
+    The values are taken relative to the one nearest to 0 (0 if the signs differ) and divided before they are added: no
+    sum overflows, equal values give exactly that value, and values outside the window never enter the sum.
 
     Args:
         values_BN: sorted columns.
         first: 0-dim or (B,) int64, lowest rank of the window.
-        count: 0-dim int64, ranks in the window; 0 gives 0.
+        count: 0-dim int64, number of ranks in the window; 0 gives 0.
 
     Returns:
         (B,) float64.
@@ -187,7 +187,7 @@ def window_mean(values_BN: Tensor, first: Tensor, count: Tensor) -> Tensor:
     rank_N1 = torch.arange(values_BN.shape[1], device=values_BN.device)[:, None]
     share_NB = (values_BN.T.contiguous() - anchor_B).div_(count)
     share_NB.masked_fill_((rank_N1 < first) | (rank_N1 > last), 0.0)
-    # Rank after rank: a sum in lanes would round by where the window lies.
+    # Add rank by rank: the rounding of a vectorised sum would depend on the position of the window.
     mean_B = torch.zeros_like(anchor_B)
     for share_B in share_NB:
         mean_B += share_B
@@ -195,26 +195,26 @@ def window_mean(values_BN: Tensor, first: Tensor, count: Tensor) -> Tensor:
 
 
 def _of_valid_rows(values_BN: Tensor, count: Tensor) -> bool:
-    """Say whether a block holds valid entries alone, as `sorted_blocks` gives it on a CPU where a row is valid."""
+    """Return whether a block holds valid entries only, as ``sorted_blocks`` yields on a CPU if any row is valid."""
     return on_host(values_BN) and bool(count > 0)
 
 
 def _by_block(
     matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int, statistic: Callable[[Sorted], Tensor]
 ) -> Tensor:
-    """Take a statistic of each column.
+    """Compute a statistic of each column.
 
-    It is written where it belongs at once: a list of small results between the large temporaries keeps an allocator
-    from using those again, and takes as much memory as the matrix.
+    Results are written directly to the output: small results allocated between the large temporaries would keep the
+    allocator from reusing those, and memory would grow to the size of the matrix.
 
     Args:
         matrix_ND: any float type, any strides, at least one row.
-        valid_N: bool, rows that count; None: all.
+        valid_N: bool, mask of valid rows. None: all are valid.
         block_bytes: size of one block in float64; at least 1.
-        statistic: of sorted columns, (B,).
+        statistic: maps a block of sorted columns to (B,).
 
     Returns:
-        (D,) in the matrix's own type.
+        (D,) in the dtype of the matrix.
 
     Raises:
         ValueError: wrong shape or type.
@@ -233,15 +233,15 @@ def _by_block(
 
 @torch.no_grad()
 def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
-    """Compute the median of the valid entries of each column; of an even count, the mean of the two middle ones.
+    """Compute the median of the valid entries of each column; for an even count, the mean of the two middle ones.
 
     Args:
         matrix_ND: any float type, any strides, at least one row.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
-        block_bytes: size of the float64 copy of one block of columns; at least 1. No result depends on it.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: size of the float64 copy of one block of columns; at least 1. It does not affect the result.
 
     Returns:
-        (D,) in the matrix's own type; 0 if no row is valid.
+        (D,) in the dtype of the matrix; 0 if no row is valid.
 
     Raises:
         ValueError: wrong shape or type.
@@ -261,16 +261,16 @@ def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_byt
 def column_trimmed_mean(
     matrix_ND: Tensor, trim: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
 ) -> Tensor:
-    """Average what is left of each column without its `trim` smallest and `trim` largest valid entries.
+    """Average the valid entries of each column without the ``trim`` smallest and the ``trim`` largest ones.
 
     Args:
         matrix_ND: any float type, any strides, at least one row.
-        trim: 0-dim int64, at least 0; cut to the largest that leaves an entry, `(n - 1) // 2` of n valid ones.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
-        block_bytes: size of the float64 copy of one block of columns; at least 1. No result depends on it.
+        trim: 0-dim int64, at least 0; clamped to ``(n - 1) // 2`` for n valid rows, which leaves at least one entry.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: size of the float64 copy of one block of columns; at least 1. It does not affect the result.
 
     Returns:
-        (D,) in the matrix's own type; 0 if no row is valid.
+        (D,) in the dtype of the matrix; 0 if no row is valid.
 
     Raises:
         ValueError: wrong shape or type.
@@ -293,19 +293,19 @@ def column_trimmed_mean(
 def column_central_mean(
     matrix_ND: Tensor, nearest: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
 ) -> Tensor:
-    """Average the `nearest` valid entries of each column that lie nearest to the column's median.
+    """Average the ``nearest`` valid entries of each column that are closest to the column's median.
 
-    They are a window of the sorted entries: from the lowest window on, it moves up as long as the entry above it is
-    nearer to the median than its lowest one. Of two entries as far the lower is taken.
+    They form a window of the sorted entries: starting from the lowest one, the window moves up as long as the entry
+    above it is closer to the median than its lowest entry. Ties go to the lower entry.
 
     Args:
         matrix_ND: any float type, any strides, at least one row.
-        nearest: 0-dim int64, at least 1; cut to the number of valid rows.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
-        block_bytes: size of the float64 copy of one block of columns; at least 1. No result depends on it.
+        nearest: 0-dim int64, at least 1; clamped to the number of valid rows.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: size of the float64 copy of one block of columns; at least 1. It does not affect the result.
 
     Returns:
-        (D,) in the matrix's own type; 0 if no row is valid.
+        (D,) in the dtype of the matrix; 0 if no row is valid.
 
     Raises:
         ValueError: wrong shape or type.
@@ -325,7 +325,7 @@ def column_central_mean(
 
 
 def _nearest_window(block: Sorted, width: Tensor) -> Tensor:
-    """Lowest rank of the window of so many entries that lie nearest to the median of each column."""
+    """Compute the lowest rank of the window of ``width`` entries closest to the median of each column."""
     values_BN, median_B = block.values_BN, middle(block)
     if _of_valid_rows(values_BN, width):
         return cpu.nearest_window(values_BN, median_B, int(width))

@@ -1,6 +1,6 @@
-"""Median and trimmed mean of each column on a CUDA device by Triton: one read of the matrix, no sorted copy.
+"""Median and trimmed mean of each column in Triton for CUDA devices: one read of the matrix, no sorted copy.
 
-Axes: N rows (clients), D columns (parameters), B columns of one program, R rows filled up to a power of two.
+Axes: N rows (clients), D columns (parameters), B columns of one program, R rows padded to a power of two.
 """
 
 from typing import Any
@@ -15,14 +15,14 @@ from rflbat_kernels.gram.triton import check_launch
 from rflbat_kernels.order.reference import check_matrix
 
 MOST_ROWS = 2048
-"""A program holds all rows of its columns in registers."""
+"""Maximum number of rows: a program holds all rows of its columns in registers."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _keys(value: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
-    """Give integers in the order of the numbers: of a negative one all bits but the sign turn over. NaN comes last."""
+    """Map numbers to integers of the same order by flipping all bits but the sign of negative ones; NaN comes last."""
     LAST: tl.constexpr = (1 << (BITS - 1)) - 1
-    if BITS == 64:  # noqa: SIM108 - a branch that the compiler takes; of two types
+    if BITS == 64:  # noqa: SIM108 - a compile-time branch; its sides have different types
         bits = value.to(tl.int64, bitcast=True)
     else:
         bits = value.to(tl.float32).to(tl.int32, bitcast=True)
@@ -31,10 +31,10 @@ def _keys(value: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _numbers(key: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
-    """Give the numbers that keys stand for, in float64."""
+    """Map keys back to numbers, in float64."""
     LAST: tl.constexpr = (1 << (BITS - 1)) - 1
     bits = key ^ ((key >> (BITS - 1)) & LAST)
-    if BITS == 64:  # noqa: SIM108 - a branch that the compiler takes
+    if BITS == 64:  # noqa: SIM108 - a compile-time branch
         number = bits.to(tl.float64, bitcast=True)
     else:
         number = bits.to(tl.float32, bitcast=True).to(tl.float64)
@@ -54,9 +54,9 @@ def _read(
     R: tl.constexpr,
     BITS: tl.constexpr,
 ) -> Any:
-    """Read the keys of B columns and count the valid rows.
+    """Load the keys of B columns and count the valid rows.
 
-    An invalid row is +inf, as in the reference; a row that is not there comes after everything, where no rank is.
+    Invalid rows are +inf, as in the reference; padded rows sort after everything, beyond any rank that is asked for.
     """
     row_R = tl.arange(0, R)
     there_R = row_R < rows
@@ -72,9 +72,9 @@ def _read(
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _select(key_BR: tl.tensor, rank: tl.tensor, B: tl.constexpr, BITS: tl.constexpr) -> tl.tensor:
-    """Find the key of one rank in each column, from its highest bit down.
+    """Find the key of one rank in each column, bit by bit from the highest.
 
-    It is the largest number that has at most `rank` keys below it.
+    It is the largest number with at most ``rank`` keys below it.
     """
     found_B = tl.full([B], -(1 << (BITS - 1)), key_BR.dtype)
     one_B = tl.full([B], 1, key_BR.dtype)
@@ -102,7 +102,7 @@ def _median_kernel(
     column_B = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     key_BR, count = _read(matrix_ND, valid_N, column_B, rows, columns, row_stride, column_stride, MASKED, R, BITS)
     low_B = _select(key_BR, (count - 1) // 2, B, BITS)
-    # The upper middle value is the lower one again, or the next above it.
+    # The upper middle value is either equal to the lower one or the next value above it.
     reached_B = tl.sum((key_BR <= low_B[:, None]).to(tl.int32), 1)
     above_B = tl.min(tl.where(key_BR > low_B[:, None], key_BR, (1 << (BITS - 1)) - 1), 1)
     high_B = tl.where(reached_B > count // 2, low_B, above_B)
@@ -135,9 +135,9 @@ def _trimmed_mean_kernel(
     anchor_B = tl.maximum(lowest_B, 0.0) + tl.minimum(highest_B, 0.0)
     share = 1.0 / tl.maximum(behind - first, 1).to(tl.float64)
     between_BR = (key_BR > low_B[:, None]) & (key_BR < high_B[:, None])
-    # Divided before they are added, as in the reference: no sum overflows.
+    # Divide before adding, as in the reference, so that no sum overflows.
     part_BR = tl.where(between_BR, (_numbers(key_BR, BITS) - anchor_B[:, None]) * share, 0.0)
-    # Of the values equal to an end of the window only those of ranks inside it count.
+    # Of the values equal to an end of the window, count only those whose ranks are inside it.
     lows_B = tl.sum((key_BR <= low_B[:, None]).to(tl.int32), 1) - first
     highs_B = behind - tl.sum((key_BR < high_B[:, None]).to(tl.int32), 1)
     ends_B = (lowest_B - anchor_B) * share * lows_B.to(tl.float64)
@@ -147,19 +147,19 @@ def _trimmed_mean_kernel(
 
 
 def _launch(kernel: Any, op: str, matrix_ND: Tensor, valid_N: Tensor | None, block_bytes: int, *more: Tensor) -> Tensor:
-    """Check what the kernel cannot, and run it over all columns."""
+    """Check the arguments and run the kernel over all columns."""
     rows, columns = check_matrix(matrix_ND, valid_N, block_bytes), matrix_ND.shape[1]
     check_launch(op, matrix_ND, valid_N, *more)
     if rows > MOST_ROWS:
-        raise ValueError(f"{op}=triton got {rows} rows, allowed: at most {MOST_ROWS}")
+        raise ValueError(f"{op}=triton got {rows} rows; allowed: at most {MOST_ROWS}")
     key_dtype = torch.float64 if matrix_ND.dtype == torch.float64 else torch.float32
     result_D = torch.empty(columns, dtype=key_dtype, device=matrix_ND.device)
     if not columns:
         return result_D.to(matrix_ND.dtype)
     filled, key_bytes = triton.next_power_of_2(rows), key_dtype.itemsize
-    # 128 bytes of each row while they fit into registers, and never less than the 32 that memory gives at once.
+    # Read 128 bytes of each row if they fit in registers, and never less than a memory sector of 32 bytes.
     width = (128 if filled <= 128 else 64 if filled <= 512 else 32) // key_bytes
-    with torch.cuda.device(matrix_ND.get_device()):  # -1, which changes nothing, on the host
+    with torch.cuda.device(matrix_ND.get_device()):  # -1 for a CPU tensor, which is a no-op
         kernel[(triton.cdiv(columns, width),)](
             *(matrix_ND, matrix_ND if valid_N is None else valid_N.contiguous(), result_D, *more),
             *(rows, columns, *matrix_ND.stride(), valid_N is not None, width, filled, 8 * key_bytes),
@@ -170,18 +170,18 @@ def _launch(kernel: Any, op: str, matrix_ND: Tensor, valid_N: Tensor | None, blo
 
 @torch.no_grad()
 def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
-    """Compute the median of the valid entries of each column; of an even count, the mean of the two middle ones.
+    """Compute the median of the valid entries of each column; for an even count, the mean of the two middle ones.
 
-    A program reads its columns into registers as integers of the same order and finds the lower middle one bit by bit:
-    in 32 rounds (64 in float64) it counts how many lie below a candidate. The result is the reference's number.
+    A program loads its columns into registers as integers of the same order and finds the lower middle one bit by bit:
+    each of 32 rounds (64 in float64) counts the keys below a candidate. The result is equal to that of the reference.
 
     Args:
         matrix_ND: float16, bfloat16, float32 or float64, any strides, on a CUDA device, 1 to 2048 rows.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
-        block_bytes: at least 1; nothing depends on it.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: at least 1; not used.
 
     Returns:
-        (D,) in the matrix's own type; 0 if no row is valid.
+        (D,) in the dtype of the matrix; 0 if no row is valid.
 
     Raises:
         ValueError: wrong shape, type or device, more than 2048 rows.
@@ -199,19 +199,19 @@ def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_byt
 def column_trimmed_mean(
     matrix_ND: Tensor, trim: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
 ) -> Tensor:
-    """Average what is left of each column without its `trim` smallest and `trim` largest valid entries.
+    """Average the valid entries of each column without the ``trim`` smallest and the ``trim`` largest ones.
 
-    A program finds the two ends of the window as `column_median` finds its value, then adds in float64 what lies
-    between them, measured from the end nearest to 0, and each end as often as it lies inside.
+    A program finds the two ends of the window in the same way as ``column_median`` finds its value. It then adds the
+    values between them in float64, relative to the end nearest to 0, and each end as often as it occurs in the window.
 
     Args:
         matrix_ND: float16, bfloat16, float32 or float64, any strides, on a CUDA device, 1 to 2048 rows.
-        trim: 0-dim int64 on the same device, at least 0; cut to `(n - 1) // 2` of n valid rows.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
-        block_bytes: at least 1; nothing depends on it.
+        trim: 0-dim int64 on the same device, at least 0; clamped to ``(n - 1) // 2`` for n valid rows.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: at least 1; not used.
 
     Returns:
-        (D,) in the matrix's own type; 0 if no row is valid.
+        (D,) in the dtype of the matrix; 0 if no row is valid.
 
     Raises:
         ValueError: wrong shape, type or device, more than 2048 rows.
@@ -224,5 +224,5 @@ def column_trimmed_mean(
     Source: Yin, Chen, Ramchandran and Bartlett 2018, definition 2.
     """
     if trim.shape != () or trim.is_floating_point():
-        raise ValueError(f"trim is {trim.dtype} of shape {tuple(trim.shape)}, allowed: a 0-dim whole number")
+        raise ValueError(f"trim is {trim.dtype} of shape {tuple(trim.shape)}; allowed: a 0-dim integer")
     return _launch(_trimmed_mean_kernel, "column_trimmed_mean", matrix_ND, valid_N, block_bytes, trim)

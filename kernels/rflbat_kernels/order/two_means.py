@@ -1,4 +1,4 @@
-"""The best division of each column into two clusters, and who sits in the smaller ones.
+"""The optimal split of each column into two clusters, and the rows in the smaller clusters.
 
 Axes: N rows (clients), D columns (parameters), B columns of one block.
 """
@@ -12,35 +12,35 @@ from rflbat_kernels.gram.reference import BLOCK_BYTES
 from rflbat_kernels.order.reference import Sorted, at_rank, check_matrix, column_blocks, sorted_blocks
 
 _EQUAL = 1 + 2.0**-40
-"""Divisions whose merits agree to this factor count as equal."""
+"""Splits whose merits agree to this factor count as equal."""
 
 
 class Split(NamedTuple):
-    """The division of each column into a lower and an upper cluster."""
+    """The split of each column into a lower and an upper cluster."""
 
     distance_D: Tensor
-    """Between the two centres, float64; 0 where all entries are equal."""
+    """float64, distance between the two centres; 0 if all entries are equal."""
     cut_D: Tensor
-    """Largest entry of the lower cluster, in the matrix's own type."""
+    """Largest entry of the lower cluster, in the dtype of the matrix."""
     minority_D: Tensor
-    """int8: -1 where the lower cluster is the smaller one, 1 where the upper one is, 0 where both are as large."""
+    """int8: -1 if the lower cluster is smaller, 1 if the upper cluster is smaller, 0 if both have the same size."""
 
 
 @torch.no_grad()
 def column_two_means(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Split:
-    """Divide the valid entries of each column into the two clusters with the least sum of squares.
+    """Split the valid entries of each column into the two clusters with the smallest sum of squares.
 
-    Of n sorted entries the k lowest with mean a and the others with mean b are the exact 2-means if
-    `(b - a) sqrt(k (n - k))` is largest: its square over n is what the division takes off the sum of squares. Of
-    equal divisions the one with the smallest k counts.
+    For n sorted entries, let a be the mean of the k lowest and b the mean of the others. The exact 2-means solution
+    maximises the merit ``(b - a) sqrt(k (n - k))``, whose square over n is the reduction of the sum of squares. Ties go
+    to the smallest k.
 
     Args:
         matrix_ND: any float type, any strides, at least one row.
-        valid_N: bool, rows that count; the others may hold NaN or Inf. None: all.
-        block_bytes: size of the float64 copy of one block of columns; at least 1. No result depends on it.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: size of the float64 copy of one block of columns; at least 1. It does not affect the result.
 
     Returns:
-        the divisions.
+        the splits.
 
     Raises:
         ValueError: wrong shape or type.
@@ -69,7 +69,7 @@ def column_two_means(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_
 
 
 def _best(block: Sorted) -> Split:
-    """Try every k and keep the best, all in float64."""
+    """Evaluate every k in float64 and keep the best split."""
     count = block.valid_rows
     anchor_B = at_rank(block.values_BN, torch.zeros_like(count)).clamp_min(0.0)
     anchor_B += at_rank(block.values_BN, count - 1).clamp_max(0.0)
@@ -95,16 +95,16 @@ def _best(block: Sorted) -> Split:
 
 @torch.no_grad()
 def minority_counts(matrix_ND: Tensor, split: Split, chosen_D: Tensor, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
-    """Count in how many of the chosen columns each row lies in the smaller cluster.
+    """Count for each row the chosen columns in which it is in the smaller cluster.
 
     Args:
-        matrix_ND: the matrix that was divided; a row that did not count then gets a number without a meaning.
-        split: what `column_two_means` gave.
-        chosen_D: bool, columns that are looked at.
+        matrix_ND: the matrix that was split; the counts of rows that were invalid then are meaningless.
+        split: result of ``column_two_means``.
+        chosen_D: bool, mask of the columns to count.
         block_bytes: size of a float64 block of columns; at least 1.
 
     Returns:
-        (N,) int64.
+        (N,) int64, the counts.
 
     Raises:
         ValueError: wrong shape or type.

@@ -1,4 +1,4 @@
-"""Distances and cosines between rows, from their Gram matrix or from points of the plane."""
+"""Distances and cosines between rows, from their Gram matrix or from points with few coordinates."""
 
 from rflbat_kernels.pairwise.reference import cosines, distance_sums, distances, squared_distances
 

@@ -1,4 +1,4 @@
-"""Distances and cosines between rows, from their Gram matrix or from points of the plane.
+"""Distances and cosines between rows, from their Gram matrix or from points with few coordinates.
 
 Axes: N rows, H coordinates.
 """
@@ -13,21 +13,21 @@ from rflbat_kernels.gram.reference import BLOCK_BYTES
 
 def _check_square(gram_NN: Tensor) -> None:
     if gram_NN.ndim != 2 or gram_NN.shape[0] != gram_NN.shape[1]:
-        raise ValueError(f"the Gram matrix has shape {tuple(gram_NN.shape)}, allowed: (N, N)")
+        raise ValueError(f"the Gram matrix has shape {tuple(gram_NN.shape)}; allowed: (N, N)")
 
 
 @torch.no_grad()
 def squared_distances(gram_NN: Tensor) -> Tensor:
-    """Compute `||d_i - d_j||^2 = G_ii + G_jj - 2 G_ij`.
+    """Compute ``||d_i - d_j||^2 = G_ii + G_jj - 2 G_ij``.
 
-    The rounding error of a pair is a few eps of `G_ii + G_jj`, so the origin matters: about 0 a large common part
-    hurts, about the mean a far row does, about the anchor neither.
+    The rounding error of a pair is a few eps times ``G_ii + G_jj``, so the origin matters: about 0, accuracy suffers
+    from a large common part; about the mean, from a distant row; about the anchors, from neither.
 
     Args:
-        gram_NN: inner products about any origin; best is `gram(x).anchored_NN`.
+        gram_NN: inner products about any origin; most accurate with ``gram(x).anchored_NN``.
 
     Returns:
-        (N, N) float64, at least 0, 0 on the diagonal. A row that the Gram matrix masked counts as its origin.
+        (N, N) float64, at least 0, 0 on the diagonal. A row that is masked in the Gram matrix counts as the origin.
 
     Raises:
         ValueError: not square.
@@ -44,16 +44,16 @@ def squared_distances(gram_NN: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cosines(raw_gram_NN: Tensor) -> Tensor:
-    """Compute `G_ij / sqrt(G_ii G_jj)`.
+    """Compute ``G_ij / sqrt(G_ii G_jj)``.
 
-    Divided by the larger norm, then by the smaller one, so that no product of squares can overflow, and then once more
-    by what the diagonal has become: rows with equal inner products have exactly cosine 1.
+    Each entry is divided by the larger norm, then by the smaller one, so that no product of squares can overflow, and
+    finally normalised by the resulting diagonal: rows with equal inner products have a cosine of exactly 1.
 
     Args:
         raw_gram_NN: inner products about the origin.
 
     Returns:
-        (N, N) float64 in [-1, 1]; a zero row has cosine 0 with everybody and with itself.
+        (N, N) float64 in [-1, 1]; a zero row has cosine 0 with every row, including itself.
 
     Raises:
         ValueError: not square.
@@ -76,12 +76,12 @@ def cosines(raw_gram_NN: Tensor) -> Tensor:
 
 @torch.no_grad()
 def distances(points_NH: Tensor) -> Tensor:
-    """Compute the Euclidean distances between points from explicit differences: nothing cancels.
+    """Compute the Euclidean distances between points from explicit differences, without cancellation.
 
     Meant for few coordinates (the plane of RFLBAT has 2).
 
     Args:
-        points_NH: any float type; batch axes may stand in front.
+        points_NH: any float type; batch axes may precede.
 
     Returns:
         (..., N, N) float64, exactly symmetric, 0 on the diagonal.
@@ -94,23 +94,23 @@ def distances(points_NH: Tensor) -> Tensor:
         [[0.0, 5.0], [5.0, 0.0]]
     """
     if points_NH.ndim < 2:
-        raise ValueError(f"the points have shape {tuple(points_NH.shape)}, allowed: (..., N, H)")
+        raise ValueError(f"the points have shape {tuple(points_NH.shape)}; allowed: (..., N, H)")
     points_NH = points_NH.to(torch.float64)
     return torch.cdist(points_NH, points_NH, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 @torch.no_grad()
 def distance_sums(points_NH: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
-    """Compute `G_i = sum_j ||x_i - x_j||` over the valid points, from explicit differences, rows after rows.
+    """Compute ``G_i = sum_j ||x_i - x_j||`` over the valid points, from explicit differences, by blocks of rows.
 
     Args:
-        points_NH: any float type; batch axes may stand in front.
-        valid_N: bool, points that count, one mask for all sets or one for each; the others may hold NaN or Inf. None:
-            all.
-        block_bytes: size of the distances that are held at once, if those of one row are no more; at least 1.
+        points_NH: any float type; batch axes may precede.
+        valid_N: bool, mask of valid points, one for all sets or one for each; the others may hold NaN or Inf. None: all
+            are valid.
+        block_bytes: maximum size of the distances held at once, at least 1; exceeded only if a single row needs more.
 
     Returns:
-        (..., N) float64; 0 for points that do not count.
+        (..., N) float64; 0 for invalid points.
 
     Raises:
         ValueError: wrong shape or type.
@@ -135,18 +135,18 @@ def distance_sums(points_NH: Tensor, valid_N: Tensor | None = None, *, block_byt
 
 
 def check_points(points_NH: Tensor, valid_N: Tensor | None, block_bytes: int) -> Tensor:
-    """Refuse what `distance_sums` cannot take.
+    """Check the arguments of ``distance_sums``.
 
     Args:
-        points_NH: to be float, (..., N, H).
-        valid_N: to be bool, (N,) or (..., N), or None.
-        block_bytes: to be at least 1.
+        points_NH: must be float, (..., N, H).
+        valid_N: must be bool, (N,) or (..., N), or None.
+        block_bytes: must be at least 1.
 
     Returns:
         the mask; all True for None.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: wrong shape, type or value.
 
     Example:
         >>> check_points(torch.ones(3, 2), None, 64).tolist()
@@ -154,13 +154,13 @@ def check_points(points_NH: Tensor, valid_N: Tensor | None, block_bytes: int) ->
     """
     if points_NH.ndim < 2 or not points_NH.is_floating_point():
         shape = tuple(points_NH.shape)
-        raise ValueError(f"the points are {points_NH.dtype} of shape {shape}, allowed: float (..., N, H)")
+        raise ValueError(f"the points are {points_NH.dtype} of shape {shape}; allowed: float (..., N, H)")
     if block_bytes < 1:
-        raise ValueError(f"block_bytes is {block_bytes}, allowed: at least 1")
+        raise ValueError(f"block_bytes is {block_bytes}; allowed: at least 1")
     *sets, points, _ = points_NH.shape
     if valid_N is None:
         return torch.ones(points, dtype=torch.bool, device=points_NH.device)
     if valid_N.dtype != torch.bool or tuple(valid_N.shape) not in ((points,), (*sets, points)):
         allowed = f"torch.bool of shape ({points},) or {(*sets, points)}"
-        raise ValueError(f"the mask is {valid_N.dtype} of shape {tuple(valid_N.shape)}, allowed: {allowed}")
+        raise ValueError(f"the mask is {valid_N.dtype} of shape {tuple(valid_N.shape)}; allowed: {allowed}")
     return valid_N

@@ -1,6 +1,6 @@
-"""Sums of the distances of points on a CUDA device by Triton: no matrix of distances.
+"""Distance sums of points in Triton for CUDA devices, without a matrix of distances.
 
-Axes: M point sets, N points, H coordinates; T points of a program, B points that they are measured to at once.
+Axes: M point sets, N points, H coordinates; T points of a program, B points of one step.
 """
 
 import math
@@ -15,7 +15,7 @@ from rflbat_kernels.gram.triton import check_launch
 from rflbat_kernels.pairwise.reference import check_points
 
 ROWS, ACROSS = 16, 64
-"""Points of a program: few, so that a thousand points keep a device busy; and how many it measures to at once."""
+"""Points per program (few, so that a thousand points occupy a GPU), and points per step."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -59,19 +59,19 @@ def _sums_kernel(
 
 @torch.no_grad()
 def distance_sums(points_NH: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
-    """Compute `G_i = sum_j ||x_i - x_j||` over the valid points, from explicit differences, in one kernel.
+    """Compute ``G_i = sum_j ||x_i - x_j||`` over the valid points, from explicit differences, in one kernel.
 
-    A program measures 16 points to all others, 64 at a time, in float64: the distances live in registers and are added
-    up there, in a fixed order.
+    A program computes the distances of 16 points to all others in float64, 64 at a time. The distances stay in
+    registers and are summed in a fixed order.
 
     Args:
-        points_NH: float16, bfloat16, float32 or float64, any strides, on a CUDA device; batch axes may stand in front.
-        valid_N: bool, points that count, one mask for all sets or one for each; the others may hold NaN or Inf. None:
-            all.
-        block_bytes: at least 1; nothing depends on it.
+        points_NH: float16, bfloat16, float32 or float64, any strides, on a CUDA device; batch axes may precede.
+        valid_N: bool, mask of valid points, one for all sets or one for each; the others may hold NaN or Inf. None: all
+            are valid.
+        block_bytes: at least 1; not used.
 
     Returns:
-        (..., N) float64; 0 for points that do not count.
+        (..., N) float64; 0 for invalid points.
 
     Raises:
         ValueError: wrong shape, type or device.
@@ -91,7 +91,7 @@ def distance_sums(points_NH: Tensor, valid_N: Tensor | None = None, *, block_byt
     points_MNH = points_NH.reshape(math.prod(sets), points, coordinates)
     mask_stride = points if valid_N.ndim > 1 else 0
     tiles = triton.cdiv(points, ROWS)
-    with torch.cuda.device(points_NH.get_device()):  # -1, which changes nothing, on the host
+    with torch.cuda.device(points_NH.get_device()):  # -1 for a CPU tensor, which is a no-op
         _sums_kernel[(len(points_MNH) * tiles,)](
             *(points_MNH, valid_N.contiguous(), sums_N, points, coordinates, tiles),
             *(*points_MNH.stride(), mask_stride, ROWS, ACROSS),

@@ -1,4 +1,4 @@
-"""The top eigenvector of a large symmetric matrix from a block Krylov basis: products with few columns alone.
+"""The top eigenvector of a large symmetric matrix from a block Krylov basis, by products with few columns only.
 
 Axes: N rows, Q columns of a block, J columns of the basis.
 """
@@ -9,28 +9,28 @@ import torch
 from torch import Tensor
 
 BLOCK, STEPS = 8, 128
-"""Columns of a block, and most blocks of a basis."""
+"""Columns per block, and maximum number of blocks in the basis."""
 LOOKS = frozenset((8, 12, 16, 24, 32, 48, 64, 96))
-"""After how many blocks a CPU looks whether the vector is good enough."""
+"""Numbers of blocks after which a CPU tests for convergence."""
 ANGLE, ROUNDING = 1e-9, 1e-12
-"""Good enough: a residual that leaves less than this angle to the eigenvector, or is this share of the eigenvalue."""
+"""Convergence thresholds on the residual: angle to the eigenvector, and fraction of the eigenvalue."""
 _GOLDEN = 0.6180339887498949
 
 
 def krylov_vector(unit_NN: Tensor, find: Callable[[Tensor], Tensor], *, look: bool) -> Tensor:
-    """Find the top eigenvector by Rayleigh and Ritz: of all vectors that a basis spans the one of largest `u' K u`.
+    """Find the top eigenvector by the Rayleigh-Ritz method: the vector in the span of a basis with largest ``u' K u``.
 
-    The basis spans `K X, K^2 X, ...` of a fixed block X, each new block made orthonormal beside those before. Its size
-    follows from the shape alone, so that nothing has to ask the device; a CPU, which may look, stops growing it once
-    the residual `||K u - (u' K u) u||` says that the vector is good enough.
+    The basis spans ``K X, K^2 X, ...`` for a fixed block X; each new block is orthonormalised against the previous
+    ones. Its size follows from the shape alone, so the host never reads from the device. With ``look``, the basis stops
+    growing once the residual ``||K u - (u' K u) u||`` is small enough.
 
     Args:
-        unit_NN: symmetric, positive semi-definite up to rounding, of trace 1, or 0.
-        find: gives the top eigenvector of a small matrix of trace 1, or of 0.
-        look: stop early; waits for a device that is not the CPU.
+        unit_NN: symmetric matrix, positive semi-definite up to rounding, of trace 1, or the zero matrix.
+        find: returns the top eigenvector of a small matrix of trace 1 (or of the zero matrix).
+        look: stop early; synchronises if the device is not a CPU.
 
     Returns:
-        (N,) of length 1, or 0 for a matrix of 0.
+        (N,) of norm 1, or 0 for the zero matrix.
 
     Example:
         >>> matrix = torch.diag(torch.tensor([0.1, 0.7, 0.2], dtype=torch.float64))
@@ -38,7 +38,7 @@ def krylov_vector(unit_NN: Tensor, find: Callable[[Tensor], Tensor], *, look: bo
         >>> krylov_vector(matrix, by_eigh, look=False).abs().round(decimals=9).tolist()
         [0.0, 1.0, 0.0]
 
-    Source: Golub and Underwood 1977 (block Lanczos); Musco and Musco 2015 (how fast, at any gap).
+    Source: Golub and Underwood 1977 (block Lanczos); Musco and Musco 2015 (convergence at any gap).
     """
     rows = len(unit_NN)
     steps = min(STEPS, 2 * -(-rows // BLOCK))
@@ -46,7 +46,7 @@ def krylov_vector(unit_NN: Tensor, find: Callable[[Tensor], Tensor], *, look: bo
     small_JJ = unit_NN.new_zeros(BLOCK * steps, BLOCK * steps)
     block_NQ = unit_NN @ _start(unit_NN)
     if unit_NN.is_meta:
-        steps = 1  # Where there are only shapes, one block shows the memory that all take.
+        steps = 1  # Meta tensors only measure memory, and one block needs as much as all.
     for step in range(1, steps + 1):
         before, after = BLOCK * (step - 1), BLOCK * step
         basis_NJ[:, before:after] = _orthonormal(block_NQ, basis_NJ[:, :before])
@@ -64,7 +64,7 @@ def krylov_vector(unit_NN: Tensor, find: Callable[[Tensor], Tensor], *, look: bo
 
 
 def _looked_at(unit_NN: Tensor, basis_NJ: Tensor, small_JJ: Tensor) -> tuple[Tensor, bool]:
-    """Give the best vector of a basis, and whether its residual is small enough."""
+    """Return the Ritz vector of a basis, and whether its residual is small enough."""
     values_J, vectors_JJ = torch.linalg.eigh(small_JJ)
     vector_N = _normalised(basis_NJ @ vectors_JJ[:, -1])
     image_N = unit_NN @ vector_N
@@ -74,14 +74,17 @@ def _looked_at(unit_NN: Tensor, basis_NJ: Tensor, small_JJ: Tensor) -> tuple[Ten
 
 
 def _start(unit_NN: Tensor) -> Tensor:
-    """Give numbers without a pattern, the same on every device: multiples of squares, without their whole part."""
+    """Build the fixed start block, equal on every device: fractional parts of multiples of squares, pattern-free."""
     rows_N = torch.arange(1, len(unit_NN) + 1, dtype=torch.float64, device=unit_NN.device)
     columns_Q = torch.arange(1, BLOCK + 1, dtype=torch.float64, device=unit_NN.device)
     return (rows_N.square()[:, None] * (_GOLDEN * columns_Q.sqrt())) % 1.0 - 0.5
 
 
 def _orthonormal(block_NQ: Tensor, basis_NJ: Tensor) -> Tensor:
-    """Make the columns orthonormal beside a basis, twice; what is then mostly rounding becomes 0, or adds nothing."""
+    """Orthonormalise the columns against a basis and each other, twice.
+
+    A column that the second pass shrinks below half its length is mostly rounding and becomes 0, which adds nothing.
+    """
     for least in (0.0, 0.5):
         block_NQ = block_NQ - basis_NJ @ (basis_NJ.T @ block_NQ)
         done_NQ = torch.zeros_like(block_NQ)
@@ -95,6 +98,6 @@ def _orthonormal(block_NQ: Tensor, basis_NJ: Tensor) -> Tensor:
 
 
 def _normalised(vector_N: Tensor, least: float = 0.0) -> Tensor:
-    """Bring to length 1, or to 0 what is not longer than `least`."""
+    """Normalise to length 1; a vector whose norm is at most ``least`` becomes 0."""
     norm = torch.linalg.vector_norm(vector_N)
     return torch.where(norm > least, vector_N / torch.where(norm > least, norm, 1.0), 0.0)

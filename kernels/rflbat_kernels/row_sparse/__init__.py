@@ -1,4 +1,4 @@
-"""Updates of which each changes few rows of a table: their type, Gram matrix and weighted sum."""
+"""Updates that each change few rows of a table (an embedding): their type, Gram matrix and weighted sum."""
 
 from rflbat_kernels.row_sparse.reference import (
     RowSparse,

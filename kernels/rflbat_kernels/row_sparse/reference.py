@@ -1,8 +1,8 @@
-"""Updates of which each changes few rows of a table: nothing is stored or computed of the rows that stay.
+"""Updates that each change few rows of a table (an embedding): unchanged rows are neither stored nor computed with.
 
-Axes: N updates (clients), D parameters, W rows of the table (words), E columns of the table, M words that are stored
-for everybody, R words that an update has for itself (padded), Q = D - (W - M - R) E stored numbers, G words
-that the same number C of updates has for itself.
+A row of the table is a word. Common words are stored for every update, own words only for the updates that change them.
+Axes: N updates (clients), D parameters, W words, E columns of the table, M common words, R own words of an update
+(padded), Q = D - (W - M - R) E stored numbers, G words of a group, C updates that share each of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,18 +17,18 @@ from rflbat_kernels.operations import gram, weighted_sum
 
 _BLOCK_BYTES = 32 * 2**20
 _CACHED_BYTES = 2**20
-"""Of the float64 copy of some rows on a CPU: they stay in the cache."""
+"""Size of the float64 copy of a block of rows on a CPU, small enough to stay in the cache."""
 
 
 class SharedRows(NamedTuple):
-    """Words that the same number of updates has for itself: each word stands in exactly one such group."""
+    """A group of words that each are own words of the same number of updates; every own word is in one group."""
 
     word_G: Tensor
-    """int64, the word."""
+    """int64, the words."""
     client_GC: Tensor
-    """int64, who has it."""
+    """int64, the updates that store each word."""
     place_GC: Tensor
-    """int64, where among that update's own rows."""
+    """int64, the index of the word among the own rows of that update."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class TouchedRows:
 
     Args:
         first: position of the table among the D parameters.
-        words: rows W of the table.
-        width: columns E of the table.
+        words: number of rows W of the table.
+        width: number of columns E of the table.
         common_M: int64, words stored for every update.
-        own_NR: int64, words that an update has for itself, none of them common; W where padded.
-        shared: the same words, by the number of updates that have them.
+        own_NR: int64, own words of each update, none of them common; padded with W.
+        shared: the own words, grouped by the number of updates that store them.
     """
 
     first: int
@@ -53,11 +53,11 @@ class TouchedRows:
 
     @property
     def rows(self) -> int:
-        """Rows M + R that are stored of an update."""
+        """Number of rows M + R that are stored for each update."""
         return len(self.common_M) + self.own_NR.shape[1]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Name all tensors, so that they can be copied at once.
+        """Return all tensors by name, so that they can be copied to a device together.
 
         Returns:
             name -> tensor.
@@ -66,13 +66,13 @@ class TouchedRows:
         return {"common_M": self.common_M, "own_NR": self.own_NR, **groups}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> "TouchedRows":
-        """Give the same rows by other copies of their tensors.
+        """Return the same rows with their tensors replaced by copies.
 
         Args:
-            tensors: name -> tensor, at least those of ``tensors``.
+            tensors: name -> tensor, with at least the names that ``tensors()`` returns.
 
         Returns:
-            the same rows, where those tensors lie.
+            the same rows, on the device of those tensors.
         """
         shared = tuple(
             SharedRows(**{name: tensors[f"{number}.{name}"] for name, _ in _named(group)})
@@ -87,12 +87,12 @@ def _named(group: SharedRows) -> Iterable[tuple[str, Tensor]]:
 
 @dataclass(frozen=True)
 class RowSparse:
-    """Updates whose table differs from 0 in the stored rows alone.
+    """Updates whose table is nonzero only in the stored rows.
 
     Args:
-        matrix_NQ: any float type: the D parameters in their order, of the table only the common rows, then the own
-            ones. Padded own rows may hold anything finite.
-        touched: which rows those are.
+        matrix_NQ: any float type: the D parameters in order, where the table is reduced to the common rows followed by
+            the own rows. Padded own rows may hold any finite number.
+        touched: the stored rows.
 
     Example:
         >>> group = SharedRows(torch.tensor([2]), torch.tensor([[0]]), torch.tensor([[0]]))
@@ -110,17 +110,17 @@ class RowSparse:
         return self.matrix_NQ.shape[1] + (self.touched.words - self.touched.rows) * self.touched.width
 
     def stored_for_all(self) -> tuple[Tensor, Tensor]:
-        """Give the columns that mean the same in every update, as views: up to the common rows, and behind the table.
+        """Return views of the columns that mean the same in every update: up to the common rows, and after the table.
 
         Returns:
-            ``(N, first + M E)`` and ``(N, the rest)``; either may have no column.
+            ``(N, first + M E)`` and ``(N, the rest)``; either may have no columns.
         """
         table = self.touched
         own = table.first + len(table.common_M) * table.width
         return self.matrix_NQ[:, :own], self.matrix_NQ[:, table.first + table.rows * table.width :]
 
     def own_rows(self) -> Tensor:
-        """Give the rows that each update has for itself, as a view.
+        """Return the own rows of each update, as a view.
 
         Returns:
             ``(N, R, E)``.
@@ -130,7 +130,7 @@ class RowSparse:
         return self.matrix_NQ[:, start:stop].view(len(self.matrix_NQ), table.own_NR.shape[1], table.width)
 
     def dense(self) -> Tensor:
-        """Write the updates out, with the zeros.
+        """Return the updates as a dense matrix.
 
         Returns:
             ``(N, D)``.
@@ -143,7 +143,7 @@ class RowSparse:
         return matrix_ND
 
     def _place_common(self, matrix_ND: Tensor) -> Tensor:
-        """Copy what is stored for all to its places in zeros, and give the view of the table."""
+        """Copy the columns stored for all updates to their places, and return the view of the table."""
         table, (before, after) = self.touched, self.stored_for_all()
         stop = table.first + table.words * table.width
         matrix_ND[:, : table.first] = before[:, : table.first]
@@ -154,7 +154,7 @@ class RowSparse:
 
 
 def _in_blocks(updates: RowSparse) -> Iterator[tuple[SharedRows, Tensor]]:
-    """Give the own rows word by word, some words at a time, in float64 ``(G, C, E)``."""
+    """Yield the own rows in blocks of words, in float64 ``(G, C, E)``."""
     own_NRE = updates.own_rows()
     bytes_at_once = _CACHED_BYTES if own_NRE.device.type == "cpu" else _BLOCK_BYTES
     for group in updates.touched.shared:
@@ -166,17 +166,17 @@ def _in_blocks(updates: RowSparse) -> Iterator[tuple[SharedRows, Tensor]]:
 
 @torch.no_grad()
 def row_sparse_gram(updates: RowSparse, valid_N: Tensor | None = None) -> Gram:
-    """Compute the inner products of all pairs of updates, as `gram` of the dense matrix.
+    """Compute the inner products of all pairs of updates, equal to ``gram`` of the dense matrix.
 
-    The columns that are stored for all go through `gram`; of the other words only the updates that have one meet in
-    it: `sum_w <d_iw, d_jw>`. There the anchor is 0, as in the dense matrix unless every valid update has the word.
+    The columns stored for all updates go through ``gram``. An own word contributes ``<d_iw, d_jw>`` to the pairs of
+    updates that both store it. Its anchor is 0, as in the dense matrix unless every valid update stores the word.
 
     Args:
         updates: row-sparse updates. No gradient is recorded.
-        valid_N: bool, updates that count; the others may hold NaN or Inf. None: all.
+        valid_N: bool, mask of valid updates; the others may hold NaN or Inf. None: all are valid.
 
     Returns:
-        the three matrices, (N, N) float64, with zeros in rows and columns of invalid updates.
+        the three matrices, (N, N) float64; rows and columns of invalid updates are 0.
 
     Raises:
         ValueError: wrong shape or type of the mask.
@@ -195,7 +195,7 @@ def row_sparse_gram(updates: RowSparse, valid_N: Tensor | None = None) -> Gram:
             rows_GCE = torch.where(valid_N[client_GC][:, :, None], rows_GCE, 0.0)
         pair_GCC = client_GC[:, :, None] * clients + client_GC[:, None, :]
         sum_NN.view(-1).index_add_(0, pair_GCC.flatten(), torch.bmm(rows_GCE, rows_GCE.mT).flatten())
-    # The two products of a pair may differ by rounding.
+    # The products (i, j) and (j, i) may differ by rounding; their mean is exactly symmetric.
     raw_NN = anchored_NN = (sum_NN + sum_NN.T) / 2
     for columns in updates.stored_for_all():
         if columns.shape[1]:
@@ -206,16 +206,16 @@ def row_sparse_gram(updates: RowSparse, valid_N: Tensor | None = None) -> Gram:
 
 @torch.no_grad()
 def row_sparse_weighted_sum(weights_N: Tensor, updates: RowSparse) -> Tensor:
-    """Compute `sum_i w_i d_i`, summed in float64, as `weighted_sum` of the dense matrix.
+    """Compute ``sum_i w_i d_i`` in float64, equal to ``weighted_sum`` of the dense matrix.
 
-    An update of weight 0 is skipped whatever it holds.
+    An update of weight 0 is skipped, even if it holds NaN or Inf.
 
     Args:
         weights_N: finite, any float type.
         updates: row-sparse updates. No gradient is recorded.
 
     Returns:
-        (D,) in the updates' own type.
+        (D,) in the dtype of the updates.
 
     Raises:
         ValueError: wrong shape of the weights.
@@ -229,7 +229,7 @@ def row_sparse_weighted_sum(weights_N: Tensor, updates: RowSparse) -> Tensor:
     """
     matrix_NQ, table = updates.matrix_NQ, updates.touched
     if weights_N.shape != (len(matrix_NQ),):
-        raise ValueError(f"weights have shape {tuple(weights_N.shape)}, allowed: ({len(matrix_NQ)},)")
+        raise ValueError(f"weights have shape {tuple(weights_N.shape)}; allowed: ({len(matrix_NQ)},)")
     weights_N = weights_N.to(torch.float64)
     before, after = (weighted_sum(weights_N, columns) for columns in updates.stored_for_all())
     sum_D = matrix_NQ.new_zeros(updates.columns)

@@ -45,8 +45,8 @@ run --device cuda -> device='cuda' | allowed: auto, cpu
 run --backend vmapp -> backend='vmapp' | did you mean 'vmap'? | loop
 run --kernels kmean=cuml -> kernels: | 'kmean' | did you mean 'kmeans'? | gram
 run --kernels kmeans=cumll -> kernels: kmeans | 'cumll' | did you mean 'cuml'? | auto, reference
-run --kernels kmeans=cuml -> kernels: kmeans=cuml | cuda alone, not on cpu | allowed there: reference
-sweep --out s --kernels kmeans=cuml -> kernels: kmeans=cuml | cuda alone, not on cpu
+run --kernels kmeans=cuml -> kernels: kmeans=cuml | only on cuda, not on cpu | allowed on cpu: reference
+sweep --out s --kernels kmeans=cuml -> kernels: kmeans=cuml | only on cuda, not on cpu
 list datset -> kind 'datset' | did you mean 'datasets'? | kernels
 list --bogus -> --bogus
 list datasets extra -> extra

@@ -60,7 +60,7 @@ def test_every_run_gives_the_same_bits() -> None:
 def test_wrong_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"the mask is torch.float32 of shape \(3,\)"):
         triton.gram(torch.ones(3, 3), torch.ones(3))
-    with pytest.raises(ValueError, match="gram=triton got tensors on cpu, meta, allowed: one device of cuda, cpu"):
+    with pytest.raises(ValueError, match="gram=triton got tensors on cpu, meta; allowed: one device of cuda, cpu"):
         triton.gram(torch.ones(3, 3), torch.ones(3, device="meta") > 0)
     with pytest.raises(ValueError, match="block_bytes is 0"):
         triton.gram(torch.ones(3, 3), block_bytes=0)

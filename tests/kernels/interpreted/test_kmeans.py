@@ -41,7 +41,7 @@ def test_points_stay_as_they_are() -> None:
 
 def test_wrong_input_is_named() -> None:
     draws = uniform(1, 1, 1, 257)
-    with pytest.raises(ValueError, match="got 257 clusters of 2 coordinates, filled up 512 x 2, allowed: at most 512"):
+    with pytest.raises(ValueError, match="got 257 clusters of 2 coordinates, padded 512 x 2; allowed: at most 512"):
         triton.kmeans(torch.ones(1, 3, 2), (257,), draws)
     with pytest.raises(ValueError, match="iterations is -1"):
         triton.kmeans(torch.ones(1, 3, 2), (1,), draws[..., :1], iterations=-1)

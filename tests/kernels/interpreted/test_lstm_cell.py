@@ -57,9 +57,9 @@ def test_nothing_else_is_written_and_nothing_given_is_changed() -> None:
 
 
 def test_wrong_input_is_named() -> None:
-    with pytest.raises(ValueError, match=r"not with torch.float32 \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"got torch.float32 \(2, 3\)"):
         triton.lstm_cell(torch.ones(2, 8), torch.ones(2, 3))
-    with pytest.raises(ValueError, match="lstm_cell=triton got tensors on meta, allowed: one device of cuda, cpu"):
+    with pytest.raises(ValueError, match="lstm_cell=triton got tensors on meta; allowed: one device of cuda, cpu"):
         triton.lstm_cell(*(x.to("meta") for x in lstm((3, 5), torch.float32)))
 
 

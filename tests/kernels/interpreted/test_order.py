@@ -39,7 +39,7 @@ def test_rows_beyond_two_thousand_million_elements_are_read() -> None:
 
 
 def test_wrong_input_is_named() -> None:
-    with pytest.raises(ValueError, match="column_median=triton got 2049 rows, allowed: at most 2048"):
+    with pytest.raises(ValueError, match="column_median=triton got 2049 rows; allowed: at most 2048"):
         triton.column_median(torch.ones(2049, 1))
     with pytest.raises(ValueError, match=r"trim is torch.float32"):
         triton.column_trimmed_mean(torch.ones(3, 1), torch.tensor(1.0))

@@ -26,5 +26,5 @@ def test_points_beyond_two_thousand_million_elements_are_read() -> None:
 def test_wrong_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"the mask is torch.float32 of shape \(3,\)"):
         triton.distance_sums(torch.ones(3, 2), torch.ones(3))
-    with pytest.raises(ValueError, match="distance_sums=triton got tensors on meta, allowed: one device of cuda, cpu"):
+    with pytest.raises(ValueError, match="distance_sums=triton got tensors on meta; allowed: one device of cuda, cpu"):
         triton.distance_sums(torch.ones(3, 2, device="meta"))
