@@ -77,7 +77,7 @@ class _Rounds:
     def move(self, centres_MJKQ: Tensor) -> Tensor:
         """Move each centre to the mean of its points."""
         nearest_MPN = self.assign(centres_MJKQ)[1].flatten(1, 2)
-        # Give the old centre weight 2^-900: negligible if the cluster has members, decisive if it is empty, so that an
+        # Weight the old centre by 2^-900: negligible if the cluster has members, decisive if it is empty, so that an
         # empty cluster keeps its centre.
         sums_MJP = torch.baddbmm(centres_MJKQ.flatten(2), self.summands_MJN, nearest_MPN.mT, beta=2.0**-900)
         return (sums_MJP / sums_MJP[:, -1:]).view(centres_MJKQ.shape)

@@ -90,7 +90,7 @@ def _lloyd_kernel(
     left = tl.zeros([], tl.int32) + iterations
     moved = left > 0
     while moved:
-        # Give the old centre weight 2^-900, so that an empty cluster keeps its centre (see lloyd.py).
+        # Weight the old centre by 2^-900, so that an empty cluster keeps its centre (see lloyd.py).
         sum_CE = centre_CE * KEPT
         count_C = tl.full([C], KEPT, tl.float64)
         for first in range(0, points, T):
