@@ -1,7 +1,7 @@
 """The choice of the training back end and the chunk size, made explicitly and recorded with the run."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -66,10 +66,6 @@ class Backend:
         gradient = GRADIENTS[self.name](model)
         settings = {"chunk": self.chunk, "workers": self.workers}
         return executor.train(updates_ND, start, model.layout, gradient, batch_source, optimizer, **settings)
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the choice as a plain dictionary, as stored in run.json."""
-        return asdict(self)
 
 
 def chunk_size(

@@ -60,17 +60,6 @@ class Dataset:
     encode: Callable[[str], list[int]] | None = None
     offset: float = 0.0
 
-    def to(self, device: torch.device | str) -> "Dataset":
-        """Return the data set on ``device``; tensors already on it are shared, not copied."""
-        return replace(
-            self,
-            train_x=self.train_x.to(device),
-            train_y=self.train_y.to(device),
-            test_x=self.test_x.to(device),
-            test_y=self.test_y.to(device),
-            train_writers=None if self.train_writers is None else self.train_writers.to(device),
-        )
-
 
 def as_inputs(x: Tensor, dataset: Dataset) -> Tensor:
     """Convert stored samples to inputs of models and triggers: x * scale + offset as floats, or token ids.

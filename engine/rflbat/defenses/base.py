@@ -210,6 +210,7 @@ def decide(
     share_N: Tensor,
     scores_N: Tensor,
     *,
+    update_D: Tensor | None = None,
     stage_N: Tensor | None = None,
     state: Any = None,
     **trace: Tensor,
@@ -223,6 +224,8 @@ def decide(
         updates: the round's updates.
         share_N: at least 0, any scale; 0 drops a client.
         scores_N: the defense's score of each client.
+        update_D: the server update of a defense whose update is not a weighted mean, 0 if no client is kept; by
+            default the weighted sum.
         stage_N: int64, stage that rejected each client (0: kept). Default: only non-finite updates are rejected.
         state: state for the next round; ``NoState()`` by default.
         trace: further tensors that explain the decision.
@@ -235,7 +238,7 @@ def decide(
     weights_N = torch.where(total > 0, share_N / torch.where(total > 0, total, 1), 0)
     stage_N = torch.zeros_like(updates.client_ids_N) if stage_N is None else stage_N
     return Decision(
-        update=updates.weighted_sum(weights_N),
+        update=updates.weighted_sum(weights_N) if update_D is None else update_D,
         kept=weights_N > 0,
         weights=weights_N,
         scores=scores_N,

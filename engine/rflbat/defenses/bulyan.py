@@ -6,8 +6,7 @@ Axes: N clients of the round.
 import torch
 from torch import Tensor
 
-from rflbat.defenses.base import Decision, Defense, NoState, Updates
-from rflbat.defenses.coordinatewise import decide_for
+from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.defenses.krum import assumed_malicious, check_f
 from rflbat.randomness import Draw
 from rflbat_kernels import column_central_mean
@@ -100,7 +99,7 @@ def bulyan(*, f: int | str | None = None) -> Defense:
         selected_N = turn_N < torch.inf
         update_D = column_central_mean(updates.matrix_ND, wanted - 2 * malicious, selected_N)
         stage_N = torch.where(selected_N, 0, 2)
-        return decide_for(updates, update_D, selected_N.to(torch.float64), turn_N, stage_N=stage_N)
+        return decide(updates, selected_N.to(torch.float64), turn_N, update_D=update_D, stage_N=stage_N)
 
     least = 4 * f + 3 if isinstance(f, int) else 1
     return Defense("bulyan", ("kept", "nonfinite", "bulyan"), apply, min_clients=least, weighs=False)

@@ -2,8 +2,7 @@
 
 import torch
 
-from rflbat.defenses.base import Decision, Defense, NoState, Updates
-from rflbat.defenses.coordinatewise import decide_for
+from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.randomness import Draw
 from rflbat_kernels import column_median
 
@@ -37,6 +36,6 @@ def median() -> Defense:
 
     def apply(updates: Updates, state: NoState, draw: Draw) -> Decision:
         update_D = column_median(updates.matrix_ND, updates.valid_N)
-        return decide_for(updates, update_D, torch.ones_like(updates.sizes_N), torch.zeros_like(updates.sizes_N))
+        return decide(updates, torch.ones_like(updates.sizes_N), torch.zeros_like(updates.sizes_N), update_D=update_D)
 
     return Defense("median", ("kept", "nonfinite"), apply, weighs=False)

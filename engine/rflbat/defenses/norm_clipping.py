@@ -8,8 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from rflbat.defenses.base import Decision, Defense, NoState, Updates
-from rflbat.defenses.coordinatewise import decide_for
+from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
 from rflbat_kernels import masked_median
@@ -84,7 +83,7 @@ def norm_clipping(*, bound: float | None = None, noise: float = 0.0) -> Defense:
             largest = torch.finfo(updates.dtype).max
             noisy_D = update_D + noise * own_columns(normals(draw, all_columns(len(update_D))))
             update_D = torch.where(valid_N.any(), noisy_D.clamp(-largest, largest), 0.0).to(updates.dtype)
-        return decide_for(updates, update_D, updates.sizes_N, norms_N)
+        return decide(updates, updates.sizes_N, norms_N, update_D=update_D)
 
     def num_uniforms(clients: int, parameters: int) -> int:
         return 2 * ((parameters + 1) // 2) if noise > 0 else 0

@@ -2,8 +2,7 @@
 
 import torch
 
-from rflbat.defenses.base import Decision, Defense, NoState, Updates
-from rflbat.defenses.coordinatewise import decide_for
+from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.defenses.krum import assumed_malicious, check_f
 from rflbat.randomness import Draw
 from rflbat_kernels import column_trimmed_mean
@@ -48,7 +47,7 @@ def trimmed_mean(*, f: int | str | None = None) -> Defense:
         largest = (updates.valid_N.sum() - 1) // 2
         trim = largest if f is None else assumed_malicious(updates, f)
         update_D = column_trimmed_mean(updates.matrix_ND, trim, updates.valid_N)
-        return decide_for(updates, update_D, torch.ones_like(updates.sizes_N), torch.zeros_like(updates.sizes_N))
+        return decide(updates, torch.ones_like(updates.sizes_N), torch.zeros_like(updates.sizes_N), update_D=update_D)
 
     return Defense(
         "trimmed_mean", ("kept", "nonfinite"), apply, min_clients=2 * f + 1 if isinstance(f, int) else 1, weighs=False

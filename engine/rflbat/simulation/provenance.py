@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -50,7 +51,7 @@ def describe(federation: Federation) -> dict[str, Any]:
         "kernels": {
             op: dispatch.choose(op, asked.get(op, "auto"), device, clients).name for op in dispatch.IMPLEMENTATIONS
         },
-        "backend": federation.backend.as_dict(),
+        "backend": asdict(federation.backend),
         "updates": row_sparse(
             federation.model, federation.experiment.weight_decay, federation.attack, federation.ranks.count
         )[1],

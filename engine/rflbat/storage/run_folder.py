@@ -125,10 +125,6 @@ class RunFolder:
         path = self.path / SUMMARY
         return read_json(path) if path.exists() else None
 
-    def write_run(self, run: Mapping[str, Any]) -> None:
-        """Replace run.json."""
-        _write(self.path / RUN, run)
-
     def write_vocabulary(self, words: Iterable[str]) -> None:
         """Write vocabulary.txt: one word per line, the first with token id 0."""
         with replacing(self.path / VOCABULARY) as temporary:

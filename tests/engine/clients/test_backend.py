@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -97,7 +98,7 @@ def test_a_chunk_takes_a_quarter_of_the_free_memory_of_a_device(free):
 
 def test_the_choice_can_be_stored(two_threads):
     stored = {"name": "vmap", "chunk": 7, "workers": 2, "reason": "asked for"}
-    assert json.loads(json.dumps(choose("vmap", 7).as_dict())) == stored
+    assert json.loads(json.dumps(dataclasses.asdict(choose("vmap", 7)))) == stored
 
 
 def test_an_unknown_name_is_refused():

@@ -66,13 +66,3 @@ def test_as_float_never_shares_memory_with_float_storage() -> None:
     floats = replace(digits, test_x=stored, scale=1.0)
     as_inputs(floats.test_x, floats).fill_(9.0)
     assert float(stored.max()) <= 1.0
-
-
-def test_to_moves_every_tensor() -> None:
-    digits = replace(load(), train_writers=torch.zeros(1442, dtype=torch.int64))
-    moved = digits.to("meta")
-    for name in ("train_x", "train_y", "test_x", "test_y", "train_writers"):
-        before, after = getattr(digits, name), getattr(moved, name)
-        assert after.device.type == "meta"
-        assert (after.shape, after.dtype) == (before.shape, before.dtype)
-    assert load().to("meta").train_writers is None

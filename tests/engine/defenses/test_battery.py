@@ -1,4 +1,4 @@
-"""Properties of every defense, over all rows of the registry. A new row needs a case in cases.py.
+"""Every defense equals its oracle, also on hard inputs; what needs no oracle is in the battery that ships.
 
 Axes: N clients of the round, D parameters.
 """
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rflbat.defenses.registry import DEFENSES, make_defense
-from tests.engine.defenses.cases import CASES, PARAMETERS, agree, decide
+from rflbat.testing.defense_battery import close
+from tests.engine.defenses.cases import CASES, agree, decide
 
 every_defense = pytest.mark.parametrize("name", DEFENSES)
 CLIENTS = (5, 12, 31)
@@ -18,26 +19,9 @@ def stage_names(name, decision):
     return [make_defense(name, CASES[name].parameters).stages[at] for at in decision.trace["stage"].tolist()]
 
 
-def consistent(name, decision):
-    """Weights, mask, stages and types say the same thing."""
-    weights_N = decision.weights
-    assert weights_N.dtype == torch.float64
-    assert bool((weights_N >= 0).all())
-    assert float(weights_N.sum()) == pytest.approx(1.0 if bool(decision.kept.any()) else 0.0, abs=1e-12)
-    assert torch.equal(decision.kept, weights_N > 0)
-    assert decision.trace["stage"].dtype == torch.int64
-    assert [stage == "kept" for stage in stage_names(name, decision)] == decision.kept.tolist()
-    assert bool(torch.isfinite(decision.update).all())
-
-
-def close(one, other, tolerance=1e-11):
-    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
-
-
 def test_every_registry_row_has_a_case():
     assert set(CASES) == set(DEFENSES)
     for name in DEFENSES:
-        assert make_defense(name, {}).stages[:2] == ("kept", "nonfinite")
         assert make_defense(name, {}).name == name
 
 
@@ -51,7 +35,6 @@ def test_equals_its_oracle(name, clients, seed):
     answer = case.oracle(updates_ND, sizes_N)
     decision = decide(name, updates_ND, sizes=sizes_N, seed=seed)
     agree(decision, answer)
-    consistent(name, decision)
     if case.scores:
         expected_N = answer.detail[case.scores]
         known_N = ~np.isnan(expected_N)
@@ -74,7 +57,6 @@ def test_one_and_two_clients(name, clients):
     updates_ND = CASES[name].make(clients, 7)
     decision = decide(name, updates_ND)
     agree(decision, CASES[name].oracle(updates_ND, None))
-    consistent(name, decision)
     if clients == 1:
         np.testing.assert_array_equal(decision.update.numpy(), updates_ND[0])
 
@@ -98,7 +80,6 @@ def test_identical_updates_give_that_update(name, clients, dtype):
     updates_ND = np.tile(CASES[name].make(1, 3), (clients, 1))
     decision = decide(name, updates_ND, dtype, sizes=np.arange(1, clients + 1))
     agree(decision, CASES[name].oracle(updates_ND, np.arange(1, clients + 1)), 1e-7)
-    consistent(name, decision)
     if CASES[name].identical_pass:
         close(decision.update.double(), torch.as_tensor(updates_ND[0]), 1e-6 if dtype == torch.float32 else 1e-14)
     else:
@@ -107,25 +88,12 @@ def test_identical_updates_give_that_update(name, clients, dtype):
 
 
 @every_defense
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("whole_row", [True, False])
-def test_a_nonfinite_row_is_dropped_before_anything_else(name, bad, whole_row):
-    clean_ND = CASES[name].make(12, 1)
-    sizes_N = np.arange(1, 13)
-    broken_2D = np.full((2, PARAMETERS), bad) if whole_row else 100 * CASES[name].make(2, 8)
-    broken_2D[:, 17] = bad
-    at = [0, 7]
-    decision = decide(name, np.insert(clean_ND, at, broken_2D, 0), sizes=np.insert(sizes_N, at, 1000))
-    alone = decide(name, clean_ND, sizes=sizes_N)
-    consistent(name, decision)
-    broken_N = np.insert(np.zeros(12, bool), at, True)
-    assert [stage == "nonfinite" for stage in stage_names(name, decision)] == broken_N.tolist()
-    assert torch.equal(decision.kept[~broken_N], alone.kept)
-    assert torch.equal(decision.trace["stage"][~broken_N], alone.trace["stage"])
-    close(decision.weights[~broken_N], alone.weights)
-    close(decision.scores[~broken_N], alone.scores, 1e-9)
-    close(decision.update, alone.update)
-    agree(decision, CASES[name].oracle(np.insert(clean_ND, at, broken_2D, 0), np.insert(sizes_N, at, 1000)))
+def test_nonfinite_rows_are_left_out(name):
+    updates_ND, sizes_N, at = CASES[name].make(12, 1), np.arange(1, 13), [0, 7]
+    broken_ND = np.insert(updates_ND, at, 100 * CASES[name].make(2, 8), 0)
+    broken_ND[0, 17], broken_ND[8] = np.nan, np.inf
+    sizes_N = np.insert(sizes_N, at, 1000)
+    agree(decide(name, broken_ND, sizes=sizes_N), CASES[name].oracle(broken_ND, sizes_N))
 
 
 @every_defense
@@ -137,7 +105,6 @@ def test_zero_rows(name, zeros):
     decision = decide(name, updates_ND)
     # GeoMed's median may fall on an update here, where it promises six digits of the spread.
     agree(decision, CASES[name].oracle(updates_ND, None), 1e-6 if name == "geomed" else 1e-9, scale=10.0)
-    consistent(name, decision)
 
 
 @every_defense
@@ -170,11 +137,8 @@ def test_sizes_count_where_the_method_weighs_by_samples(name):
 
 @every_defense
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_the_update_keeps_the_type_of_the_input(name, dtype):
+def test_every_type_of_updates(name, dtype):
     updates_ND = CASES[name].make(5, 0)
     decision = decide(name, updates_ND, dtype)
-    assert decision.update.dtype == dtype
-    assert decision.update.shape == (PARAMETERS,)
-    assert decision.weights.dtype == decision.scores.dtype == torch.float64
     rounded_ND = torch.as_tensor(updates_ND).to(dtype).double().numpy()
     agree(decision, CASES[name].oracle(rounded_ND, None), 2 * torch.finfo(dtype).eps + 1e-9)

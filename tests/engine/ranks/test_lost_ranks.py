@@ -61,7 +61,7 @@ def shorter(folder, rounds):
     """Ask for fewer rounds, in run.json and in the checkpoint."""
     described = RunFolder(folder).run()
     described["config"]["rounds"] = rounds
-    RunFolder(folder).write_run(described)
+    (folder / "run.json").write_text(json.dumps(described), encoding="utf-8")
     tensors, meta = load_tensors(folder / CHECKPOINT)
     save_tensors(folder / CHECKPOINT, tensors, {**meta, "config": described["config"]})
 

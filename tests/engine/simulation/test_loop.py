@@ -1,5 +1,6 @@
 """A whole run: its result, its files, its callbacks. test_resume.py tests stopping and resuming."""
 
+import dataclasses
 import json
 import pickle
 
@@ -101,7 +102,7 @@ def test_run_json_says_what_ran(tmp_path):
     same = {key: value for key, value in experiment.to_dict().items() if key not in filled}
     assert {key: config[key] for key in same} == {**same, "data_dir": config["data_dir"]}
     assert build(Experiment.from_dict(config)).experiment.to_dict() == config
-    assert described["backend"] == build(experiment).backend.as_dict()
+    assert described["backend"] == dataclasses.asdict(build(experiment).backend)
     assert (described["backend"]["name"], described["backend"]["chunk"]) == ("analytic", 5)
     assert described["stages"] == ["kept", "nonfinite", "filter1", "cluster", "filter2"]
     assert (described["clients"], sum(described["sizes"]), described["parameters"]) == (13, 1442, 7850)

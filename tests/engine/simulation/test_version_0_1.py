@@ -26,7 +26,10 @@ def test_a_stopped_run_continues_as_version_0_1_would_have(tmp_path: Path) -> No
     folder = shutil.copytree(WRITTEN / "stopped", tmp_path / "run")
     result = resume(folder)
     assert result.summary["rounds"] == 4
-    for name, keys in (("rounds.jsonl", ("round", "kept", "malicious", "recall")), ("clients.jsonl", ("client", "kept"))):
+    for name, keys in (
+        ("rounds.jsonl", ("round", "kept", "malicious", "recall")),
+        ("clients.jsonl", ("client", "kept")),
+    ):
         assert lines(folder / name, *keys) == lines(WRITTEN / "straight" / name, *keys)
     straight = json.loads((WRITTEN / "straight/summary.json").read_text(encoding="utf-8"))
     for key in ("accuracy", "attack_success_rate"):
