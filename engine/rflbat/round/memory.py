@@ -147,8 +147,8 @@ def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | 
     (words, width), (rows, _) = (each.layout.shapes[model.embedding] for each in (model, trained))
     own_NR, none = (torch.empty(*shape, dtype=torch.int64, device=META) for shape in ((clients, rows), (0,)))
     alone = SharedRows(own_NR[0], own_NR[:1].T, own_NR[:1].T)
-    table = TouchedRows(model.layout.offset(model.embedding), words, width, none, own_NR, (alone,))
-    return trained, RowSparse(torch.empty(clients, trained.layout.size, device=META), table)
+    touched = TouchedRows(model.layout.offset(model.embedding), words, width, none, own_NR, (alone,))
+    return trained, RowSparse(torch.empty(clients, trained.layout.size, device=META), touched)
 
 
 def evaluation_bytes(federation: Federation) -> int:
