@@ -187,5 +187,5 @@ def _rates(record: Mapping[str, Any]) -> str:
 
 def _clients(record: Mapping[str, Any]) -> str:
     text = f"kept {record['kept']} dropped {record['dropped']}"
-    text = f"{text} ({record['nonfinite']} not finite)" if record.get("nonfinite") else text
-    return f"{text}, move discarded" if record.get("move_discarded") else text
+    text = f"{text} ({record['nonfinite']} non-finite)" if record.get("nonfinite") else text
+    return f"{text}, update discarded" if record.get("move_discarded") else text

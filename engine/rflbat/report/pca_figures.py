@@ -78,15 +78,15 @@ def located(clients: Rows) -> list[Mapping[str, Any]]:
 
 
 def _draw(panels: Sequence[Rows]) -> Figure:
-    everybody = [row for rows in panels for row in rows]
-    stages = _stages(located(everybody))
+    every_row = [row for rows in panels for row in rows]
+    stages = _stages(located(every_row))
     figure = blank(1.8 + 2.7 * len(panels), 3.0)
     for axes, rows in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _scatter(axes, rows, stages)
         axes.set_title(f"Round {rows[0]['round']}", loc="left")
         axes.set_xlabel("First principal component")
     figure.axes[0].set_ylabel("Second principal component")
-    figure.legend(handles=_handles(everybody, stages), loc="outside right upper", alignment="left", handletextpad=0.3)
+    figure.legend(handles=_handles(every_row, stages), loc="outside right upper", alignment="left", handletextpad=0.3)
     return figure
 
 

@@ -55,15 +55,15 @@ class RoundDraws:
         """
         own = {"ids": self.client_ids_N, "roles": self.malicious_N, "sizes": self.sizes_N, "uniforms": self.uniforms_U}
         rows = {} if self.touched is None else self.touched.tensors()
-        there = transfer({**own, **vars(self.batches), **rows}, device)
+        placed = transfer({**own, **vars(self.batches), **rows}, device)
         return replace(
             self,
-            client_ids_N=there["ids"],
-            malicious_N=there["roles"],
-            sizes_N=there["sizes"],
-            uniforms_U=there["uniforms"],
-            batches=Batches(**{name: there[name] for name in vars(self.batches)}),
-            touched=None if self.touched is None else self.touched.with_tensors(there),
+            client_ids_N=placed["ids"],
+            malicious_N=placed["roles"],
+            sizes_N=placed["sizes"],
+            uniforms_U=placed["uniforms"],
+            batches=Batches(**{name: placed[name] for name in vars(self.batches)}),
+            touched=None if self.touched is None else self.touched.with_tensors(placed),
         )
 
 
@@ -77,11 +77,11 @@ def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
     Returns:
         ids ``(N,)``, ascending.
     """
-    everybody = np.arange(experiment.clients)
+    all_clients = np.arange(experiment.clients)
     if experiment.participants in (None, experiment.clients):
-        return everybody
+        return all_clients
     stream = generator(experiment.seed, "participants", round_number)
-    return np.sort(stream.choice(everybody, experiment.participants, replace=False))
+    return np.sort(stream.choice(all_clients, experiment.participants, replace=False))
 
 
 def draw_roles(experiment: Experiment, round_number: int, clients_N: np.ndarray) -> np.ndarray:

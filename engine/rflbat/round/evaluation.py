@@ -48,14 +48,14 @@ def evaluate(
     for first in range(own.start, own.stop, BATCH):
         rows = slice(first, min(first + BATCH, own.stop))
         x_B, labels_B = x[rows], labels_n[rows]
-        everyone_B, other_B = torch.ones_like(labels_B, dtype=torch.bool), labels_B != target
+        all_B, other_B = torch.ones_like(labels_B, dtype=torch.bool), labels_B != target
         correct_B = model.apply(named, x_B).argmax(1) == labels_B
         hits = [
-            model.apply(named, trigger(x_B.clone(), everyone_B)).argmax(1) == target
+            model.apply(named, trigger(x_B.clone(), all_B)).argmax(1) == target
             for trigger in (attack.full_trigger, *local)
         ]
         excluded = [(hit_B & other_B).sum() for hit_B in hits]
         right += torch.stack([correct_B.sum(), excluded[0], hits[0].sum(), *excluded[1:]])
     others = (labels_n != target).sum()
-    everybody = torch.full_like(others, len(x))
-    return ranks.all_reduce(right) / torch.stack([everybody, others, everybody, *([others] * len(local))])
+    total = torch.full_like(others, len(x))
+    return ranks.all_reduce(right) / torch.stack([total, others, total, *([others] * len(local))])

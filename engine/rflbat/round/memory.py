@@ -147,8 +147,8 @@ def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | 
     (words, width), (rows, _) = (each.layout.shapes[model.embedding] for each in (model, trained))
     own_NR, none = (torch.empty(*shape, dtype=torch.int64, device=META) for shape in ((clients, rows), (0,)))
     alone = SharedRows(own_NR[0], own_NR[:1].T, own_NR[:1].T)
-    table = TouchedRows(model.layout.offset(model.embedding), words, width, none, own_NR, (alone,))
-    return trained, RowSparse(torch.empty(clients, trained.layout.size, device=META), table)
+    touched = TouchedRows(model.layout.offset(model.embedding), words, width, none, own_NR, (alone,))
+    return trained, RowSparse(torch.empty(clients, trained.layout.size, device=META), touched)
 
 
 def evaluation_bytes(federation: Federation) -> int:
@@ -195,7 +195,7 @@ def footprint(federation: Federation) -> Footprint:
     trained, sent = most_sent(federation, clients)
     data = (federation.train_x, federation.train_y, federation.test_x, federation.test_y)
     at_a_time = min(clients, backend.workers * backend.chunk)
-    rehearsal = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
+    warm_up = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
     return Footprint(
         resident={
@@ -206,7 +206,7 @@ def footprint(federation: Federation) -> Footprint:
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
         },
         phases={
-            **rehearsal,
+            **warm_up,
             "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8,
             "defense": max(defense_bytes(each, clients, columns, sent) for each in defenses),
             "evaluation": evaluation_bytes(federation),

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from rflbat.defenses.base import Decision
-from rflbat.round.shadows import ShadowOutcome
 from rflbat.round.state import Federation, RoundOutcome
 from rflbat.storage.schema import DETECTION, LOCAL, MEASURES
 from rflbat.transfer import transfer
@@ -28,29 +27,33 @@ def download(outcome: RoundOutcome) -> RoundOutcome:
     Returns:
         the same outcome, on the host except for the updates and states of the decisions, which stay on the device.
     """
-    outcomes = (ShadowOutcome("", outcome.decision, outcome.measures), *outcome.shadows)
-    parts = {f"{at}.{name}": part for at, each in enumerate(outcomes) for name, part in _written(each).items()}
+    decided = [(outcome.decision, outcome.measures), *((each.decision, each.measures) for each in outcome.shadows)]
+    recorded = [_recorded(decision, measures) for decision, measures in decided]
+    parts = {f"{at}.{name}": part for at, named in enumerate(recorded) for name, part in named.items()}
     host = transfer({**parts, "discarded": outcome.discarded}, "cpu")
-    own, *shadows = (
-        _rewritten(each, {name: host[f"{at}.{name}"] for name in _written(each)}) for at, each in enumerate(outcomes)
+    (decision, measures), *others = (
+        _on_host(decision, {name: host[f"{at}.{name}"] for name in recorded[at]})
+        for at, (decision, _) in enumerate(decided)
     )
-    discarded = host["discarded"]
-    return replace(outcome, decision=own.decision, discarded=discarded, measures=own.measures, shadows=tuple(shadows))
+    shadows = tuple(
+        replace(shadow, decision=own, measures=measured)
+        for shadow, (own, measured) in zip(outcome.shadows, others, strict=True)
+    )
+    return replace(outcome, decision=decision, discarded=host["discarded"], measures=measures, shadows=shadows)
 
 
-def _written(outcome: ShadowOutcome) -> dict[str, Tensor]:
-    """Name the tensors that are recorded of a defense's decision."""
-    decision = outcome.decision
+def _recorded(decision: Decision, measures: Tensor | None) -> dict[str, Tensor]:
+    """Name the tensors that are recorded of a decision and of the global model under it."""
     named = {"kept": decision.kept, "weights": decision.weights, "scores": decision.scores}
     named |= {f"trace.{name}": tensor for name, tensor in decision.trace.items()}
-    return named if outcome.measures is None else {**named, "measures": outcome.measures}
+    return named if measures is None else {**named, "measures": measures}
 
 
-def _rewritten(outcome: ShadowOutcome, named: Mapping[str, Tensor]) -> ShadowOutcome:
-    """Put the tensors of ``_written`` back in their places."""
+def _on_host(decision: Decision, named: Mapping[str, Tensor]) -> tuple[Decision, Tensor | None]:
+    """Replace the tensors of ``_recorded`` by their copies on the host; returns the decision and the measures."""
     own = {name: named[name] for name in ("kept", "weights", "scores")}
     trace = {name.removeprefix("trace."): tensor for name, tensor in named.items() if name.startswith("trace.")}
-    return replace(outcome, decision=replace(outcome.decision, **own, trace=trace), measures=named.get("measures"))
+    return replace(decision, **own, trace=trace), named.get("measures")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
@@ -76,16 +79,16 @@ def round_record(federation: Federation, outcome: RoundOutcome) -> dict[str, Any
     """
     decision = outcome.decision
     kept_N, malicious_N = decision.kept.cpu().numpy(), outcome.malicious_N
-    fallen = np.bincount(decision.trace["stage"].cpu().numpy(), minlength=len(federation.defense.stages))
+    at_stage = np.bincount(decision.trace["stage"].cpu().numpy(), minlength=len(federation.defense.stages))
     return {
         "round": outcome.round_number,
         **_rates(outcome.measures, len(federation.attack.local_triggers)),
         "kept": int(kept_N.sum()),
         "dropped": int((~kept_N).sum()),
         "malicious": int(malicious_N.sum()),
-        "nonfinite": int(fallen[1]),
+        "nonfinite": int(at_stage[1]),
         **_detection(decision, malicious_N, federation.defense.weighs),
-        "stages": dict(zip(federation.defense.stages[1:], fallen[1:].tolist(), strict=True)),
+        "stages": dict(zip(federation.defense.stages[1:], at_stage[1:].tolist(), strict=True)),
         "nobody_kept": not kept_N.any(),
         "move_discarded": bool(outcome.discarded),
         **({"chunk": outcome.chunk} if outcome.chunk < federation.backend.chunk else {}),

@@ -75,7 +75,7 @@ def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
     shares = np.array_split(order, CLIENTS)
     sizes_N = torch.tensor([len(own) for own in shares], dtype=torch.float64, device=device)
     ids_N = torch.arange(CLIENTS, device=device)
-    rehearsed = params_D.new_empty(ROUNDS, CLIENTS, federation.ranks.width(len(params_D)))
+    collected = params_D.new_empty(ROUNDS, CLIENTS, federation.ranks.width(len(params_D)))
     for number in range(ROUNDS):
         batches = draw_batches(
             shares,
@@ -95,10 +95,10 @@ def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
         with federation.ranks.sharded_columns(len(params_D)):
             updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))
             decision = fedavg().apply(updates, NoState(), draw)
-        rehearsed[number] = updates_ND
+        collected[number] = updates_ND
         update_D = federation.ranks.gather(decision.update, len(params_D))
         params_D, _ = apply_update(params_D, update_D, experiment.server_lr)
-    return rehearsed.flatten(0, 1)
+    return collected.flatten(0, 1)
 
 
 def pretrain_defense(federation: Federation, params_D: Tensor) -> Any:

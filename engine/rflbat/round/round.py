@@ -89,10 +89,10 @@ def run_round(federation: Federation, server: ServerState) -> tuple[ServerState,
     )
     if federation.host_texts is not None:
         # The host finds the touched rows, because their number fixes the shapes of the round.
-        table = touched_rows(
+        touched = touched_rows(
             federation.model, _batch_source(federation, *federation.host_texts, draws), clients, experiment.local_steps
         )
-        draws = replace(draws, touched=table)
+        draws = replace(draws, touched=touched)
     return run_drawn_round(federation, server, draws.to(federation.device))
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rflbat.attacks.base import Attack, SampleFormat
 from rflbat.attacks.registry import ATTACKS, make_attack
-from rflbat.clients.backend import choose_backend
+from rflbat.clients.backend import Backend, choose_backend
 from rflbat.clients.row_sparse import at_most_with_rows, row_sparse
 from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.partition import partition
@@ -22,9 +23,10 @@ from rflbat.defenses.base import Defense, check_clients
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
 from rflbat.experiment.config import Experiment
+from rflbat.models.base import Model
 from rflbat.models.registry import make_model
 from rflbat.randomness import generator
-from rflbat.ranks import get_ranks, take_device
+from rflbat.ranks import Ranks, get_ranks, take_device
 from rflbat.round.root_data import draw_root_data, pretrain_defense
 from rflbat.round.state import Federation, ServerState
 from rflbat_kernels import dispatch
@@ -127,8 +129,7 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
         UserError: files are missing or damaged, or settings do not fit the data.
     """
     experiment = resolve(experiment)
-    folder = Path(experiment.data_dir) if experiment.data_dir else None
-    dataset = _load_once(experiment.dataset, folder, tuple(sorted(experiment.load_args.items())))
+    dataset = _load_data(experiment)
     if experiment.target >= dataset.classes:
         raise UserError(
             f"target={experiment.target} is not a label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
@@ -142,7 +143,12 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
     return experiment, dataset, attack, defense
 
 
-def check(experiment: Experiment) -> None:
+def _load_data(experiment: Experiment) -> Dataset:
+    folder = Path(experiment.data_dir) if experiment.data_dir else None
+    return _load_once(experiment.dataset, folder, tuple(sorted(experiment.load_args.items())))
+
+
+def check_data(experiment: Experiment) -> None:
     """Check everything that depends on the data, including the partition, without building a federation.
 
     Args:
@@ -170,25 +176,12 @@ def build(experiment: Experiment) -> Federation:
     experiment, dataset, attack, defense = prepare(experiment)
     root_indices = draw_root_data(defense, experiment.seed, len(dataset.train_y))
     client_indices = divide(experiment, dataset, root_indices)
-    device, ranks = torch.device(experiment.device), get_ranks()
-    if device.type == "cuda" and not ranks.is_single:
-        take_device()
-    words = 0 if dataset.words is None else len(dataset.words)
-    model = make_model(str(experiment.model), dataset.shape, dataset.classes, words, experiment.model_args)
+    ranks = get_ranks()
+    device = _choose_device(experiment, ranks)
+    model = _make_model(experiment, dataset)
     train_x = as_inputs(dataset.train_x, dataset)
     sparse, _ = row_sparse(model, experiment.weight_decay, attack, ranks.count)
-    tokens = experiment.local_steps * experiment.batch_size * dataset.train_x[0].numel()
-    backend = choose_backend(
-        experiment.backend,
-        experiment.chunk,
-        at_most_with_rows(model, tokens) if sparse else model,
-        train_x[0].to("meta"),
-        experiment.batch_size,
-        -(-(experiment.participants or experiment.clients) // ranks.count),
-        device,
-        experiment.client_optimizer.copies,
-    )
-    backend = replace(backend, chunk=int(-ranks.all_max(-backend.chunk)[0]))
+    backend = _choose_backend(experiment, model, train_x[0], sparse, ranks)
     federation = Federation(
         experiment=experiment,
         train_x=train_x.to(device),
@@ -209,6 +202,46 @@ def build(experiment: Experiment) -> Federation:
     )
     _check_ranks(federation)
     return federation
+
+
+def _choose_device(experiment: Experiment, ranks: Ranks) -> torch.device:
+    """Return the device of the run; each of several ranks on GPUs takes the one of its LOCAL_RANK."""
+    device = torch.device(experiment.device)
+    if device.type == "cuda" and not ranks.is_single:
+        take_device()
+    return device
+
+
+def _make_model(experiment: Experiment, dataset: Dataset) -> Model:
+    words = 0 if dataset.words is None else len(dataset.words)
+    return make_model(str(experiment.model), dataset.shape, dataset.classes, words, experiment.model_args)
+
+
+def _choose_backend(experiment: Experiment, model: Model, sample: Tensor, sparse: bool, ranks: Ranks) -> Backend:
+    """Choose how clients are trained; all ranks use the smallest chunk that any of them can train.
+
+    Args:
+        experiment: the resolved configuration.
+        model: functional model.
+        sample: one training sample as a model input.
+        sparse: whether clients train only the rows of the embedding that their texts touch.
+        ranks: processes that share the clients.
+
+    Returns:
+        the back end.
+    """
+    tokens = experiment.local_steps * experiment.batch_size * sample.numel()
+    backend = choose_backend(
+        experiment.backend,
+        experiment.chunk,
+        at_most_with_rows(model, tokens) if sparse else model,
+        sample.to("meta"),
+        experiment.batch_size,
+        -(-(experiment.participants or experiment.clients) // ranks.count),
+        torch.device(experiment.device),
+        experiment.client_optimizer.copies,
+    )
+    return replace(backend, chunk=int(-ranks.all_max(-backend.chunk)[0]))
 
 
 def _check_ranks(federation: Federation) -> None:

@@ -180,7 +180,7 @@ def recorded(description: Mapping[str, Any]) -> Experiment:
 
 
 def _follow(ranks: Ranks, callbacks: Sequence[Callback]) -> Result:
-    """Resume a run on a rank other than 0, which reads the folder and broadcasts its contents."""
+    """Resume a run on a rank other than 0; rank 0 reads the run folder and broadcasts its contents."""
     told = ranks.broadcast_object()
     federation = build(recorded(told["description"]))
     server, seconds = restore(federation, None, None) if told["begun"] else (_first(federation, None), 0.0)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rflbat.errors import Stopped, UserError
 from rflbat.experiment.config import METHODS, Experiment
-from rflbat.round.setup import check, resolve
+from rflbat.round.setup import check_data, resolve
 from rflbat.simulation.loop import Interrupted, recorded, resume, run
 from rflbat.storage.atomic import replacing
 from rflbat.storage.lock import sole_writer
@@ -140,7 +140,7 @@ def check_cell(cell: Cell, out: Path) -> Experiment:
     Raises:
         UserError: settings do not fit the data, or the cell's folder contains a run with other settings.
     """
-    check(cell.experiment)
+    check_data(cell.experiment)
     resolved, path = resolve(cell.experiment), out / CELLS / cell.name
     if (path / RUN).exists():
         found = recorded(RunFolder.open(path).run()).to_dict()

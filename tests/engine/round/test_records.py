@@ -13,8 +13,9 @@ import torch
 
 from rflbat.defenses.base import Decision, Defense, NoState
 from rflbat.experiment.config import Experiment
-from rflbat.round.records import client_records, round_record, summarise
+from rflbat.round.records import client_records, download, round_record, summarise
 from rflbat.round.setup import build
+from rflbat.round.shadows import ShadowOutcome
 from rflbat.round.state import RoundOutcome
 from rflbat.storage.atomic import to_json
 
@@ -176,3 +177,20 @@ def test_detection_of_a_run_without_attack_is_undefined(federation):
     summary = summarise(federation, [quiet], 0.0)
     detection = ("precision", "recall", "false_positive_rate", "malicious_weight")
     assert [summary[key] for key in detection] == [None] * 4
+
+
+def test_the_download_keeps_the_runs_decision_and_those_of_shadows_apart(federation):
+    own, other = outcome(cluster=torch.arange(7)), outcome([0] * 7, measures=(0.5, 0.125, 0.25))
+    shadows = (ShadowOutcome("krum", other.decision, other.measures), ShadowOutcome("median", own.decision))
+    down = download(dataclasses.replace(own, shadows=shadows))
+    assert [shadow.name for shadow in down.shadows] == ["krum", "median"]
+    expected = [(own.decision, own.measures), (other.decision, other.measures), (own.decision, None)]
+    for (decision, measures), got in zip(expected, (down, *down.shadows), strict=True):
+        assert got.decision.kept.tolist() == decision.kept.tolist()
+        assert got.decision.weights.tolist() == decision.weights.tolist()
+        assert {name: part.tolist() for name, part in got.decision.trace.items()} == {
+            name: part.tolist() for name, part in decision.trace.items()
+        }
+        assert got.decision.update is decision.update
+        assert (got.measures is None) == (measures is None)
+        assert measures is None or got.measures.tolist() == measures.tolist()

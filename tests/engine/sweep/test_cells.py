@@ -308,7 +308,7 @@ def test_a_cell_of_0_1_is_known_by_the_settings_that_it_has(tmp_path):
 )
 def test_a_cell_of_0_1_on_other_data_is_refused(tmp_path, dataset, said, monkeypatch):
     """0.1 fed FEMNIST inverted and chose other test texts of amazon: one table would hold both."""
-    monkeypatch.setattr("rflbat.sweep.cells.check", lambda experiment: None)
+    monkeypatch.setattr("rflbat.sweep.cells.check_data", lambda experiment: None)
     cell = Cell("old", Experiment(dataset=dataset))
     config = resolve(cell.experiment).to_dict()
     path = tmp_path / "cells" / "old"
