@@ -17,7 +17,7 @@ from rflbat.clients.backend import choose_backend
 from rflbat.defenses.registry import make_defense
 from rflbat.experiment.config import Experiment
 from rflbat.models.registry import MODELS
-from rflbat.round.memory import footprint
+from rflbat.round.memory import round_memory
 from rflbat.round.round import run_round
 from rflbat.round.setup import empty_state
 from rflbat.round.state import Federation
@@ -78,7 +78,7 @@ def main() -> None:
     torch.set_num_threads(2)
     run_round(small := world_of(name, backend, 5, 20), empty_state(small))
     federation = world_of(name, backend, 50, int(tested))
-    parts = footprint(federation)
+    parts = round_memory(federation)
     sys.stdout.write(f"{parts.peak - parts.resident['data set']} {measured(federation)}\n")
     sys.stderr.write(f"{parts}\n")
 

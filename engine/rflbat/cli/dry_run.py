@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rflbat.experiment.config import Experiment
-from rflbat.round.memory import footprint, readable
+from rflbat.round.memory import readable, round_memory
 from rflbat.round.setup import build
 from rflbat.round.state import Federation
 
@@ -29,7 +29,7 @@ def plan_run(experiment: Experiment) -> Rows:
         '10 of 10 a round, for 50 rounds of 10 steps with batches of 60'
     """
     federation = build(experiment)
-    parts = footprint(federation)
+    parts = round_memory(federation)
     largest = max(parts.phases, key=lambda name: parts.phases[name])
     memory = [(f"memory: {name}", f"{readable(size)}, always held") for name, size in parts.resident.items()]
     memory += [(f"memory: {name}", f"{readable(size)}, in turn") for name, size in parts.phases.items()]

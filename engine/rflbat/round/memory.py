@@ -32,7 +32,7 @@ META = torch.device("meta")
 
 
 @dataclass(frozen=True)
-class Footprint:
+class RoundMemory:
     """Bytes of a round on its device, by part.
 
     Args:
@@ -167,7 +167,7 @@ def evaluation_bytes(federation: Federation) -> int:
     return int(x.nbytes) + workspace(lambda: federation.model.apply(named, x))
 
 
-def footprint(federation: Federation) -> Footprint:
+def round_memory(federation: Federation) -> RoundMemory:
     """Compute the memory of a round by part.
 
     Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model; ``4 N D`` bytes
@@ -197,7 +197,7 @@ def footprint(federation: Federation) -> Footprint:
     at_a_time = min(clients, backend.workers * backend.chunk)
     warm_up = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
-    return Footprint(
+    return RoundMemory(
         resident={
             "data set": sum(each.nbytes for each in data),
             "global model": 3 * layout.size * 4,
@@ -272,7 +272,7 @@ def _needed(federation: Federation, one_client: bool) -> str:
         needed = _training_bytes(federation, trained)
         what = f"{needed} bytes ({readable(needed)}) for {parameters} parameters and batches of {experiment.batch_size}"
         return f"training one client needs {what}; try a smaller --batch-size or another --model{elsewhere}"
-    parts = footprint(federation)
+    parts = round_memory(federation)
     each = ", ".join(f"{name} {readable(size)}" for name, size in (parts.resident | parts.phases).items())
     what = f"{parts.peak} bytes ({readable(parts.peak)}: {each})"
     return f"a round needs {what}; try fewer --participants, another --model or --defense{elsewhere}"

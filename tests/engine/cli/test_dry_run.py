@@ -10,7 +10,7 @@ from rich.console import Console
 from rflbat.cli.dry_run import plan_run, show_plan
 from rflbat.cli.main import main
 from rflbat.experiment.config import Experiment
-from rflbat.round.memory import footprint, readable
+from rflbat.round.memory import readable, round_memory
 from rflbat.round.setup import build
 from rflbat.simulation import loop
 from tests.engine.cli.conftest import Call, Mistake, everything
@@ -55,9 +55,9 @@ def test_it_prints_what_would_be_chosen(more: str, call: Call) -> None:
     assert status == 0
     assert f"back end: {federation.backend.name} ({federation.backend.reason})" in out
     assert f"chunk: {federation.backend.chunk} clients at a time, {federation.backend.workers} of" in out
-    assert f"memory of a round: {readable(footprint(federation).peak)}: " in out
+    assert f"memory of a round: {readable(round_memory(federation).peak)}: " in out
     assert ("shadows: krum" in out) == ("shadow" in more)
-    assert ("memory: warm-up rounds: 6.0 MiB in turn" in out) == ("autoencoder" in more)  # 200 updates: 800 D bytes
+    assert ("memory: warm-up rounds: 6.0 MiB, in turn" in out) == ("autoencoder" in more)  # 200 updates: 800 D bytes
 
 
 def test_a_terminal_gets_a_table() -> None:
@@ -70,7 +70,7 @@ def test_a_terminal_gets_a_table() -> None:
 
 
 def test_the_largest_phase_is_added_to_what_is_resident() -> None:
-    parts = footprint(build(Experiment(**SETTINGS, dataset="digits")))  # type: ignore[arg-type]
+    parts = round_memory(build(Experiment(**SETTINGS, dataset="digits")))  # type: ignore[arg-type]
     assert parts.peak == sum(parts.resident.values()) + max(parts.phases.values())
     assert (*parts.resident, *parts.phases) == PARTS
 

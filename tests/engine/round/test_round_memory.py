@@ -12,7 +12,7 @@ import torch
 from rflbat.clients import backend
 from rflbat.clients.memory import bytes_per_client
 from rflbat.errors import UserError
-from rflbat.round.memory import footprint
+from rflbat.round.memory import round_memory
 from rflbat.round.round import run_round
 from rflbat.round.setup import build
 from rflbat.simulation.loop import resume, run
@@ -125,7 +125,7 @@ def test_memory_that_runs_out_elsewhere_in_a_round_is_told_by_part(kind, monkeyp
     def finite_rows(updates_ND):
         raise OUT_OF_MEMORY[kind]
 
-    peak = footprint(build(small())).peak
+    peak = round_memory(build(small())).peak
     monkeypatch.setattr("rflbat.round.round.finite_rows", finite_rows)
     with pytest.raises(UserError, match=rf"^out of memory: a round needs {peak} bytes .*updates .*--participants"):
         run(small())
