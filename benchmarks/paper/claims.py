@@ -1,7 +1,8 @@
 """Every claim of the paper's figures 6, 7, 11 and 12, and the condition under which it holds.
 
 Rates and accuracies are percent. A claim is compared with the mean over seeds:
-"defends" = attack success at most 5; "fails" = at least 90; a number = within 10 points of it.
+"defends" = attack success at most 5 points above that of FedAvg without an attack, on samples with the trigger;
+"fails" = at least 90; a number = within 10 points of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ class Claim:
         paper: the paper's statement, as the table prints it.
         number: the paper's number in percent, if it gives one.
         holds: whether a measured mean agrees.
+        above_clean: ``holds`` takes the rate minus that of FedAvg without an attack.
     """
 
     figure: int
@@ -51,12 +53,14 @@ class Claim:
     paper: str
     number: float | None
     holds: Callable[[float], bool]
+    above_clean: bool = False
 
 
 def defends(figure: int, partition: str, setting: float, defense: str, number: float | None = None) -> Claim:
     """Claim that a defense keeps attack success low."""
     paper = "defends" if number is None else f"about {number:g} (defends)"
-    return Claim(figure, partition, setting, defense, "attack_success_rate", paper, number, lambda x: x <= DEFENDS)
+    metric = "attack_success_rate"
+    return Claim(figure, partition, setting, defense, metric, paper, number, lambda x: x <= DEFENDS, above_clean=True)
 
 
 def fails(figure: int, partition: str, setting: float, defense: str) -> Claim:

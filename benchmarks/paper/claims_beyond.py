@@ -27,10 +27,20 @@ class Distributed:
     full: float
     local: tuple[float, float, float, float]
 
-    def holds(self, accuracy: float, full: float, local: Sequence[float]) -> bool:
-        """Return whether accuracy is at most 10 points below the paper's and no rate more than 10 points above it."""
+    def holds(self, accuracy: float, full: float, local: Sequence[float], floor: float = 0.0) -> bool:
+        """Judge the row by its means over seeds, percent.
+
+        Args:
+            accuracy: at most 10 points below the paper's.
+            full: attack success of the full trigger, at most 10 points above the paper's or ``floor``.
+            local: the same for each local trigger.
+            floor: attack success on FedAvg without an attack.
+
+        Returns:
+            whether all of them agree.
+        """
         rates = ((full, self.full), *zip(local, self.local, strict=True))
-        return accuracy >= self.accuracy - NEAR and all(here <= paper + NEAR for here, paper in rates)
+        return accuracy >= self.accuracy - NEAR and all(here <= max(paper, floor) + NEAR for here, paper in rates)
 
 
 TABLE_3 = (

@@ -12,7 +12,7 @@ from benchmarks.paper.measured import clusters_table, noise_table, over_seeds, r
 from benchmarks.paper.pictures import bars, client_sizes, over_alpha, sizes_by_alpha
 from benchmarks.paper.pictures_beyond import stamped_images, stamped_text
 from benchmarks.paper.studies import ALPHAS, FIGURE_7_ALPHA, MNIST
-from benchmarks.paper.verdicts import claims_table, clean_accuracy, clean_of, comparisons_table, count
+from benchmarks.paper.verdicts import claims_table, clean_of, clean_rates, comparisons_table, count
 from rflbat.data.registry import load
 from rflbat.report.tables import Table, to_markdown
 from rflbat.round.setup import DATA_DIR
@@ -67,7 +67,7 @@ def _mnist(results: Path, seeds: int) -> dict[str, Table | str]:
         )
         for alpha, drawn in sizes.items()
     ]
-    clean = clean_of(clean_accuracy(read_csv(results / "clean.csv")), "mnist")
+    clean = clean_of(clean_rates(read_csv(results / "clean.csv")), "mnist")
     return {
         "figure_6": claims_table(figure_6(), attackers, "malicious", clean),
         "figure_7": claims_table(figure_7(), attackers, "malicious", clean),

@@ -7,6 +7,7 @@ one on which the attack succeeds. All other claims are marked as not judged, or 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from benchmarks.paper.claims import FAILS, Claim, Comparison
 from benchmarks.paper.measured import over_seeds, with_spread
@@ -18,8 +19,17 @@ HOLDS, DIFFERS, NOT_JUDGED, NOT_RUN = "holds", "**does not hold**", "not judged"
 VERDICT = "verdict"
 
 Rows = Sequence[Mapping[str, str]]
-Clean = Callable[[str, str, float], float]
-"""Accuracy in percent of FedAvg without an attack, by data set, partition and alpha."""
+
+
+class CleanRates(NamedTuple):
+    """Accuracy of FedAvg without an attack, and its rate of the target class on triggered samples, percent."""
+
+    accuracy: float
+    success: float
+
+
+Clean = Callable[[str, str, float], CleanRates]
+"""Rates of FedAvg without an attack, by data set, partition and alpha; NaN without a run."""
 
 
 def judge(agrees: bool, accuracy: float, attack: float, clean: float) -> tuple[str, str]:
@@ -72,7 +82,7 @@ def evidence(rows: Rows, rounds: Rows) -> str:
 
 
 def claims_table(
-    claims: Sequence[Claim], rows: Rows, setting: str, clean: Callable[[Claim], float], rounds: Rows = ()
+    claims: Sequence[Claim], rows: Rows, setting: str, clean: Callable[[Claim], CleanRates], rounds: Rows = ()
 ) -> Table:
     """Compare the paper's claims with our runs: paper, here, verdict and reason.
 
@@ -80,7 +90,7 @@ def claims_table(
         claims: claims of one figure.
         rows: runs of its study.
         setting: column of the claims' setting: "malicious", "alpha" or "clients".
-        clean: accuracy of FedAvg without an attack in the setting of a claim, percent; NaN if it was not run.
+        clean: rates of FedAvg without an attack in the setting of a claim; NaN if it was not run.
         rounds: rounds of the study.
 
     Returns:
@@ -95,7 +105,9 @@ def claims_table(
             continue
         here, accuracy = measured[*key, claim.metric], measured[*key, "accuracy"]
         attack = measured[*key, "attack_success_rate"].mean
-        verdict, reason = judge(claim.holds(here.mean), accuracy.mean, attack, clean(claim))
+        floor = clean(claim)
+        value = here.mean - floor.success if claim.above_clean and not math.isnan(floor.success) else here.mean
+        verdict, reason = judge(claim.holds(value), accuracy.mean, attack, floor.accuracy)
         if verdict == DIFFERS:
             mine = [row for row in rows if (row["partition"], float(row[setting]), row["defense"]) == key]
             reason = "; ".join(text for text in (reason, evidence(mine, rounds)) if text)
@@ -127,45 +139,50 @@ def comparisons_table(claims: Sequence[Comparison]) -> Table:
     return Table("", ("figure", "claim", "here", VERDICT), body)
 
 
-def clean_accuracy(rows: Rows) -> Clean:
-    """Average the accuracy of FedAvg without an attack by data set and division.
+def clean_rates(rows: Rows) -> Clean:
+    """Average the rates of FedAvg without an attack by data set and division.
 
     Args:
         rows: runs of the study ``clean``.
 
     Returns:
-        function of data set, partition and alpha (used only for "dirichlet"): mean accuracy in percent, NaN
-        without a run.
+        function of data set, partition and alpha (used only for "dirichlet"): mean rates in percent, NaN without a
+        run.
     """
-    known: dict[tuple[str, str, float], list[float]] = {}
+    known: dict[tuple[str, str, float], list[CleanRates]] = {}
 
     def division(dataset: str, partition: str, alpha: float) -> tuple[str, str, float]:
         return dataset, partition, alpha if partition == "dirichlet" else math.inf
 
     for row in rows:
         key = division(row["dataset"], row["partition"], float(row["alpha"]))
-        known.setdefault(key, []).append(100 * float(row["accuracy"]))
-    return lambda dataset, partition, alpha: statistics.fmean(
-        known.get(division(dataset, partition, alpha), [math.nan])
-    )
+        own = CleanRates(100 * float(row["accuracy"]), 100 * float(row["attack_success_rate"]))
+        known.setdefault(key, []).append(own)
+    unknown = [CleanRates(math.nan, math.nan)]
+
+    def rates(dataset: str, partition: str, alpha: float) -> CleanRates:
+        runs = known.get(division(dataset, partition, alpha), unknown)
+        return CleanRates(*(statistics.fmean(values) for values in zip(*runs, strict=True)))
+
+    return rates
 
 
-def clean_of(clean: Clean, dataset: str) -> Callable[[Claim], float]:
-    """Find the accuracy without an attack for a claim.
+def clean_of(clean: Clean, dataset: str) -> Callable[[Claim], CleanRates]:
+    """Find the rates without an attack for a claim.
 
     Args:
-        clean: accuracy by data set and division.
+        clean: rates by data set and division.
         dataset: data set of the claim.
 
     Returns:
         function of a claim. A claim of figure 11 is compared at its own alpha, FEMNIST at its natural partition.
     """
 
-    def accuracy(claim: Claim) -> float:
+    def rates(claim: Claim) -> CleanRates:
         alpha = claim.setting if claim.figure == 11 else FIGURE_7_ALPHA
         return clean(dataset, "natural" if dataset == "femnist" else claim.partition, alpha)
 
-    return accuracy
+    return rates
 
 
 def count(tables: Iterable[Table]) -> str:

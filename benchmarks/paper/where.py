@@ -68,7 +68,8 @@ def case_of(row: Mapping[str, str]) -> tuple[str, str, str]:
 def holds(row: Mapping[str, str], clean: Clean) -> bool:
     """Return whether attack success is at most 5 % on a model with at least 0.8 of the accuracy without an attack."""
     success, accuracy = (100 * float(row[key]) for key in ("attack_success_rate", "accuracy"))
-    return success <= DEFENDS and accuracy >= LEARNED * clean(row["dataset"], row["partition"], float(row["alpha"]))
+    reached = clean(row["dataset"], row["partition"], float(row["alpha"])).accuracy
+    return success <= DEFENDS and accuracy >= LEARNED * reached
 
 
 def table(rows: Rows, clean: Clean) -> Table:

@@ -18,9 +18,10 @@ from benchmarks.paper.verdicts import (
     HOLDS,
     NOT_JUDGED,
     NOT_RUN,
+    CleanRates,
     claims_table,
-    clean_accuracy,
     clean_of,
+    clean_rates,
     comparisons_table,
     count,
     evidence,
@@ -132,6 +133,7 @@ def test_a_row_of_table_3_holds_if_every_rate_is_near():
     assert mnist.holds(99.2, 0.0, (0.0, 0.0, 0.0, 0.0))  # better than the paper's is no failure
     assert not mnist.holds(89.1, 10.9, mnist.local)
     assert not mnist.holds(89.1, 0.8, (*mnist.local[:3], 11.0))
+    assert mnist.holds(89.1, 10.9, mnist.local, floor=2.0)
 
 
 def row(**values):
@@ -146,7 +148,7 @@ def test_means_verdicts_and_evidence_of_a_table():
         for number, count, kept in (("0", "0", "0"), ("1", "5", "5"), ("2", "5", "0"))
     ]
     claims = [defends(6, "iid", 0.5, "rflbat"), fails(6, "iid", 0.5, "rfa"), fails(6, "iid", 0.9, "rfa")]
-    table = claims_table(claims, rows, "malicious", lambda claim: 90.0, rounds)
+    table = claims_table(claims, rows, "malicious", lambda claim: CleanRates(90.0, 1.0), rounds)
     held = "malicious clients hold 25 % of the weight on average; kept in 1 of 2 rounds, last in round 1"
     assert table.rows == [
         ("rflbat", "50%", "defends", "2.0 ± 1.4", "85.0 ± 7.1", "2", HOLDS, ""),
@@ -175,19 +177,31 @@ def test_a_claim_is_judged_on_a_model_that_has_learned_or_that_the_attack_kept_f
     assert judge(agrees, accuracy, attack, clean)[0] == verdict
 
 
-def test_the_clean_accuracy_is_that_of_the_claims_own_partition():
+def test_the_clean_rates_are_those_of_the_claims_own_partition():
     runs = [
         ("mnist", "iid", "1.0", "0.90"),
         ("mnist", "dirichlet", "0.5", "0.80"),
         ("mnist", "dirichlet", "0.1", "0.60"),
         ("femnist", "natural", "1.0", "0.70"),
     ]
-    rows = [dict(zip(("dataset", "partition", "alpha", "accuracy"), run, strict=True)) for run in runs]
-    clean = clean_of(clean_accuracy(rows), "mnist")
+    columns = ("dataset", "partition", "alpha", "accuracy")
+    rows = [{**dict(zip(columns, run, strict=True)), "attack_success_rate": "0.13"} for run in runs]
+    clean = clean_of(clean_rates(rows), "mnist")
     told = [defends(6, "iid", 0.9, "krum"), defends(7, "dirichlet", 0.9, "krum"), defends(11, "dirichlet", 0.1, "krum")]
-    assert [clean(claim) for claim in told] == pytest.approx([90.0, 80.0, 60.0])
-    assert math.isnan(clean(defends(11, "dirichlet", 2.0, "krum")))
-    assert clean_of(clean_accuracy(rows), "femnist")(defends(13, "dirichlet", 400.0, "krum")) == pytest.approx(70.0)
+    assert [clean(claim).accuracy for claim in told] == pytest.approx([90.0, 80.0, 60.0])
+    assert clean(told[0]).success == pytest.approx(13.0)
+    assert math.isnan(clean(defends(11, "dirichlet", 2.0, "krum")).accuracy)
+    writers = clean_of(clean_rates(rows), "femnist")
+    assert writers(defends(13, "dirichlet", 400.0, "krum")).accuracy == pytest.approx(70.0)
+
+
+def test_a_defense_is_judged_by_what_the_attack_adds():
+    """On texts a model without an attack answers 13 % of the triggered samples with the target class."""
+    run = {"partition": "iid", "malicious": "0.5", "defense": "krum", "accuracy": "0.38", "malicious_weight": "0.0"}
+    for success, verdict in (("0.17", HOLDS), ("0.19", DIFFERS)):
+        rows = [{**run, "attack_success_rate": success, "settings": "a", "seed": "0", "defense_args": ""}]
+        table = claims_table([defends(9, "iid", 0.5, "krum")], rows, "malicious", lambda claim: CleanRates(40.0, 13.0))
+        assert table.rows[0][table.columns.index("verdict")] == verdict
 
 
 def test_a_comparison_whose_runs_are_missing_says_so():
@@ -218,7 +232,7 @@ def test_table_3_averages_over_seeds_and_keeps_the_starts_apart():
         for name in ("mnist", "imdb")
         for start in ("0", "5")
     ]
-    body = table_3(rows, []).rows
+    body = table_3(rows, [], clean_rates([])).rows
     assert [each[:3] for each in body[:2]] == [("mnist", "1", "0"), ("mnist", "1", "5")]
     assert [each[-2] for each in body[:4]] == [DIFFERS, HOLDS, NOT_RUN, NOT_RUN]
     assert body[1][5] == ", ".join(["0.8 / 1.0"] * 4)
@@ -288,7 +302,7 @@ def test_the_committed_page_follows_from_the_committed_rows():
         assert re.search(rf"^## Table {table}: ", page, re.MULTILINE)
     rows = {name: read_csv(RESULTS / f"{name}.csv") for name in CELLS}
     rounds = {name: read_csv(RESULTS / "rounds" / f"{name}.csv") for name in CELLS}
-    digits, writers, texts = (clean_of(clean_accuracy(rows["clean"]), name) for name in ("mnist", "femnist", "amazon"))
+    digits, writers, texts = (clean_of(clean_rates(rows["clean"]), name) for name in ("mnist", "femnist", "amazon"))
     for claims, study, setting, clean in (
         (figure_6() + figure_7(), "attackers", "malicious", digits),
         (figure_11(ALPHAS), "non_iid", "alpha", digits),
@@ -316,7 +330,8 @@ def test_the_readme_names_the_count_of_claims():
 
 
 def test_a_wrecked_model_is_no_model_on_which_rflbat_holds():
-    clean = clean_accuracy([{"dataset": "mnist", "partition": "iid", "alpha": "1.0", "accuracy": "0.9"}])
+    quiet = {"dataset": "mnist", "partition": "iid", "alpha": "1.0", "accuracy": "0.9", "attack_success_rate": "0.01"}
+    clean = clean_rates([quiet])
     case = {"dataset": "mnist", "alpha": "1.0", "attack": "dba", "scale": "10.0", "attack_start": "0", "clients": "20"}
     runs = [
         row(**case, participants="", accuracy=accuracy, attack_success_rate=success)
