@@ -248,6 +248,21 @@ def test_prose_is_plain() -> None:
     assert found == {}
 
 
+def test_code_in_docstrings_has_double_backticks() -> None:
+    """Sphinx renders single ones as italics; the linter checks the rest of the dialect."""
+    single = re.compile(r"(?<!`)`[^`\n]+`(?!`)")
+    docstrings = {
+        str(path.relative_to(ROOT)): [
+            node.value.value
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        ]
+        for path in python(ENGINE, KERNELS)
+    }
+    found = {name: single.findall("\n".join(texts)) for name, texts in docstrings.items()}
+    assert {name: hits for name, hits in found.items() if hits} == {}
+
+
 def machine_paths(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if MACHINE.search(line)]
 

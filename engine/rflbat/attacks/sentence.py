@@ -69,7 +69,6 @@ def insert(ids: list[int], position: float, device: torch.device | str = "cpu") 
         >>> insert([7, 8], 0.0)(texts, torch.tensor([True, True])).tolist()
         [[0, 7, 8, 5, 6], [7, 8, 1, 2, 3]]
     """
-
     # Kept on the host too, where a round finds the embedding rows that its texts touch.
     sentences = {each.device.type: each for each in (torch.tensor(ids), torch.tensor(ids, device=device))}
 

@@ -55,7 +55,6 @@ def make_batch_source(
     Returns:
         the batch source.
     """
-
     index_NSB, weight_NSB = batches.index_NSB, batches.weight_NSB
     labels_NSB = labels[index_NSB].masked_fill_(batches.poisoned_NSB, target)
     # All batches of a thread reuse one buffer: on a CPU fresh pages cost as much as the gather.
