@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import rflbat_kernels
-from rflbat_kernels import RowSparse, SharedRows, TouchedRows, operations
+from rflbat_kernels import RowSparse, SharedRows, TouchedRows, operations, using
+from rflbat_kernels.dispatch import IMPLEMENTATIONS
 from tests.kernels.closeness import normal, uniform
 
 FOLDERS = ("gram", "kmeans", "lstm_cell", "median", "order", "pairwise", "pca", "row_sparse")
@@ -167,10 +168,12 @@ def eps(part: Tensor, given: str) -> float:
     return 1e-6 if part.dtype == torch.float32 else 1e-9 if given == "near-identical" else 1e-13
 
 
+@pytest.mark.parametrize("implementation", ["auto", "torch"])
 @pytest.mark.parametrize("given", INPUTS)
 @pytest.mark.parametrize("op", CALLS)
-def test_equals_its_definition(op: str, given: str) -> None:
-    got, wanted = (parts(CALLS[op](by, INPUTS[given])) for by in (PUBLIC, DEFINITIONS))
+def test_equals_its_definition(op: str, given: str, implementation: str) -> None:
+    with using({name: implementation for name, row in IMPLEMENTATIONS.items() if "cpu" in row}):
+        got, wanted = (parts(CALLS[op](by, INPUTS[given])) for by in (PUBLIC, DEFINITIONS))
     for part, truth in zip(got, wanted, strict=True):
         assert (part.dtype, part.shape) == (truth.dtype, truth.shape)
         if not part.is_floating_point():

@@ -6,7 +6,7 @@ Axes: N rows (clients), D columns (parameters), V valid rows.
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.reference import LARGEST, Gram
+from rflbat_kernels.gram.common import LARGEST, Gram
 
 
 def valid_rows(valid_N: Tensor | None, rows: int) -> Tensor:

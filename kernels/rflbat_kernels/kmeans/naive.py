@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rflbat_kernels.kmeans.reference import KMeans
+from rflbat_kernels.kmeans.torch import KMeans
 
 
 def plus_plus(points_VH: Tensor, uniforms_K: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Axes: B rows, U units, G = 4 U gates in the order i, f, g, o.
 import torch
 from torch import Tensor
 
-from rflbat_kernels.lstm_cell.reference import Cell
+from rflbat_kernels.lstm_cell.torch import Cell
 
 
 def lstm_cell(gates_BG: Tensor, cell_BU: Tensor) -> Cell:

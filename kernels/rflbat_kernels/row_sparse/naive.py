@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from rflbat_kernels.gram import naive
-from rflbat_kernels.gram.reference import Gram
-from rflbat_kernels.row_sparse.reference import RowSparse
+from rflbat_kernels.gram.common import Gram
+from rflbat_kernels.row_sparse.torch import RowSparse
 
 
 def dense(updates: RowSparse) -> Tensor:
