@@ -21,7 +21,10 @@ PACKAGES = (rflbat, rflbat_kernels)
 MODULES = [package.__name__ for package in PACKAGES] + [
     found.name for package in PACKAGES for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 ]
-ELEMENTARY = {"gram.reference", "weighted_sum.reference", "pairwise.reference", "median.reference"}
+ELEMENTARY = {
+    *(f"{op}.{by}" for op in ("gram", "weighted_sum", "distances_to_sum", "finite_rows") for by in ("cpu", "torch")),
+    *("pairwise.torch", "median.torch"),
+}
 """Kernels that are a definition, not a published method: they have no source to name."""
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
 

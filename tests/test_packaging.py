@@ -83,7 +83,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_wheel_holds_all_sources_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     held = {name for name in wheel.namelist() if ".dist-info/" not in name and not name.endswith("/")}
-    operations = {str(Path(name).parent) for name in sources() if name.endswith("/reference.py")}
+    operations = {str(Path(name).parent) for name in sources() if name.endswith("/naive.py")}
     assert len(operations) >= 5
     pages = {f"{operation}/README.md" for operation in operations}
     web = {path.relative_to(ROOT / "engine").as_posix() for path in (ROOT / "engine/rflbat/report/web").iterdir()}

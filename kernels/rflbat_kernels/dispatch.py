@@ -13,14 +13,16 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram import gram, weighted_sum
+from rflbat_kernels.gram import cpu as gram_cpu
+from rflbat_kernels.gram import torch as gram_torch
 from rflbat_kernels.kmeans import kmeans
 from rflbat_kernels.lstm_cell import lstm_cell, lstm_cell_backward
 from rflbat_kernels.median import masked_median
-from rflbat_kernels.order import column_central_mean, column_median, column_trimmed_mean, column_two_means
+from rflbat_kernels.order import cpu as order_cpu
+from rflbat_kernels.order import torch as order_torch
 from rflbat_kernels.pairwise import distance_sums, squared_distances
 from rflbat_kernels.pca import pca, pca_lowrank
-from rflbat_kernels.pca.reference import solver_for
+from rflbat_kernels.pca.torch import solver_for
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -56,28 +58,39 @@ def _triton(path: str) -> OnDemand:
 _CUML = OnDemand("rflbat_kernels.kmeans.cuml:kmeans", ("cupy", "cuml"), "pip install 'rflbat[gpu]'")
 
 IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | OnDemand]] = {
-    "gram": {"reference": gram, "triton": _triton("rflbat_kernels.gram.triton:gram")},
-    "weighted_sum": {"reference": weighted_sum},
-    "pairwise": {"reference": squared_distances},
-    "distance_sums": {"reference": distance_sums, "triton": _triton("rflbat_kernels.pairwise.triton:distance_sums")},
-    "median": {"reference": masked_median},
-    "column_median": {"reference": column_median, "triton": _triton("rflbat_kernels.order.triton:column_median")},
+    "gram": {"cpu": gram_cpu.gram, "torch": gram_torch.gram, "triton": _triton("rflbat_kernels.gram.triton:gram")},
+    "weighted_sum": {"cpu": gram_cpu.weighted_sum, "torch": gram_torch.weighted_sum},
+    "distances_to_sum": {"cpu": gram_cpu.distances_to_sum, "torch": gram_torch.distances_to_sum},
+    "finite_rows": {"cpu": gram_cpu.finite_rows, "torch": gram_torch.finite_rows},
+    "pairwise": {"torch": squared_distances},
+    "distance_sums": {"torch": distance_sums, "triton": _triton("rflbat_kernels.pairwise.triton:distance_sums")},
+    "median": {"torch": masked_median},
+    "column_median": {
+        "cpu": order_cpu.column_median,
+        "torch": order_torch.column_median,
+        "triton": _triton("rflbat_kernels.order.triton:column_median"),
+    },
     "column_trimmed_mean": {
-        "reference": column_trimmed_mean,
+        "cpu": order_cpu.column_trimmed_mean,
+        "torch": order_torch.column_trimmed_mean,
         "triton": _triton("rflbat_kernels.order.triton:column_trimmed_mean"),
     },
-    "column_central_mean": {"reference": column_central_mean},
-    "column_two_means": {"reference": column_two_means},
-    "kmeans": {"reference": kmeans, "cuml": _CUML, "triton": _triton("rflbat_kernels.kmeans.triton:kmeans")},
-    "lstm_cell": {"reference": lstm_cell, "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell")},
+    "column_central_mean": {"cpu": order_cpu.column_central_mean, "torch": order_torch.column_central_mean},
+    "column_two_means": {"cpu": order_cpu.column_two_means, "torch": order_torch.column_two_means},
+    "kmeans": {"torch": kmeans, "cuml": _CUML, "triton": _triton("rflbat_kernels.kmeans.triton:kmeans")},
+    "lstm_cell": {"torch": lstm_cell, "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell")},
     "lstm_cell_backward": {
-        "reference": lstm_cell_backward,
+        "torch": lstm_cell_backward,
         "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell_backward"),
     },
     "pca": {name: partial(pca, solver=name) for name in ("eigh", "squaring", "krylov")},
-    "pca_lowrank": {"reference": pca_lowrank},
+    "pca_lowrank": {"torch": pca_lowrank},
 }
-"""Operation -> implementation -> function. All implementations of an operation take the same arguments."""
+"""Operation -> implementation -> function. All implementations of an operation take the same arguments.
+
+"torch" runs on any device. "cpu" takes CPU tensors only and is the default there, if an operation has one."""
+FORMER = "reference"
+"""Name of the default implementation in version 0.1, still accepted: "cpu" on a CPU if there is one, else "torch"."""
 
 _PCA_REASONS = {
     "eigh": "eigh is exact, and on a CPU its synchronisation costs nothing",
@@ -106,7 +119,7 @@ def check(op: str, implementation: str) -> None:
 
     Args:
         op: a key of ``IMPLEMENTATIONS``.
-        implementation: an implementation of that operation, or "auto".
+        implementation: an implementation of that operation, "auto", or the former name "reference".
 
     Raises:
         ValueError: unknown operation or implementation; the message names the closest match and the allowed names.
@@ -121,7 +134,7 @@ def check(op: str, implementation: str) -> None:
         hint = _nearest(op, IMPLEMENTATIONS)
         raise ValueError(f"unknown operation {op!r}{hint} Allowed: {', '.join(IMPLEMENTATIONS)}")
     names = ("auto", *IMPLEMENTATIONS[op])
-    if implementation not in names:
+    if implementation not in names and not (implementation == FORMER and "torch" in names):
         hint = _nearest(implementation, names)
         raise ValueError(f"{op} has no implementation {implementation!r}{hint} Allowed: {', '.join(names)}")
 
@@ -132,7 +145,8 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
     Args:
         op: a key of ``IMPLEMENTATIONS``.
         implementation: an implementation of that operation, or "auto", which decides by device and number of rows.
-            Implementations that are imported on demand are never chosen by "auto".
+            Implementations that are imported on demand are never chosen by "auto". "reference", the name in version
+            0.1, means "auto" for every operation that has a "torch" implementation.
         device: device of the tensors.
         rows: number N of rows of the matrix of updates; 0 stands for few.
 
@@ -145,6 +159,8 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
         ImportError: a package that the implementation needs cannot be imported; the message says how to install it.
 
     Example:
+        >>> choose("gram").name, choose("gram", device="cuda").name
+        ('cpu', 'torch')
         >>> choose("pca", device="cuda").name
         'squaring'
         >>> choose("pca", rows=10_000).name
@@ -158,19 +174,20 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
     device = torch.device(device)
     if device.type == "mps":
         raise ValueError(f"{op} cannot run on {device}, which has no float64; allowed: cpu, cuda")
-    if implementation != "auto":
+    if implementation not in ("auto", FORMER):
         name, reason = implementation, "requested by name"
     elif op == "pca":
         name = solver_for(device, rows)
         reason = _PCA_REASONS[name]
     else:
-        name = "reference"
-        reason = "the only implementation" if len(IMPLEMENTATIONS[op]) == 1 else "the others run only by request"
-    entry = IMPLEMENTATIONS[op][name]
-    if isinstance(entry, OnDemand) and device.type not in entry.devices:
-        rest = [other for other, it in IMPLEMENTATIONS[op].items() if not isinstance(it, OnDemand)]
-        where = ", ".join(entry.devices)
-        raise ValueError(f"{op}={name} runs only on {where}, not on {device}; allowed on {device}: {', '.join(rest)}")
+        name = "cpu" if device.type == "cpu" and "cpu" in IMPLEMENTATIONS[op] else "torch"
+        reason = "the only implementation" if len(IMPLEMENTATIONS[op]) == 1 else f"the default on {device.type}"
+    devices = _devices(op, name)
+    if devices and device.type not in devices:
+        rest = ", ".join(
+            other for other in IMPLEMENTATIONS[op] if device.type in (_devices(op, other) or (device.type,))
+        )
+        raise ValueError(f"{op}={name} runs only on {', '.join(devices)}, not on {device}; allowed on {device}: {rest}")
     choice = Choice(op, name, _load(op, name), reason)
     if (op, name, str(device)) not in _logged:
         _logged.add((op, name, str(device)))
@@ -187,7 +204,7 @@ def using(choices: Mapping[str, str]) -> Iterator[None]:
     from two threads at the same time.
 
     Args:
-        choices: operation -> implementation; "auto" undoes the choice of an enclosing block.
+        choices: operation -> implementation; "auto" (and "reference") undoes the choice of an enclosing block.
 
     Raises:
         ValueError: as in ``choose``. Unknown names raise at the start of the block, unsupported devices at the first
@@ -204,7 +221,7 @@ def using(choices: Mapping[str, str]) -> Iterator[None]:
     for op, name in choices.items():
         check(op, name)
         found[op] = None
-        if name != "auto":
+        if name not in ("auto", FORMER):
             _load(op, name)
             found[op] = (name, {})
     _blocks.append(found)
@@ -214,37 +231,46 @@ def using(choices: Mapping[str, str]) -> Iterator[None]:
         _blocks.pop()
 
 
-def dispatched(op: str, reference: Function) -> Function:
-    """Build the public function of an operation: it runs the choice of ``using``, by default the reference.
-
-    For every operation "auto" is the reference; ``pca`` selects its solver inside.
+def dispatched(op: str, function: Function) -> Function:
+    """Build the public function of an operation: it runs the choice of ``using``, by default that of "auto".
 
     Args:
         op: a key of ``IMPLEMENTATIONS``.
-        reference: reference implementation, which also provides the name, signature and docstring.
+        function: the implementation for any device, which also provides the name, signature and docstring. "auto" runs
+            it unless the operation has a "cpu" implementation and the tensors are on a CPU. ``pca`` selects its solver
+            inside.
 
     Returns:
         a function of the same type.
 
     Example:
-        >>> dispatched("gram", gram)(torch.tensor([[3.0]])).raw_NN.item()
+        >>> dispatched("gram", gram_torch.gram)(torch.tensor([[3.0]])).raw_NN.item()
         9.0
     """
+    on_cpu = cast(Function, IMPLEMENTATIONS[op].get("cpu", function))
 
-    @functools.wraps(reference)
+    @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        chosen = _blocks[-1].get(op)
-        if chosen is None:
-            return reference(*args, **kwargs)
-        name, functions = chosen
         device = next((given.device for given in (*args, *kwargs.values()) if isinstance(given, Tensor)), None)
         if device is None:
-            return reference(*args, **kwargs)  # no tensor given: the reference raises the error
+            return function(*args, **kwargs)  # no tensor given: the function raises the error
+        chosen = _blocks[-1].get(op)
+        if chosen is None:
+            return (on_cpu if device.type == "cpu" else function)(*args, **kwargs)
+        name, functions = chosen
         if device not in functions:
             functions[device] = choose(op, name, device).function
         return functions[device](*args, **kwargs)
 
     return cast(Function, run)
+
+
+def _devices(op: str, name: str) -> tuple[str, ...]:
+    """Return the types of the devices that an implementation is restricted to; empty for any device."""
+    entry = IMPLEMENTATIONS[op][name]
+    if isinstance(entry, OnDemand):
+        return entry.devices
+    return ("cpu",) if name == "cpu" else ()
 
 
 def _load(op: str, name: str) -> Callable[..., Any]:

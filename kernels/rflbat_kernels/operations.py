@@ -1,4 +1,4 @@
-"""Public entry points: each call runs the implementation that ``using`` selected, by default the reference.
+"""Public entry points: each call runs the implementation that ``using`` selected, by default that of "auto".
 
 Operations that sum over columns all-reduce their result when ``sharded`` declares that the columns are split over
 several processes.
@@ -7,27 +7,32 @@ several processes.
 import torch
 
 from rflbat_kernels.dispatch import dispatched
-from rflbat_kernels.gram import reference as _gram
-from rflbat_kernels.kmeans import reference as _kmeans
-from rflbat_kernels.lstm_cell import reference as _lstm_cell
-from rflbat_kernels.median import reference as _median
-from rflbat_kernels.order import reference as _order
+from rflbat_kernels.gram import torch as _gram
+from rflbat_kernels.gram.common import Gram
+from rflbat_kernels.kmeans import torch as _kmeans
+from rflbat_kernels.lstm_cell import torch as _lstm_cell
+from rflbat_kernels.median import torch as _median
+from rflbat_kernels.order import torch as _order
 from rflbat_kernels.order import two_means as _two_means
-from rflbat_kernels.pairwise import reference as _pairwise
-from rflbat_kernels.pca import reference as _pca
+from rflbat_kernels.pairwise import torch as _pairwise
+from rflbat_kernels.pca import torch as _pca
 from rflbat_kernels.sharding import all_reduce, reduced_over_shards
 
 partial_gram = dispatched("gram", _gram.gram)
 """Gram matrix of this process's columns only. Callers that add several of them run one ``all_reduce`` on the sum."""
 
 
-def _all_of(part: _gram.Gram) -> _gram.Gram:
-    return _gram.Gram(*all_reduce(torch.stack(part)))
+def _all_of(part: Gram) -> Gram:
+    return Gram(*all_reduce(torch.stack(part)))
 
 
 gram = reduced_over_shards(partial_gram, _all_of)
-finite_rows = reduced_over_shards(_gram.finite_rows, lambda part_N: all_reduce(part_N, "min"))
-distances_to_sum = reduced_over_shards(_gram.distances_to_sum, lambda part_N: all_reduce(part_N.square()).sqrt())
+finite_rows = reduced_over_shards(
+    dispatched("finite_rows", _gram.finite_rows), lambda part_N: all_reduce(part_N, "min")
+)
+distances_to_sum = reduced_over_shards(
+    dispatched("distances_to_sum", _gram.distances_to_sum), lambda part_N: all_reduce(part_N.square()).sqrt()
+)
 minority_counts = reduced_over_shards(_two_means.minority_counts, all_reduce)
 weighted_sum = dispatched("weighted_sum", _gram.weighted_sum)
 squared_distances = dispatched("pairwise", _pairwise.squared_distances)
@@ -36,7 +41,7 @@ masked_median = dispatched("median", _median.masked_median)
 column_median = dispatched("column_median", _order.column_median)
 column_trimmed_mean = dispatched("column_trimmed_mean", _order.column_trimmed_mean)
 column_central_mean = dispatched("column_central_mean", _order.column_central_mean)
-column_two_means = dispatched("column_two_means", _two_means.column_two_means)
+column_two_means = dispatched("column_two_means", _order.column_two_means)
 kmeans = dispatched("kmeans", _kmeans.kmeans)
 lstm_cell = dispatched("lstm_cell", _lstm_cell.lstm_cell)
 lstm_cell_backward = dispatched("lstm_cell_backward", _lstm_cell.lstm_cell_backward)

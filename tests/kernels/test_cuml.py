@@ -152,8 +152,8 @@ def test_it_takes_what_the_reference_takes(fits: list[dict[str, Any]]) -> None:
 
 def test_it_is_chosen_by_name_on_a_device_alone(fits: list[dict[str, Any]]) -> None:
     assert choose("kmeans", "cuml", "cuda").function is by_cuml.kmeans
-    assert choose("kmeans", device="cuda").name == "reference"
-    with pytest.raises(ValueError, match="kmeans=cuml runs only on cuda, not on cpu; allowed on cpu: reference"):
+    assert choose("kmeans", device="cuda").name == "torch"
+    with pytest.raises(ValueError, match="kmeans=cuml runs only on cuda, not on cpu; allowed on cpu: torch"):
         choose("kmeans", "cuml")
     with (
         using({"kmeans": "cuml"}),

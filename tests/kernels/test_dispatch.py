@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rflbat_kernels as kernels
 from rflbat_kernels import choose, dispatch, gram, operations, pca, using
-from rflbat_kernels.pca.reference import LARGE
+from rflbat_kernels.pca.torch import LARGE
 from tests.kernels.closeness import normal, uniform
 
 FOLDER = Path(kernels.__path__[0])
@@ -27,6 +27,8 @@ OPERATIONS = ("gram", "kmeans", "median", "order", "pairwise", "pca")
 PUBLIC: dict[str, Callable[..., Any]] = {
     "gram": kernels.gram,
     "weighted_sum": kernels.weighted_sum,
+    "distances_to_sum": kernels.distances_to_sum,
+    "finite_rows": kernels.finite_rows,
     "pairwise": kernels.squared_distances,
     "distance_sums": kernels.distance_sums,
     "median": kernels.masked_median,
@@ -40,7 +42,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "pca": kernels.pca,
     "pca_lowrank": kernels.pca_lowrank,
 }
-"""Public function of each operation."""
+"""What callers of each operation import."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,22 +50,41 @@ def nothing_logged_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_logged", set())
 
 
+Calls = list[torch.Tensor]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Give every operation an implementation "spy", which notes what it gets and computes nothing."""
+    seen: Calls = []
+
+    def spy(tensor: torch.Tensor, *rest: object, **further: object) -> str:
+        seen.append(tensor)
+        return "spied"
+
+    for row in dispatch.IMPLEMENTATIONS.values():
+        monkeypatch.setitem(row, "spy", spy)
+    return seen
+
+
 def test_the_table() -> None:
     assert {op: list(row) for op, row in dispatch.IMPLEMENTATIONS.items()} == {
-        "gram": ["reference", "triton"],
-        "weighted_sum": ["reference"],
-        "pairwise": ["reference"],
-        "distance_sums": ["reference", "triton"],
-        "median": ["reference"],
-        "column_median": ["reference", "triton"],
-        "column_trimmed_mean": ["reference", "triton"],
-        "column_central_mean": ["reference"],
-        "column_two_means": ["reference"],
-        "kmeans": ["reference", "cuml", "triton"],
-        "lstm_cell": ["reference", "triton"],
-        "lstm_cell_backward": ["reference", "triton"],
+        "gram": ["cpu", "torch", "triton"],
+        "weighted_sum": ["cpu", "torch"],
+        "distances_to_sum": ["cpu", "torch"],
+        "finite_rows": ["cpu", "torch"],
+        "pairwise": ["torch"],
+        "distance_sums": ["torch", "triton"],
+        "median": ["torch"],
+        "column_median": ["cpu", "torch", "triton"],
+        "column_trimmed_mean": ["cpu", "torch", "triton"],
+        "column_central_mean": ["cpu", "torch"],
+        "column_two_means": ["cpu", "torch"],
+        "kmeans": ["torch", "cuml", "triton"],
+        "lstm_cell": ["torch", "triton"],
+        "lstm_cell_backward": ["torch", "triton"],
         "pca": ["eigh", "squaring", "krylov"],
-        "pca_lowrank": ["reference"],
+        "pca_lowrank": ["torch"],
     }
 
 
@@ -73,6 +94,8 @@ def test_every_implementation_runs() -> None:
     arguments = {
         "gram": (matrix,),
         "weighted_sum": (normal(7), matrix),
+        "distances_to_sum": (normal(7), matrix),
+        "finite_rows": (matrix,),
         "pairwise": (square,),
         "distance_sums": (matrix,),
         "median": (matrix, matrix > 0),
@@ -89,24 +112,51 @@ def test_every_implementation_runs() -> None:
     for op, row in dispatch.IMPLEMENTATIONS.items():
         for name, entry in row.items():
             if isinstance(entry, dispatch.OnDemand):
-                with pytest.raises(ValueError, match=f"{op}={name} runs only on cuda, not on cpu; allowed on cpu: ref"):
+                with pytest.raises(ValueError, match=f"{op}={name} runs only on cuda, not on cpu; allowed on cpu:"):
                     choose(op, name)
                 continue
             choice = choose(op, name)
             assert (choice.op, choice.name, choice.reason) == (op, name, "requested by name")
             got = choice.function(*arguments[op])
-            if op in {"pca", "pca_lowrank"}:
-                torch.testing.assert_close(got, pca(square))
+            wanted = pca(square) if op == "pca_lowrank" else PUBLIC[op](*arguments[op])
+            torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("op", [op for op in PUBLIC if op != "pca"])
 @pytest.mark.parametrize("device", ["cpu", "cuda", torch.device("cuda", 1)])
-def test_auto_is_the_reference_and_nothing_that_is_imported_on_demand(op: str, device: torch.device | str) -> None:
-    alone = len(dispatch.IMPLEMENTATIONS[op]) == 1
+def test_auto_is_the_one_for_a_cpu_or_for_any_device(op: str, device: torch.device | str) -> None:
+    row = dispatch.IMPLEMENTATIONS[op]
     choice = choose(op, device=device)
-    assert choice.name == "reference"
-    assert choice.reason == ("the only implementation" if alone else "the others run only by request")
-    assert inspect.unwrap(PUBLIC[op]) is inspect.unwrap(choice.function)
+    assert choice.name == ("cpu" if device == "cpu" and "cpu" in row else "torch")
+    assert choice.reason == (
+        "the only implementation" if len(row) == 1 else f"the default on {torch.device(device).type}"
+    )
+    assert inspect.unwrap(PUBLIC[op]) is inspect.unwrap(row["torch"])
+
+
+@pytest.mark.parametrize("op", [op for op, row in dispatch.IMPLEMENTATIONS.items() if "cpu" in row])
+def test_the_one_for_a_cpu_runs_nowhere_else(op: str) -> None:
+    allowed = ", ".join(name for name in dispatch.IMPLEMENTATIONS[op] if name != "cpu")
+    with pytest.raises(ValueError, match=f"^{op}=cpu runs only on cpu, not on cuda:0; allowed on cuda:0: {allowed}$"):
+        choose(op, "cpu", "cuda:0")
+    with FakeTensorMode(), using({op: "cpu"}), pytest.raises(ValueError, match=f"{op}=cpu runs only on cpu"):
+        PUBLIC[op](torch.ones(3, 3, device="cuda"))
+
+
+@pytest.mark.parametrize("op", [op for op in PUBLIC if op != "pca"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_name_of_version_0_1_means_auto(op: str, device: str, calls: Calls) -> None:
+    auto = choose(op, device=device)
+    assert choose(op, "reference", device) == auto
+    with using({op: "spy"}), using({op: "reference"}), suppress(TypeError):  # some need more arguments
+        assert PUBLIC[op](torch.ones(3, 3)) != "spied"
+    assert calls == []
+
+
+def test_the_solvers_of_pca_never_had_that_name() -> None:
+    for ask in (choose, dispatch.check):
+        with pytest.raises(ValueError, match="pca has no implementation 'reference'"):
+            ask("pca", "reference")
 
 
 def test_auto_chooses_the_solver_of_pca_by_device() -> None:
@@ -131,8 +181,8 @@ def test_auto_chooses_the_solver_of_pca_by_rows(device: str) -> None:
         ("grim", "auto", "unknown operation 'grim'; did you mean 'gram'? Allowed: gram, weighted_sum"),
         ("xyz", "auto", "unknown operation 'xyz'. Allowed: gram, weighted_sum"),
         ("pca", "squarin", "pca has no implementation 'squarin'; did you mean 'squaring'? Allowed: auto, eigh"),
-        ("kmeans", "cumll", "kmeans has no implementation 'cumll'; did you mean 'cuml'? Allowed: auto, reference"),
-        ("gram", "sklearn", "gram has no implementation 'sklearn'. Allowed: auto, reference"),
+        ("kmeans", "cumll", "kmeans has no implementation 'cumll'; did you mean 'cuml'? Allowed: auto, torch"),
+        ("gram", "sklearn", "gram has no implementation 'sklearn'. Allowed: auto, cpu, torch, triton"),
     ],
 )
 def test_unknown_names_are_answered_with_the_nearest_and_the_allowed(
@@ -159,28 +209,11 @@ def test_each_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         choose("pca", "squaring", "cuda")
         choose("pca", "eigh", "cuda")
     assert [record.getMessage().split(" (")[0] for record in caplog.records] == [
-        "gram on cpu: reference",
+        "gram on cpu: cpu",
         "pca on cuda: squaring",
         "pca on cuda: eigh",
     ]
     assert {record.levelname for record in caplog.records} == {"INFO"}
-
-
-Calls = list[torch.Tensor]
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Register an implementation "spy" of every operation that records its arguments and computes nothing."""
-    seen: Calls = []
-
-    def spy(tensor: torch.Tensor, *rest: object, **further: object) -> str:
-        seen.append(tensor)
-        return "spied"
-
-    for row in dispatch.IMPLEMENTATIONS.values():
-        monkeypatch.setitem(row, "spy", spy)
-    return seen
 
 
 @pytest.mark.parametrize("op", dispatch.IMPLEMENTATIONS)
@@ -188,7 +221,7 @@ def test_a_choice_has_effect_inside_its_block_alone(op: str, calls: Calls) -> No
     with using({op: "spy"}):
         assert PUBLIC[op](torch.ones(3, 3)) == "spied"
         assert PUBLIC["gram" if op == "pca" else "pca"](torch.ones(3, 3)) != "spied"
-    with suppress(TypeError):  # the reference of some wants more
+    with suppress(TypeError):  # some need more arguments
         PUBLIC[op](torch.ones(3, 3))
     assert len(calls) == 1
 
@@ -231,11 +264,11 @@ def test_a_choice_holds_on_fake_tensors(calls: Calls) -> None:
 
 def test_a_chosen_solver_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     square = gram(normal(7, 63)).centred_NN
-    reference = importlib.import_module("rflbat_kernels.pca.reference")
+    by_torch = importlib.import_module("rflbat_kernels.pca.torch")
     ran = []
     for name in ("_eigh", "_squaring"):
-        real = getattr(reference, name)
-        monkeypatch.setattr(reference, name, lambda x, name=name, real=real: ran.append(name) or real(x))
+        real = getattr(by_torch, name)
+        monkeypatch.setattr(by_torch, name, lambda x, name=name, real=real: ran.append(name) or real(x))
     with using({"pca": "squaring"}):
         first = pca(square)
         pca(square, solver="eigh")  # what the caller says explicitly is nearer
@@ -254,17 +287,17 @@ def test_a_choice_is_logged_once_not_at_every_call(calls: Calls, caplog: pytest.
     assert [record.getMessage() for record in caplog.records] == ["gram on cpu: spy (requested by name)"]
 
 
-def test_a_call_without_a_tensor_is_answered_by_the_reference(calls: Calls) -> None:
+def test_a_call_without_a_tensor_is_answered_by_the_operation(calls: Calls) -> None:
     with using({"gram": "spy"}), pytest.raises(TypeError, match="matrix_ND"):
         gram()
 
 
 @pytest.mark.parametrize("op", dispatch.IMPLEMENTATIONS)
-def test_callers_see_the_reference_s_page(op: str) -> None:
-    reference = inspect.unwrap(PUBLIC[op])
-    assert PUBLIC[op].__name__ == reference.__name__
-    assert PUBLIC[op].__doc__ == reference.__doc__
-    assert inspect.signature(PUBLIC[op]) == inspect.signature(reference)
+def test_callers_see_the_page_of_the_one_for_any_device(op: str) -> None:
+    by_torch = inspect.unwrap(PUBLIC[op])
+    assert PUBLIC[op].__name__ == by_torch.__name__
+    assert PUBLIC[op].__doc__ == by_torch.__doc__
+    assert inspect.signature(PUBLIC[op]) == inspect.signature(by_torch)
 
 
 def test_implementations_of_an_operation_take_the_same_arguments() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rflbat_kernels import distances_to_sum, finite_rows, gram, weighted_sum
-from rflbat_kernels.gram import cpu, reference
+from rflbat_kernels.gram import cpu, shares
+from rflbat_kernels.gram import torch as by_torch
 from tests.kernels.allocations import Allocations
 from tests.kernels.closeness import assert_near, normal
 from tests.oracles import kernels as oracle
@@ -15,7 +16,7 @@ from tests.oracles import kernels as oracle
 @pytest.fixture(params=[1, 2, 3])
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Set the number of threads; each takes a share however small."""
-    monkeypatch.setattr(cpu, "WORTH_A_WORKER", 1)
+    monkeypatch.setattr(shares, "WORTH_A_WORKER", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -24,17 +25,17 @@ def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_shares_cover_the_columns_once(workers: int) -> None:
-    shares = cpu.in_shares(lambda start, stop: (start, stop), 101, 10**9)
-    assert len(shares) == workers
-    assert [column for start, stop in shares for column in range(start, stop)] == list(range(101))
+    bounds = shares.in_shares(lambda start, stop: (start, stop), 101, 10**9)
+    assert len(bounds) == workers
+    assert [column for start, stop in bounds for column in range(start, stop)] == list(range(101))
 
 
 def test_few_columns_are_the_work_of_few(workers: int) -> None:
-    assert cpu.in_shares(lambda start, stop: (start, stop), 1, 10**9) == [(0, 1)]
+    assert shares.in_shares(lambda start, stop: (start, stop), 1, 10**9) == [(0, 1)]
 
 
 def test_little_work_is_done_by_one() -> None:
-    assert len(cpu.in_shares(lambda start, stop: None, 101, cpu.WORTH_A_WORKER)) == 1
+    assert len(shares.in_shares(lambda start, stop: None, 101, shares.WORTH_A_WORKER)) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -43,8 +44,8 @@ def test_products_equal_the_devices(workers: int, shape: tuple[int, int], dtype:
     matrix = normal(*shape, dtype=dtype) + 0.5
     row = torch.arange(len(matrix)).roll(1)
     for rows in (None, row):
-        on_host = cpu.anchored_products(matrix, rows, 8 * 13 * 40, reference.column_anchors)
-        on_device = reference._anchored_products(matrix, rows, 8 * 13 * 40)
+        on_host = cpu._anchored_products(matrix, rows, 8 * 13 * 40)
+        on_device = by_torch._anchored_products(matrix, rows, 8 * 13 * 40)
         for got, wanted in zip(on_host, on_device, strict=True):
             assert_near(got, wanted, 4e-14)
 
@@ -59,9 +60,9 @@ def test_weighted_sum_and_finite_rows_with_any_number_of_workers(workers: int) -
 
 
 def test_the_threads_of_numpy_are_given_back(workers: int) -> None:
-    before = [library["num_threads"] for library in cpu._libraries().info()]
+    before = [library["num_threads"] for library in shares._libraries().info()]
     gram(normal(7, 5001))
-    assert [library["num_threads"] for library in cpu._libraries().info()] == before
+    assert [library["num_threads"] for library in shares._libraries().info()] == before
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -73,7 +74,7 @@ def test_no_copy_of_the_matrix_is_made(masked: bool) -> None:
         weighted_sum(torch.arange(64), matrix)
         finite_rows(matrix)
         distances_to_sum(torch.ones(64) / 64, matrix, valid)
-    assert allocations.largest <= cpu.CACHED_BYTES
+    assert allocations.largest <= shares.CACHED_BYTES
     assert allocations.largest < 0.1 * matrix.nbytes
 
 
@@ -84,7 +85,7 @@ def test_distances_to_a_sum_equal_the_oracle(workers: int, shape: tuple[int, int
     weights /= weights.sum()
     wanted = oracle.distances_to_sum(weights, matrix)
     assert_near(distances_to_sum(weights, matrix, block_bytes=8 * 13 * 40), wanted, 1e-12)
-    on_device = reference._distance_squares(weights, matrix, None, 8 * 13 * 40).sqrt()
+    on_device = by_torch._distance_squares(weights, matrix, None, 8 * 13 * 40).sqrt()
     assert_near(on_device, wanted, 1e-12)
 
 
@@ -96,7 +97,7 @@ def test_invalid_rows_have_no_distance_to_a_sum(workers: int) -> None:
     matrix[1], matrix[5, 500] = torch.nan, torch.inf
     for got in (
         distances_to_sum(weights, matrix, valid),
-        reference._distance_squares(weights, matrix, valid, 4096).sqrt(),
+        by_torch._distance_squares(weights, matrix, valid, 4096).sqrt(),
     ):
         assert_near(got[valid], alone, 1e-13)
         assert (got[~valid] == 0).all()

@@ -11,7 +11,7 @@ from rflbat_kernels import KMeans, kmeans
 from tests.kernels.closeness import assert_near, normal, uniform
 from tests.oracles import kernels as oracle
 
-reference = importlib.import_module("rflbat_kernels.kmeans.reference")
+by_torch = importlib.import_module("rflbat_kernels.kmeans.torch")
 
 
 def blobs(count: int, points: int = 63, seed: int = 0) -> torch.Tensor:
@@ -116,7 +116,7 @@ def test_how_much_is_computed_at_once_does_not_matter(room: int, monkeypatch: py
     points, clusters = torch.stack([blobs(4), normal(63, 2)]), (2, 1, 3, 6, 4)
     draws = uniform(2, 5, 5, 6)
     wanted = kmeans(points, clusters, draws)
-    monkeypatch.setattr(reference, "CACHED", room)
+    monkeypatch.setattr(by_torch, "CACHED", room)
     assert_same(kmeans(points, clusters, draws), wanted)
 
 

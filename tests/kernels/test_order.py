@@ -1,7 +1,7 @@
 """Statistics of sorted columns against loops over Python lists."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -14,19 +14,20 @@ from rflbat_kernels import (
     column_trimmed_mean,
     column_two_means,
     minority_counts,
+    using,
 )
-from rflbat_kernels.order import reference
 from tests.kernels.allocations import Allocations
 from tests.kernels.closeness import assert_near, normal
 
 
-@pytest.fixture(params=["a CPU, that looks", "any device"], autouse=True)
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every test also by what other devices do, which never look how many rows count."""
-    if request.param == "any device":
-        monkeypatch.setattr(reference, "on_host", lambda tensor: False)
+@pytest.fixture(params=["cpu", "torch"], autouse=True)
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run every test by both implementations: on a CPU, and as on any device, which never reads how many rows count."""
+    with using(dict.fromkeys(COLUMN_OPERATIONS, request.param)):
+        yield
 
 
+COLUMN_OPERATIONS = ("column_median", "column_trimmed_mean", "column_central_mean", "column_two_means")
 SHAPES = [(1, 1), (1, 63), (2, 63), (3, 7), (7, 1), (12, 63), (67, 33)]
 
 

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from rflbat_kernels import distances, gram, pca
 from rflbat_kernels.pca import krylov
 from rflbat_kernels.pca.krylov import krylov_vector
-from rflbat_kernels.pca.reference import LARGE, _squaring
+from rflbat_kernels.pca.torch import LARGE, _squaring
 from tests.kernels.closeness import assert_near, normal
 
 ROWS = LARGE + 16

@@ -10,7 +10,7 @@ from rflbat.clients.row_sparse import touched_rows
 from rflbat.models.base import Model
 from rflbat.parameters import Layout
 from rflbat_kernels import RowSparse, gram, row_sparse_gram, row_sparse_weighted_sum, squared_distances, weighted_sum
-from rflbat_kernels.row_sparse import reference
+from rflbat_kernels.row_sparse import torch as by_torch
 from tests.kernels.closeness import assert_near, normal
 from tests.oracles import kernels as oracle
 
@@ -142,7 +142,7 @@ def test_blocks_of_words_change_only_rounding(monkeypatch: pytest.MonkeyPatch) -
     matrix_ND, model = dense_updates("table between", touched)
     updates = stored(matrix_ND, model, touched)
     whole, summed = row_sparse_gram(updates), row_sparse_weighted_sum(normal(6), updates)
-    monkeypatch.setattr(reference, "_CACHED_BYTES", 1)
+    monkeypatch.setattr(by_torch, "_CACHED_BYTES", 1)
     for got, wanted in zip(row_sparse_gram(updates), whole, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-14, atol=1e-14)
     assert torch.equal(row_sparse_weighted_sum(normal(6), updates), summed)

@@ -23,7 +23,7 @@ def on_device(value: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", CASES)
 def test_same_as_the_reference_and_without_a_wait(name: str) -> None:
     case: Case = CASES[name]
-    wanted = case.results("reference", on_device)
+    wanted = case.results("torch", on_device)
     case.results("triton", on_device)  # compiled on first use
     with waits_raise():
         function, arguments = case.ready("triton", on_device)

@@ -65,8 +65,8 @@ def lstm(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 3.0) -> tupl
 def lstm_back(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 3.0) -> tuple[Tensor, ...]:
     """Return the arguments of the backward pass of that step."""
     gates, before = lstm(shape, dtype, scale)
-    reference = import_module("rflbat_kernels.lstm_cell.reference")
-    _, after, active = reference.lstm_cell(gates, before)
+    by_torch = import_module("rflbat_kernels.lstm_cell.torch")
+    _, after, active = by_torch.lstm_cell(gates, before)
     return *(normal(*shape, seed=seed, dtype=dtype) for seed in (2, 3)), active, before, after
 
 

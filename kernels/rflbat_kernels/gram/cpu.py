@@ -1,144 +1,66 @@
-"""Passes over a wide matrix on a CPU: cache-sized blocks of columns, one worker per thread.
+"""Gram matrix, weighted sum and finiteness of the rows of a wide matrix on a CPU, by numpy and one worker per thread.
 
-Axes: N rows (clients), D columns (parameters), B columns of one block.
+The operations take CPU tensors only and return the same as those in ``torch.py`` up to rounding. The matrix is streamed
+over cache-sized blocks of columns.
+Axes: N rows (clients), D columns (parameters), M rows that are read, B columns of one block.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 from torch import Tensor
 
-CACHED_BYTES = 4 * 2**20
-"""Float64 size of a block, which is converted, anchored and multiplied while it is in the cache."""
-WORTH_A_WORKER = 2**27
-"""Minimum number of operations per worker, equivalent to a few milliseconds."""
+from rflbat_kernels.gram.common import (
+    BLOCK_BYTES,
+    LARGEST,
+    Gram,
+    check_mask,
+    check_matrix,
+    check_weights,
+    gram_from,
+    stand_ins,
+)
+from rflbat_kernels.gram.shares import CACHED_BYTES, block_width, blocks, in_shares
+
 SELECTED = 8
 """Cost of extracting a column from a block and writing it back, relative to updating a column in place."""
 
-Share = TypeVar("Share")
 
+@torch.no_grad()
+def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Gram:
+    """Compute the inner products of all pairs of rows on a CPU, in one pass over the matrix.
 
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Limit torch and BLAS to one thread, since small products do not gain from a second."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _libraries().limit(limits=1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def in_shares(task: Callable[[int, int], Share], columns: int, operations: int) -> list[Share]:
-    """Split the columns into one share per torch thread and process the shares in parallel.
-
-    Two single-threaded workers are faster than products on two threads. The number of threads only changes the rounding
-    of sums over the columns.
+    The formulas are those of the torch implementation. Each torch thread processes blocks of its own share of the
+    columns, by numpy's symmetric product.
 
     Args:
-        task: function of the first column of a share and the column after its last one.
-        columns: number of columns, at least 1.
-        operations: total number of operations; small tasks use fewer workers.
+        matrix_ND: any float type, any strides. No gradient is recorded.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: maximum size of the float64 copy of one block of columns; at least 1. A block has 4 MiB, or more if
+            there are more than 512 rows.
 
     Returns:
-        the results of the shares, from left to right.
+        the three matrices; rows and columns of invalid rows are 0.
+
+    Raises:
+        ValueError: wrong shape or type.
 
     Example:
-        >>> sum(in_shares(lambda start, stop: stop - start, 10**6, 10**12))
-        1000000
+        >>> gram(torch.tensor([[1.0, 2.0], [3.0, 2.0]])).raw_NN.tolist()
+        [[5.0, 7.0], [7.0, 13.0]]
     """
-    workers = max(1, min(torch.get_num_threads(), operations // WORTH_A_WORKER, columns))
-    bounds = [columns * at // workers for at in range(workers + 1)]
-    with _single_threaded():
-        if workers == 1:
-            return [task(0, columns)]
-        with ThreadPoolExecutor(workers, "rflbat-columns") as pool:
-            return list(pool.map(task, bounds[:-1], bounds[1:]))
+    check_matrix(matrix_ND, block_bytes)
+    rows = len(matrix_ND)
+    check_mask(valid_N, rows)
+    if 0 in matrix_ND.shape:
+        return Gram(*torch.zeros(3, rows, rows, dtype=torch.float64))
+    row_N = None if valid_N is None or bool(valid_N.all()) else stand_ins(valid_N)
+    return gram_from(*_anchored_products(matrix_ND, row_N, block_bytes), valid_N)
 
 
-def block_width(matrix_ND: Tensor, block_bytes: int) -> int:
-    """Choose the number of columns of a block.
-
-    A block fits in the cache, but has at least twice as many columns as rows; otherwise the (N, N) sums would dominate.
-
-    Args:
-        matrix_ND: the matrix.
-        block_bytes: maximum float64 size of a block.
-
-    Returns:
-        the number of columns, at least 1.
-
-    Example:
-        >>> block_width(torch.ones(1024, 5), 2**25), block_width(torch.ones(4, 5), 2**25)
-        (2048, 131072)
-    """
-    rows = max(1, len(matrix_ND))
-    return max(1, min(block_bytes // (8 * rows), max(CACHED_BYTES // (8 * rows), 2 * rows)))
-
-
-def blocks(
-    matrix_ND: Tensor, rows_M: Tensor | None, width: int, start: int, stop: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Iterate over the blocks of columns of a share. All copies reuse one buffer: fresh pages cost more than a copy.
-
-    Args:
-        matrix_ND: any float type, any strides.
-        rows_M: int64, rows to read. None: all rows.
-        width: number of columns of a block, at least 1.
-        start: first column of the share.
-        stop: the column after its last one.
-
-    Yields:
-        the first column of the block, the block in its own dtype, and a float64 copy that may be modified.
-
-    Example:
-        >>> matrix = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-        >>> [block.tolist() for _, _, block in blocks(matrix, torch.tensor([1]), 1, 0, 2)]
-        [[[3.0]], [[4.0]]]
-    """
-    rows = len(matrix_ND) if rows_M is None else len(rows_M)
-    room = rows * min(width, stop - start)
-    chosen = None if rows_M is None else matrix_ND.new_empty(room)
-    copy = torch.empty(room, dtype=torch.float64)
-    for left in range(start, stop, width):
-        given_MB = matrix_ND[:, left : min(left + width, stop)]
-        shape = rows, given_MB.shape[1]
-        if chosen is not None and rows_M is not None:
-            given_MB = torch.index_select(given_MB, 0, rows_M, out=chosen[: rows * shape[1]].view(shape))
-        yield left, given_MB, copy[: rows * shape[1]].view(shape).copy_(given_MB)
-
-
-def anchored_products(
-    matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int, anchors: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the products of the rows relative to the column anchors r, c = d - r, in one read of the matrix.
-
-    Args:
-        matrix_ND: any float type, any strides, at least one row and one column.
-        row_N: int64, row to read in place of each row. None: the rows themselves.
-        block_bytes: maximum float64 size of a block.
-        anchors: returns the anchors of a block.
-
-    Returns:
-        ``<c_i, c_j>`` (N, N), exactly symmetric; ``<c_i, r>`` (N,); ``<r, r>``; all float64.
-
-    Example:
-        >>> products = anchored_products(torch.tensor([[1.0, 2.0], [3.0, 2.0]]), None, 2**20, lambda block: block[0])
-        >>> [part.tolist() for part in products]
-        [[[0.0, 0.0], [0.0, 4.0]], [0.0, 2.0], 5.0]
-    """
+def _anchored_products(matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum products of the rows relative to the column anchors, c = d - r: ``<c_i, c_j>``, ``<c_i, r>``, ``<r, r>``."""
     rows, columns = matrix_ND.shape
 
     @torch.no_grad()
@@ -148,7 +70,7 @@ def anchored_products(
         width = block_width(matrix_ND, block_bytes)
         for _, given_NB, block_NB in blocks(matrix_ND.detach(), row_N, width, start, stop):
             # Not by DLPack, which returns read-only arrays with some versions of torch.
-            anchor_B, block = np.asarray(anchors(given_NB).to(torch.float64)), np.asarray(block_NB)
+            anchor_B, block = np.asarray(_column_anchors(given_NB).to(torch.float64)), np.asarray(block_NB)
             # With many rows, few columns have entries of one sign only; an anchor of 0 needs no subtraction.
             away_S: Any = np.flatnonzero(anchor_B)
             away_S = away_S if SELECTED * len(away_S) <= len(anchor_B) else slice(None)
@@ -168,21 +90,38 @@ def anchored_products(
     return first
 
 
-def weighted_columns(weights_N: Tensor, matrix_ND: Tensor, block_bytes: int) -> Tensor:
-    """Compute ``sum_i w_i d_i`` in float64 in one read of the rows of nonzero weight.
+def _column_anchors(block_NB: Tensor) -> Tensor:
+    """Return the anchors (B,) of a block; numpy reduces columns twice as fast as torch, but has no bfloat16."""
+    if block_NB.dtype in (torch.float32, torch.float64):
+        block = np.from_dlpack(block_NB.detach())
+        ends = np.minimum.reduce(block, 0), np.maximum.reduce(block, 0)
+        lowest_B, highest_B = map(torch.from_numpy, ends)
+    else:
+        lowest_B, highest_B = block_NB.amin(0), block_NB.amax(0)
+    return lowest_B.clamp_min_(0.0).add_(highest_B.clamp_max_(0.0))
+
+
+@torch.no_grad()
+def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLOCK_BYTES) -> Tensor:
+    """Compute ``sum_i w_i d_i`` in float64 on a CPU, in one read of the rows of nonzero weight.
 
     Args:
-        weights_N: float64.
-        matrix_ND: any float type, any strides.
-        block_bytes: maximum float64 size of a block.
+        weights_N: finite, any float type.
+        matrix_ND: any float type, any strides. No gradient is recorded.
+        block_bytes: maximum size of the float64 copy of one block of columns; at least 1. A block has at most 4 MiB.
 
     Returns:
         (D,) in the dtype of the matrix.
 
+    Raises:
+        ValueError: wrong shape or type.
+
     Example:
-        >>> weighted_columns(torch.tensor([0.5, 0.0]).double(), torch.tensor([[2.0, 4.0], [torch.nan, 1.0]]), 64)
-        tensor([1., 2.])
+        >>> weighted_sum(torch.tensor([0.5, 0.0]), torch.tensor([[2.0, 4.0], [torch.inf, torch.nan]])).tolist()
+        [1.0, 2.0]
     """
+    check_matrix(matrix_ND, block_bytes)
+    weights_N = check_weights(weights_N, len(matrix_ND))
     rows, columns = matrix_ND.shape
     sum_D = torch.zeros(columns, dtype=matrix_ND.dtype)
     used_M = torch.from_numpy(np.flatnonzero(np.from_dlpack(weights_N.detach())))
@@ -202,23 +141,35 @@ def weighted_columns(weights_N: Tensor, matrix_ND: Tensor, block_bytes: int) -> 
     return sum_D
 
 
-def distance_squares(weights_N: Tensor, matrix_ND: Tensor, rows_M: Tensor | None, block_bytes: int) -> Tensor:
-    """Compute ``||d_i - sum_j w_j d_j||^2`` from explicit differences, block by block, in one read of the matrix.
+@torch.no_grad()
+def distances_to_sum(
+    weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
+) -> Tensor:
+    """Compute ``||d_i - sum_j w_j d_j||`` from explicit differences in float64 on a CPU, in one read of the matrix.
 
     Args:
-        weights_N: float64.
-        matrix_ND: any float type, any strides, at least one row and one column.
-        rows_M: int64, valid rows. None: all rows.
-        block_bytes: maximum float64 size of a block.
+        weights_N: finite, any float type; 0 for invalid rows.
+        matrix_ND: any float type, any strides. No gradient is recorded.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: maximum size of the float64 copy of one block of columns; at least 1. A block has at most 4 MiB.
 
     Returns:
         (N,) float64; 0 for invalid rows.
 
+    Raises:
+        ValueError: wrong shape or type.
+
     Example:
-        >>> distance_squares(torch.tensor([0.5, 0.5]).double(), torch.tensor([[2.0], [4.0]]), None, 64).tolist()
-        [1.0, 1.0]
+        >>> distances_to_sum(torch.tensor([0.5, 0.5]), torch.tensor([[0.0, 0.0], [6.0, 8.0]])).tolist()
+        [5.0, 5.0]
     """
+    check_matrix(matrix_ND, block_bytes)
     rows, columns = matrix_ND.shape
+    check_mask(valid_N, rows)
+    weights_N = check_weights(weights_N, rows)
+    if 0 in matrix_ND.shape:
+        return torch.zeros_like(weights_N)
+    rows_M = None if valid_N is None or bool(valid_N.all()) else torch.arange(rows)[valid_N]
     weights_M = weights_N if rows_M is None else weights_N[rows_M]
     width = max(1, min(block_bytes, CACHED_BYTES) // (8 * rows))
 
@@ -230,44 +181,42 @@ def distance_squares(weights_N: Tensor, matrix_ND: Tensor, rows_M: Tensor | None
             total_M += torch.linalg.vector_norm(block_MB, dim=1).square_()
         return total_M
 
-    total_M = torch.stack(in_shares(share, columns, 8 * rows * columns)).sum(0)
-    return total_M if rows_M is None else torch.zeros_like(weights_N).index_copy(0, rows_M, total_M)
+    distance_M = torch.stack(in_shares(share, columns, 8 * rows * columns)).sum(0).sqrt()
+    return distance_M if rows_M is None else torch.zeros_like(weights_N).index_copy(0, rows_M, distance_M)
 
 
-def column_ends(block_NB: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the smallest and largest entry of each column; NaN if the column holds a NaN.
+@torch.no_grad()
+def finite_rows(matrix_ND: Tensor) -> Tensor:
+    """Mark the rows without NaN, Inf or an entry beyond 1e100, on a CPU.
 
-    Numpy reduces columns twice as fast as torch, but does not support bfloat16.
-
-    Args:
-        block_NB: any float type, at least one row.
-
-    Returns:
-        (B,) each.
-
-    Example:
-        >>> [ends.tolist() for ends in column_ends(torch.tensor([[1.0, -3.0], [2.0, 4.0]]))]
-        [[1.0, -3.0], [2.0, 4.0]]
-    """
-    if block_NB.dtype not in (torch.float32, torch.float64):
-        return block_NB.amin(0), block_NB.amax(0)
-    block = np.from_dlpack(block_NB.detach())
-    return torch.from_numpy(np.minimum.reduce(block, 0)), torch.from_numpy(np.maximum.reduce(block, 0))
-
-
-def surely_finite(matrix_ND: Tensor) -> Tensor:
-    """Mark rows whose sum is finite, and which therefore hold neither NaN nor Inf, at memory bandwidth.
+    For float32 the row sums are tested first, at memory bandwidth: if a sum is finite, so is the row. Otherwise, and
+    for other dtypes, the smallest and largest entry of each row are tested.
 
     Args:
-        matrix_ND: float32, any strides, at least one column.
+        matrix_ND: any float type, any strides.
 
     Returns:
-        (N,) bool; False also if the sum of finite numbers overflows.
+        (N,) bool; rows without entries are finite.
+
+    Raises:
+        ValueError: wrong shape or type.
 
     Example:
-        >>> surely_finite(torch.tensor([[1.0, 2.0], [torch.inf, -torch.inf], [3e38, 3e38]])).tolist()
+        >>> finite_rows(torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [0.0, -torch.inf]])).tolist()
         [True, False, False]
     """
+    check_matrix(matrix_ND)
+    if matrix_ND.shape[1] == 0:
+        return torch.ones(len(matrix_ND), dtype=torch.bool)
+    if matrix_ND.dtype == torch.float32:
+        finite_N = _finite_sums(matrix_ND)
+        if bool(finite_N.all()):
+            return finite_N
+    return (_extremes(matrix_ND).abs() <= min(LARGEST, torch.finfo(matrix_ND.dtype).max)).all(0)
+
+
+def _finite_sums(matrix_ND: Tensor) -> Tensor:
+    """Mark the rows of a float32 matrix whose sum is finite; a sum of finite numbers may overflow."""
     rows, columns = matrix_ND.shape
     width = max(1, CACHED_BYTES // max(1, rows))
     ones_B = torch.ones(min(width, columns))
@@ -280,19 +229,8 @@ def surely_finite(matrix_ND: Tensor) -> Tensor:
     return torch.stack(in_shares(share, columns, 2 * rows * columns)).all(0)
 
 
-def extremes(matrix_ND: Tensor) -> Tensor:
-    """Compute the smallest and largest entry of each row in one read; NaN if the row holds a NaN.
-
-    Args:
-        matrix_ND: any float type, any strides, at least one column.
-
-    Returns:
-        (2, N).
-
-    Example:
-        >>> extremes(torch.tensor([[1.0, 3.0, 2.0], [torch.nan, 0.0, 0.0]])).tolist()
-        [[1.0, nan], [3.0, nan]]
-    """
+def _extremes(matrix_ND: Tensor) -> Tensor:
+    """Compute the smallest and largest entry of each row, (2, N), in one read; NaN if the row holds a NaN."""
     rows, columns = matrix_ND.shape
     width = max(1, CACHED_BYTES // (8 * max(1, rows)))
 

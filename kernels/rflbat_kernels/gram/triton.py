@@ -9,7 +9,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rflbat_kernels.gram.reference import BLOCK_BYTES, Gram, _check, check_mask, double_centre, stand_ins
+from rflbat_kernels.gram.common import BLOCK_BYTES, Gram, check_mask, check_matrix, gram_from, stand_ins
 
 TILE = 64
 """Maximum rows of a tile; a matrix with at most this many rows is anchored and multiplied in one read."""
@@ -153,10 +153,10 @@ def _slabs(rows: int, columns: int, block_bytes: int) -> tuple[int, int, int, in
 def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Gram:
     """Compute the inner products of all pairs of rows by float64 products of anchored tiles.
 
-    The formulas are those of the reference. With up to 64 rows the matrix is read once: a program anchors a step of
-    columns in registers and multiplies it by itself. With more rows, a first kernel computes the anchors, and each pair
-    of tiles on or above the diagonal reads its own rows. Each slab of columns writes its partial sums to a workspace,
-    which is summed in a fixed order: no atomics, and bit-identical results in every run.
+    The formulas are those of the torch implementation. With up to 64 rows the matrix is read once: a program anchors a
+    step of columns in registers and multiplies it by itself. With more rows, a first kernel computes the anchors, and
+    each pair of tiles on or above the diagonal reads its own rows. Each slab of columns writes its partial sums to a
+    workspace, which is summed in a fixed order: no atomics, and bit-identical results in every run.
 
     Args:
         matrix_ND: float16, bfloat16, float32 or float64, any strides, on a CUDA device. No gradient is recorded.
@@ -175,7 +175,7 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
 
     Source: Gower 1966 (the mean as origin).
     """
-    _check(matrix_ND, block_bytes)
+    check_matrix(matrix_ND, block_bytes)
     rows, columns = matrix_ND.shape
     check_mask(valid_N, rows)
     check_launch("gram", matrix_ND, valid_N)
@@ -200,8 +200,4 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     upper_NN, along_N, anchor_square = (part.sum(0) for part in sums)
     upper_NN, along_N = upper_NN[:rows, :rows], along_N[:rows]
     anchored_NN = upper_NN.triu() + upper_NN.triu(1).T
-    raw_NN = anchored_NN + (along_N[:, None] + along_N[None, :]) + anchor_square
-    if valid_N is not None:
-        both_NN = valid_N[:, None] & valid_N[None, :]
-        anchored_NN, raw_NN = torch.where(both_NN, anchored_NN, 0.0), torch.where(both_NN, raw_NN, 0.0)
-    return Gram(double_centre(anchored_NN, valid_N), raw_NN, anchored_NN)
+    return gram_from(anchored_NN, along_N, anchor_square, valid_N)

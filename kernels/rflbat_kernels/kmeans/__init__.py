@@ -1,5 +1,5 @@
 """Batched k-means of many point sets, and rules that choose the number of clusters."""
 
-from rflbat_kernels.kmeans.reference import KMeans, gap_statistic, kmeans, silhouette
+from rflbat_kernels.kmeans.torch import KMeans, gap_statistic, kmeans, silhouette
 
 __all__ = ["KMeans", "gap_statistic", "kmeans", "silhouette"]

@@ -1,4 +1,4 @@
-"""K-means by cuML, from the same start centres as the reference.
+"""K-means by cuML, from the same start centres as the torch implementation.
 
 Axes: M point sets, L numbers of clusters, R restarts, N points, K clusters, H coordinates.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.dlpack import from_dlpack
 
-from rflbat_kernels.kmeans.reference import KMeans, _check, _plus_plus, _standardise
+from rflbat_kernels.kmeans.torch import KMeans, _check, _plus_plus, _standardise
 
 TOLERANCE = 1e-300
 """Movement of the centres at which cuML stops early; cuML does not accept 0."""
@@ -28,11 +28,11 @@ def kmeans(
 ) -> KMeans:
     """Cluster M point sets into each of L numbers of clusters, with R restarts each: M L R sequential fits by cuML.
 
-    The starts are the k-means++ centres that the reference draws from the same uniforms, invalid points get weight 0,
-    and the restart of smallest inertia wins, as in the reference. Tensors are exchanged with cuML by DLPack, without a
-    copy. Differences from the reference: every fit SYNCHRONISES with the device; cuML stops when the centres stand
-    still or the sum of squared distances rises; and it computes distances from expanded squares, so a point nearly
-    equidistant from two centres may get the other label. The inertia is recomputed from explicit differences.
+    The starts are the k-means++ centres that the torch implementation draws from the same uniforms, invalid points get
+    weight 0, and the restart of smallest inertia wins, as there. Tensors are exchanged with cuML by DLPack, without a
+    copy. Differences from the torch implementation: every fit SYNCHRONISES with the device; cuML stops when the centres
+    stand still or the sum of squared distances rises; and it computes distances from expanded squares, so a point
+    nearly equidistant from two centres may get the other label. The inertia is recomputed from explicit differences.
 
     Args:
         points_MNH: any float type, on a CUDA device; centred and scaled inside.

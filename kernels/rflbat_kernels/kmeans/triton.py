@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rflbat_kernels.gram.triton import check_launch
 from rflbat_kernels.kmeans.lloyd import TINY
-from rflbat_kernels.kmeans.reference import FAR, KMeans, _best, _check, _plus_plus, _standardise, _unscaled
+from rflbat_kernels.kmeans.torch import FAR, KMeans, _best, _check, _plus_plus, _standardise, _unscaled
 
 WIDEST = 512
 """Maximum of clusters times coordinates of a run, each padded to a power of two: the centres are kept in registers."""
@@ -31,7 +31,7 @@ def _distances(point_TE: tl.tensor, centre_CE: tl.tensor) -> tl.tensor:
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _nearest(squared_TC: tl.tensor, cluster_C: tl.tensor, TINY: tl.constexpr) -> tl.tensor:
-    """Mark the nearest centre of each point by the ranking of the reference; ties go to the first."""
+    """Mark the nearest centre of each point by the ranking of the torch implementation; ties go to the first."""
     shade_C = 1.0 + cluster_C.to(tl.float64) * (2.0**-50)
     rank_TC = squared_TC * shade_C[None, :] + (shade_C * TINY)[None, :]
     lowest_TC = rank_TC == tl.min(rank_TC, 1)[:, None]
@@ -127,8 +127,8 @@ def kmeans(
 ) -> KMeans:
     """Cluster M point sets into each of L numbers of clusters, with R restarts each, one program per run.
 
-    The starts and the choice of the restart are those of the reference. A program does all rounds of its run and ends
-    early once its centres stand still: one launch for all of Lloyd's algorithm, and no synchronisation.
+    The starts and the choice of the restart are those of the torch implementation. A program does all rounds of its run
+    and ends early once its centres stand still: one launch for all of Lloyd's algorithm, and no synchronisation.
 
     Args:
         points_MNH: any float type, on a CUDA device; centred and scaled inside.

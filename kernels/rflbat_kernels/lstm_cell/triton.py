@@ -13,7 +13,7 @@ import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
 from rflbat_kernels.gram.triton import check_launch
-from rflbat_kernels.lstm_cell.reference import Cell, check_cell
+from rflbat_kernels.lstm_cell.torch import Cell, check_cell
 
 TILE = 1024
 """Number of elements (rows times units) of one program."""

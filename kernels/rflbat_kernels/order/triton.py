@@ -10,9 +10,9 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rflbat_kernels.gram.reference import BLOCK_BYTES
+from rflbat_kernels.gram.common import BLOCK_BYTES
 from rflbat_kernels.gram.triton import check_launch
-from rflbat_kernels.order.reference import check_matrix
+from rflbat_kernels.order.common import check_matrix
 
 MOST_ROWS = 2048
 """Maximum number of rows: a program holds all rows of its columns in registers."""
@@ -56,7 +56,7 @@ def _read(
 ) -> Any:
     """Load the keys of B columns and count the valid rows.
 
-    Invalid rows are +inf, as in the reference; padded rows sort after everything, beyond any rank that is asked for.
+    Invalid rows are +inf, as in the torch implementation; padded rows sort after everything, beyond any requested rank.
     """
     row_R = tl.arange(0, R)
     there_R = row_R < rows
@@ -135,7 +135,7 @@ def _trimmed_mean_kernel(
     anchor_B = tl.maximum(lowest_B, 0.0) + tl.minimum(highest_B, 0.0)
     share = 1.0 / tl.maximum(behind - first, 1).to(tl.float64)
     between_BR = (key_BR > low_B[:, None]) & (key_BR < high_B[:, None])
-    # Divide before adding, as in the reference, so that no sum overflows.
+    # Divide before adding, as in the torch implementation, so that no sum overflows.
     part_BR = tl.where(between_BR, (_numbers(key_BR, BITS) - anchor_B[:, None]) * share, 0.0)
     # Of the values equal to an end of the window, count only those whose ranks are inside it.
     lows_B = tl.sum((key_BR <= low_B[:, None]).to(tl.int32), 1) - first
@@ -173,7 +173,7 @@ def column_median(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_byt
     """Compute the median of the valid entries of each column; for an even count, the mean of the two middle ones.
 
     A program loads its columns into registers as integers of the same order and finds the lower middle one bit by bit:
-    each of 32 rounds (64 in float64) counts the keys below a candidate. The result is equal to that of the reference.
+    each of 32 rounds (64 in float64) counts the keys below a candidate. The result equals the torch implementation's.
 
     Args:
         matrix_ND: float16, bfloat16, float32 or float64, any strides, on a CUDA device, 1 to 2048 rows.

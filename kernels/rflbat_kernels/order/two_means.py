@@ -3,13 +3,14 @@
 Axes: N rows (clients), D columns (parameters), B columns of one block.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.reference import BLOCK_BYTES
-from rflbat_kernels.order.reference import Sorted, at_rank, check_matrix, column_blocks, sorted_blocks
+from rflbat_kernels.gram.common import BLOCK_BYTES
+from rflbat_kernels.order.common import Sorted, at_rank, check_matrix, column_blocks
 
 _EQUAL = 1 + 2.0**-40
 """Splits whose merits agree to this factor count as equal."""
@@ -26,33 +27,21 @@ class Split(NamedTuple):
     """int8: -1 if the lower cluster is smaller, 1 if the upper cluster is smaller, 0 if both have the same size."""
 
 
-@torch.no_grad()
-def column_two_means(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES) -> Split:
-    """Split the valid entries of each column into the two clusters with the smallest sum of squares.
-
-    For n sorted entries, let a be the mean of the k lowest and b the mean of the others. The exact 2-means solution
-    maximises the merit ``(b - a) sqrt(k (n - k))``, whose square over n is the reduction of the sum of squares. Ties go
-    to the smallest k.
+def split_blocks(matrix_ND: Tensor, blocks: Iterable[Sorted]) -> Split:
+    """Split the columns of sorted blocks into the two clusters with the smallest sum of squares.
 
     Args:
-        matrix_ND: any float type, any strides, at least one row.
-        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
-        block_bytes: size of the float64 copy of one block of columns; at least 1. It does not affect the result.
+        matrix_ND: the matrix, for the dtype, the device and the number of columns.
+        blocks: its sorted blocks of columns, from left to right.
 
     Returns:
         the splits.
 
-    Raises:
-        ValueError: wrong shape or type.
-
     Example:
-        >>> split = column_two_means(torch.tensor([[0.0, 5.0], [1.0, 5.0], [9.5, 5.0]]))
-        >>> split.distance_D.tolist(), split.cut_D.tolist(), split.minority_D.tolist()
-        ([9.0, 0.0], [1.0, 5.0], [1, 0])
-
-    Source: Fisher 1958, "On grouping for maximum homogeneity".
+        >>> block = Sorted(torch.tensor([[0.0, 1.0, 9.5]]), torch.tensor(3))
+        >>> split_blocks(torch.tensor([[9.5], [0.0], [1.0]]), [block]).distance_D.item()
+        9.0
     """
-    check_matrix(matrix_ND, valid_N, block_bytes)
     columns, device = matrix_ND.shape[1], matrix_ND.device
     split = Split(
         torch.zeros(columns, dtype=torch.float64, device=device),
@@ -60,7 +49,7 @@ def column_two_means(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_
         torch.zeros(columns, dtype=torch.int8, device=device),
     )
     start = 0
-    for block in sorted_blocks(matrix_ND, valid_N, block_bytes):
+    for block in blocks:
         best = _best(block)
         for whole_D, part_B in zip(split, best, strict=True):
             whole_D[start : start + len(part_B)] = part_B
@@ -111,7 +100,8 @@ def minority_counts(matrix_ND: Tensor, split: Split, chosen_D: Tensor, *, block_
 
     Example:
         >>> matrix = torch.tensor([[0.0, 5.0], [1.0, 5.0], [9.5, 5.0]])
-        >>> minority_counts(matrix, column_two_means(matrix), torch.tensor([True, True])).tolist()
+        >>> split = Split(torch.tensor([9.0, 0.0]), torch.tensor([1.0, 5.0]), torch.tensor([1, 0]))
+        >>> minority_counts(matrix, split, torch.tensor([True, True])).tolist()
         [0, 0, 1]
     """
     rows = check_matrix(matrix_ND, None, block_bytes)

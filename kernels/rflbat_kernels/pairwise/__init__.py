@@ -1,5 +1,5 @@
 """Distances and cosines between rows, from their Gram matrix or from points with few coordinates."""
 
-from rflbat_kernels.pairwise.reference import cosines, distance_sums, distances, squared_distances
+from rflbat_kernels.pairwise.torch import cosines, distance_sums, distances, squared_distances
 
 __all__ = ["cosines", "distance_sums", "distances", "squared_distances"]

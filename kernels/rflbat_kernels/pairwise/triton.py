@@ -10,9 +10,9 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rflbat_kernels.gram.reference import BLOCK_BYTES
+from rflbat_kernels.gram.common import BLOCK_BYTES
 from rflbat_kernels.gram.triton import check_launch
-from rflbat_kernels.pairwise.reference import check_points
+from rflbat_kernels.pairwise.torch import check_points
 
 ROWS, ACROSS = 16, 64
 """Points per program (few, so that a thousand points occupy a GPU), and points per step."""

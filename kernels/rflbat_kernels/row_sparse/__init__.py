@@ -1,6 +1,6 @@
 """Updates that each change few rows of a table (an embedding): their type, Gram matrix and weighted sum."""
 
-from rflbat_kernels.row_sparse.reference import (
+from rflbat_kernels.row_sparse.torch import (
     RowSparse,
     SharedRows,
     TouchedRows,

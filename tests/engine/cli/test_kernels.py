@@ -24,13 +24,14 @@ SMALL = "--clients 7 --rounds 3 --local-steps 1 --batch-size 9 --defense rflbat 
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Register an implementation "counted" of some operations: the reference, which records its calls."""
+    """Register an implementation "counted" of some operations: the CPU default, which records its calls."""
     calls: list[str] = []
 
     def wrap(op: str) -> Callable[..., Any]:
         def function(*args: Any, **kwargs: Any) -> Any:
             calls.append(op)
-            return IMPLEMENTATIONS[op]["reference"](*args, **kwargs)
+            row = IMPLEMENTATIONS[op]
+            return row.get("cpu", row["torch"])(*args, **kwargs)
 
         return function
 
@@ -57,10 +58,27 @@ def test_the_named_ones_run_and_are_recorded(call: Call, counted: list[str]) -> 
         op: (name, plain["kernels"][op]) for op, name in told["kernels"].items() if name != plain["kernels"][op]
     }
     assert differing == {
-        "kmeans": ("counted", "reference"),
-        "gram": ("counted", "reference"),
+        "kmeans": ("counted", "torch"),
+        "gram": ("counted", "cpu"),
         "pca": ("squaring", "eigh"),
     }
+
+
+def test_the_name_of_version_0_1_means_the_default(call: Call) -> None:
+    former = " ".join(f"--kernels {op}=reference" for op in IMPLEMENTATIONS if op != "pca")
+    assert call(f"run {SMALL} --out former {former}") == (0, "", "")
+    assert call(f"run {SMALL} --out plain") == (0, "", "")
+    assert set(described("former")["config"]["kernels"].values()) == {"reference"}
+    assert described("former")["kernels"] == described("plain")["kernels"]
+    assert described("former")["kernels"]["gram"] == "cpu"
+    assert described("former")["kernels"]["kmeans"] == "torch"
+    assert Path("former/rounds.jsonl").read_bytes() == Path("plain/rounds.jsonl").read_bytes()
+
+
+def test_torch_may_be_asked_for_on_a_cpu(call: Call) -> None:
+    assert call(f"run {SMALL} --out blocks --kernels gram=torch --kernels weighted_sum=torch") == (0, "", "")
+    assert described("blocks")["kernels"]["gram"] == "torch"
+    assert json.loads(Path("blocks/summary.json").read_text())["rounds"] == 3
 
 
 def test_the_same_numbers_give_the_same_run(call: Call, counted: list[str]) -> None:

@@ -44,8 +44,8 @@ run --device gpu -> device='gpu' | did you mean 'cpu'? | auto
 run --device cuda -> device='cuda' | allowed: auto, cpu
 run --backend vmapp -> backend='vmapp' | did you mean 'vmap'? | loop
 run --kernels kmean=cuml -> kernels: | 'kmean' | did you mean 'kmeans'? | gram
-run --kernels kmeans=cumll -> kernels: kmeans | 'cumll' | did you mean 'cuml'? | auto, reference
-run --kernels kmeans=cuml -> kernels: kmeans=cuml | only on cuda, not on cpu | allowed on cpu: reference
+run --kernels kmeans=cumll -> kernels: kmeans | 'cumll' | did you mean 'cuml'? | auto, torch
+run --kernels kmeans=cuml -> kernels: kmeans=cuml | only on cuda, not on cpu | allowed on cpu: torch
 sweep --out s --kernels kmeans=cuml -> kernels: kmeans=cuml | only on cuda, not on cpu
 list datset -> kind 'datset' | did you mean 'datasets'? | kernels
 list --bogus -> --bogus
@@ -96,7 +96,7 @@ run --defense-arg clusters -> --defense-arg 'clusters' | name=value
 run --defense-arg clusters= -> 'clusters=' | name=value
 run --defense-arg =3 -> '=3' | name=value
 run --kernels gram -> --kernels 'gram' | name=value
-run --kernels gram=reference --kernels gram=auto -> --kernels | 'gram' twice
+run --kernels gram=torch --kernels gram=auto -> --kernels | 'gram' twice
 run --attack-arg size -> --attack-arg 'size' | name=value
 run --defense-arg cluster=3 -> 'cluster' | did you mean 'clusters'? | eps1
 run --defense fedavg --defense-arg f=1 -> 'f' | it takes none

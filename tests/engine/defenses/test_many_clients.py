@@ -18,7 +18,7 @@ from rflbat.defenses.registry import make_defense
 from rflbat.round.memory import defense_bytes
 from rflbat.round.setup import DATA_DIR
 from rflbat_kernels import using
-from rflbat_kernels.pca.reference import LARGE
+from rflbat_kernels.pca.torch import LARGE
 
 CLIENTS, PARAMETERS = LARGE + 26, 120
 

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from rflbat_kernels.kmeans import reference, triton
+from rflbat_kernels.kmeans import torch as by_torch
+from rflbat_kernels.kmeans import triton
 from tests.kernels.closeness import normal, uniform
 from tests.kernels.triton_cases import KMEANS, assert_close
 
 
 @pytest.mark.parametrize("name", KMEANS)
 def test_same_as_the_reference(name: str) -> None:
-    got, wanted = KMEANS[name].results("triton"), KMEANS[name].results("reference")
+    got, wanted = KMEANS[name].results("triton"), KMEANS[name].results("torch")
     assert torch.equal(got[0], wanted[0])
     assert_close(got, wanted, 1e-12)
 
@@ -18,7 +19,7 @@ def test_same_as_the_reference(name: str) -> None:
 @pytest.mark.parametrize("iterations", [0, 1, 3])
 def test_every_round_is_the_reference_s(iterations: int) -> None:
     points, draws = normal(2, 40, 2), uniform(2, 2, 3, 5)
-    got, wanted = (by.kmeans(points, (5, 2), draws, iterations=iterations) for by in (triton, reference))
+    got, wanted = (by.kmeans(points, (5, 2), draws, iterations=iterations) for by in (triton, by_torch))
     assert torch.equal(got.labels_MLN, wanted.labels_MLN)
     assert_close(got, wanted, 1e-12)
 

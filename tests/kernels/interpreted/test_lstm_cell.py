@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rflbat_kernels.lstm_cell import reference, triton
+from rflbat_kernels.lstm_cell import torch as by_torch
+from rflbat_kernels.lstm_cell import triton
 from tests.kernels.closeness import normal
 from tests.kernels.far_memory import far_rows
 from tests.kernels.triton_cases import LSTM, assert_close, lstm, lstm_back
@@ -11,7 +12,7 @@ from tests.kernels.triton_cases import LSTM, assert_close, lstm, lstm_back
 
 @pytest.mark.parametrize("name", LSTM)
 def test_same_as_the_reference(name: str) -> None:
-    got, wanted = LSTM[name].results("triton"), LSTM[name].results("reference")
+    got, wanted = LSTM[name].results("triton"), LSTM[name].results("torch")
     eps = torch.finfo(wanted[0].dtype).eps
     assert_close(got, wanted, (16 if eps < 1e-5 else 4) * eps)
 
@@ -20,7 +21,7 @@ def test_what_is_not_a_number_spoils_its_own_unit_alone() -> None:
     gates, cell = lstm((3, 5), torch.float32)
     clean = triton.lstm_cell(gates, cell)
     gates[1, 2], gates[1, 8], cell[2, 4] = torch.nan, torch.inf, -torch.inf
-    got, wanted = triton.lstm_cell(gates, cell), reference.lstm_cell(gates, cell)
+    got, wanted = triton.lstm_cell(gates, cell), by_torch.lstm_cell(gates, cell)
     assert_close(got, wanted, 1e-5)
     touched = torch.zeros(3, 5, dtype=torch.bool)
     touched[1, 2] = touched[1, 3] = touched[2, 4] = True
@@ -42,10 +43,10 @@ def test_rows_beyond_two_thousand_million_elements_are_read() -> None:
     gates, cell = lstm((3, 5), torch.float16)
     eps = torch.finfo(torch.float16).eps
     found = triton.lstm_cell(far_rows(gates), far_rows(cell))
-    assert_close(found, reference.lstm_cell(gates, cell), 4 * eps)
+    assert_close(found, by_torch.lstm_cell(gates, cell), 4 * eps)
     back = lstm_back((3, 5), torch.float16)
     far = (*back[:2], far_rows(back[2]), far_rows(back[3]), back[4])
-    assert_close(triton.lstm_cell_backward(*far), reference.lstm_cell_backward(*back), 4 * eps)
+    assert_close(triton.lstm_cell_backward(*far), by_torch.lstm_cell_backward(*back), 4 * eps)
 
 
 def test_nothing_else_is_written_and_nothing_given_is_changed() -> None:

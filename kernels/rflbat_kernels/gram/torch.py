@@ -1,60 +1,27 @@
-"""Gram matrix, weighted sum and finiteness of the rows of a wide matrix, streamed over its columns in float64.
+"""Gram matrix, weighted sum and finiteness of the rows of a wide matrix, in torch for any device.
 
+The matrix is streamed over blocks of columns in float64, without synchronising with the device.
 Axes: N rows (clients), D columns (parameters), B columns of one block.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram import cpu
+from rflbat_kernels.gram.common import (
+    BLOCK_BYTES,
+    LARGEST,
+    Gram,
+    check_mask,
+    check_matrix,
+    check_weights,
+    gram_from,
+    stand_ins,
+)
 
-BLOCK_BYTES = 32 * 2**20
-LARGEST = 1e100
-"""Largest magnitude that counts as finite: squares of such entries, and sums and products of those, fit in float64."""
 _SLAB = 64
 """Rows of one product; slabs below the diagonal are not computed."""
-
-
-class Gram(NamedTuple):
-    """Inner products of the rows of a matrix about three origins; (N, N) float64, exactly symmetric."""
-
-    centred_NN: Tensor
-    """About the mean of the valid rows."""
-    raw_NN: Tensor
-    """About 0; use it for norms and cosines."""
-    anchored_NN: Tensor
-    """About the anchors of the columns; use it for distances, which are accurate to the rounding of the two norms."""
-
-
-def _check(matrix_ND: Tensor, block_bytes: int = BLOCK_BYTES) -> None:
-    if matrix_ND.ndim != 2 or not matrix_ND.is_floating_point():
-        raise ValueError(f"the matrix is {matrix_ND.dtype} of shape {tuple(matrix_ND.shape)}; allowed: float (N, D)")
-    if block_bytes < 1:
-        raise ValueError(f"block_bytes is {block_bytes}; allowed: at least 1")
-
-
-def check_mask(valid_N: Tensor | None, rows: int) -> None:
-    """Check that a mask is None or a bool tensor of shape (rows,).
-
-    Args:
-        valid_N: the mask.
-        rows: expected number of rows.
-
-    Raises:
-        ValueError: wrong dtype or shape.
-
-    Example:
-        >>> check_mask(torch.tensor([True, False]), 3)
-        Traceback (most recent call last):
-            ...
-        ValueError: the mask is torch.bool of shape (2,); allowed: torch.bool of shape (3,)
-    """
-    if valid_N is not None and (valid_N.dtype != torch.bool or valid_N.shape != (rows,)):
-        shape = tuple(valid_N.shape)
-        raise ValueError(f"the mask is {valid_N.dtype} of shape {shape}; allowed: torch.bool of shape ({rows},)")
 
 
 def _column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[tuple[int, int]]:
@@ -62,53 +29,6 @@ def _column_blocks(matrix_ND: Tensor, block_bytes: int) -> Iterator[tuple[int, i
     width = max(1, block_bytes // (8 * max(1, rows)))
     for start in range(0, columns, width):
         yield start, min(columns, start + width)
-
-
-def double_centre(gram_NN: Tensor, valid_N: Tensor | None = None) -> Tensor:
-    """Move the origin of a Gram matrix to the mean of its valid rows.
-
-    ``H G H`` with ``H = I - 11'/n`` over the n valid rows; all other rows and columns become 0. The result is exactly
-    symmetric if G is.
-
-    Args:
-        gram_NN: inner products about any origin; invalid rows and columns may hold anything.
-        valid_N: bool, mask of valid rows. None: all are valid.
-
-    Returns:
-        (N, N) float64.
-
-    Example:
-        >>> double_centre(torch.tensor([[1.0, 3.0], [3.0, 9.0]])).tolist()
-        [[1.0, -1.0], [-1.0, 1.0]]
-
-    Source: Gower 1966.
-    """
-    gram_NN = gram_NN.to(torch.float64)
-    if valid_N is None:
-        valid_N = torch.ones(len(gram_NN), dtype=torch.bool, device=gram_NN.device)
-    both_NN = valid_N[:, None] & valid_N[None, :]
-    gram_NN = torch.where(both_NN, gram_NN, 0.0)
-    count = valid_N.sum().clamp_min(1)
-    mean_N = gram_NN.sum(1) / count
-    centred_NN = gram_NN - (mean_N[:, None] + mean_N[None, :]) + mean_N.sum() / count
-    return torch.where(both_NN, centred_NN, 0.0)
-
-
-def stand_ins(valid_N: Tensor) -> Tensor:
-    """Return a valid row to read in place of each invalid row, so that invalid rows are never read.
-
-    Args:
-        valid_N: bool, mask of valid rows.
-
-    Returns:
-        (N,) int64: i if row i is valid, otherwise the first valid row (0 if no row is valid).
-
-    Example:
-        >>> stand_ins(torch.tensor([False, True, False, True])).tolist()
-        [1, 1, 1, 3]
-    """
-    rows = torch.arange(len(valid_N), device=valid_N.device)
-    return torch.where(valid_N, rows, valid_N.to(torch.uint8).argmax())
 
 
 def column_anchors(block_NB: Tensor) -> Tensor:
@@ -124,9 +44,7 @@ def column_anchors(block_NB: Tensor) -> Tensor:
         >>> column_anchors(torch.tensor([[3.0, -4.0, 1.0], [5.0, -2.0, -1.0]])).tolist()
         [3.0, -2.0, 0.0]
     """
-    on_host = block_NB.device.type == "cpu"
-    lowest_B, highest_B = cpu.column_ends(block_NB) if on_host else (block_NB.amin(0), block_NB.amax(0))
-    return lowest_B.clamp_min_(0.0).add_(highest_B.clamp_max_(0.0))
+    return block_NB.amin(0).clamp_min_(0.0).add_(block_NB.amax(0).clamp_max_(0.0))
 
 
 def _anchored_products(matrix_ND: Tensor, row_N: Tensor | None, block_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,15 +76,13 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
     column ``|r| <= |d_i|`` and ``|c_i| <= |d_i|``, so raw and anchored are accurate to the rounding of
     ``||d_i|| ||d_j||`` for EVERY pair, however large other rows are (centred to the rounding of the longest row), and a
     large common part is removed before anything is squared.
-    Float64 throughout; entries up to 1e150 are safe, and entries below 1e-150 count as 0. On a CPU one block per torch
-    thread is processed at a time, by numpy's symmetric product; on other devices one block after the other, in slabs of
-    rows.
+    Float64 throughout; entries up to 1e150 are safe, and entries below 1e-150 count as 0.
 
     Args:
         matrix_ND: any float type, any strides. No gradient is recorded.
         valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
-        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block has 4 MiB, or more if there are more than 512 rows.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. The
+            ``cpu`` implementation uses 4 MiB, or more if there are more than 512 rows.
 
     Returns:
         the three matrices; rows and columns of invalid rows are 0.
@@ -178,23 +94,13 @@ def gram(matrix_ND: Tensor, valid_N: Tensor | None = None, *, block_bytes: int =
         >>> gram(torch.tensor([[1.0, 2.0], [3.0, 2.0]])).raw_NN.tolist()
         [[5.0, 7.0], [7.0, 13.0]]
     """
-    _check(matrix_ND, block_bytes)
-    rows, device = len(matrix_ND), matrix_ND.device
+    check_matrix(matrix_ND, block_bytes)
+    rows = len(matrix_ND)
     check_mask(valid_N, rows)
     if 0 in matrix_ND.shape:
-        return Gram(*torch.zeros(3, rows, rows, dtype=torch.float64, device=device))
-    if device.type == "cpu":
-        # On a CPU this test does not synchronise.
-        row_N = None if valid_N is None or bool(valid_N.all()) else stand_ins(valid_N)
-        anchored_NN, along_N, anchor_square = cpu.anchored_products(matrix_ND, row_N, block_bytes, column_anchors)
-    else:
-        row_N = None if valid_N is None else stand_ins(valid_N)
-        anchored_NN, along_N, anchor_square = _anchored_products(matrix_ND, row_N, block_bytes)
-    raw_NN = anchored_NN + (along_N[:, None] + along_N[None, :]) + anchor_square
-    if valid_N is not None:
-        both_NN = valid_N[:, None] & valid_N[None, :]
-        anchored_NN, raw_NN = torch.where(both_NN, anchored_NN, 0.0), torch.where(both_NN, raw_NN, 0.0)
-    return Gram(double_centre(anchored_NN, valid_N), raw_NN, anchored_NN)
+        return Gram(*torch.zeros(3, rows, rows, dtype=torch.float64, device=matrix_ND.device))
+    row_N = None if valid_N is None else stand_ins(valid_N)
+    return gram_from(*_anchored_products(matrix_ND, row_N, block_bytes), valid_N)
 
 
 @torch.no_grad()
@@ -206,8 +112,8 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
     Args:
         weights_N: finite, any float type.
         matrix_ND: any float type, any strides. No gradient is recorded.
-        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block has at most 4 MiB, and only rows of nonzero weight are read.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. The
+            ``cpu`` implementation uses at most 4 MiB and reads only rows of nonzero weight.
 
     Returns:
         (D,) in the dtype of the matrix.
@@ -219,12 +125,8 @@ def weighted_sum(weights_N: Tensor, matrix_ND: Tensor, *, block_bytes: int = BLO
         >>> weighted_sum(torch.tensor([0.5, 0.0]), torch.tensor([[2.0, 4.0], [torch.inf, torch.nan]])).tolist()
         [1.0, 2.0]
     """
-    _check(matrix_ND, block_bytes)
-    if weights_N.shape != (len(matrix_ND),):
-        raise ValueError(f"weights have shape {tuple(weights_N.shape)}; allowed: ({len(matrix_ND)},)")
-    weights_N = weights_N.to(torch.float64)
-    if matrix_ND.device.type == "cpu":
-        return cpu.weighted_columns(weights_N, matrix_ND, block_bytes)
+    check_matrix(matrix_ND, block_bytes)
+    weights_N = check_weights(weights_N, len(matrix_ND))
     unused_N1 = (weights_N == 0)[:, None]
     sum_D = torch.zeros(matrix_ND.shape[1], dtype=matrix_ND.dtype, device=matrix_ND.device)
     for start, stop in _column_blocks(matrix_ND, block_bytes):
@@ -246,8 +148,8 @@ def distances_to_sum(
         weights_N: finite, any float type; 0 for invalid rows.
         matrix_ND: any float type, any strides. No gradient is recorded.
         valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
-        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU a
-            block has at most 4 MiB.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. The
+            ``cpu`` implementation uses at most 4 MiB.
 
     Returns:
         (N,) float64; 0 for invalid rows.
@@ -259,17 +161,12 @@ def distances_to_sum(
         >>> distances_to_sum(torch.tensor([0.5, 0.5]), torch.tensor([[0.0, 0.0], [6.0, 8.0]])).tolist()
         [5.0, 5.0]
     """
-    _check(matrix_ND, block_bytes)
+    check_matrix(matrix_ND, block_bytes)
     rows = len(matrix_ND)
     check_mask(valid_N, rows)
-    if weights_N.shape != (rows,):
-        raise ValueError(f"weights have shape {tuple(weights_N.shape)}; allowed: ({rows},)")
-    weights_N = weights_N.to(torch.float64)
+    weights_N = check_weights(weights_N, rows)
     if 0 in matrix_ND.shape:
         return torch.zeros_like(weights_N)
-    if matrix_ND.device.type == "cpu":
-        rows_M = None if valid_N is None or bool(valid_N.all()) else torch.arange(rows)[valid_N]
-        return cpu.distance_squares(weights_N, matrix_ND, rows_M, block_bytes).sqrt()
     return _distance_squares(weights_N, matrix_ND, valid_N, block_bytes).sqrt()
 
 
@@ -290,7 +187,7 @@ def finite_rows(matrix_ND: Tensor) -> Tensor:
     """Mark the rows without NaN, Inf or an entry beyond 1e100, whose square is as good as infinite.
 
     Tests the smallest and largest entry of each row, without a copy of the matrix. Only float64 can hold numbers beyond
-    1e100. For float32 on a CPU the row sums are tested first: if a sum is finite, so is the row.
+    1e100.
 
     Args:
         matrix_ND: any float type, any strides.
@@ -305,13 +202,8 @@ def finite_rows(matrix_ND: Tensor) -> Tensor:
         >>> finite_rows(torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [0.0, -torch.inf]])).tolist()
         [True, False, False]
     """
-    _check(matrix_ND)
+    check_matrix(matrix_ND)
     if matrix_ND.shape[1] == 0:
         return torch.ones(len(matrix_ND), dtype=torch.bool, device=matrix_ND.device)
-    on_host = matrix_ND.device.type == "cpu"
-    if on_host and matrix_ND.dtype == torch.float32:
-        finite_N = cpu.surely_finite(matrix_ND)
-        if bool(finite_N.all()):
-            return finite_N
-    ends_2N = cpu.extremes(matrix_ND) if on_host else torch.stack([matrix_ND.amin(1), matrix_ND.amax(1)])
+    ends_2N = torch.stack([matrix_ND.amin(1), matrix_ND.amax(1)])
     return (ends_2N.abs() <= min(LARGEST, torch.finfo(matrix_ND.dtype).max)).all(0)
