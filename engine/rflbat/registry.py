@@ -113,10 +113,9 @@ class Registry(MutableMapping[str, Factory], Generic[Factory]):
         if row is None:
             point = self._entry_point(name)
             row = name if point is None else point.value
-        node = _definition(row) if isinstance(row, str) else None
-        if node is not None:
-            returns = "" if node.returns is None else f" -> {ast.unparse(node.returns)}"
-            return Documentation(f"{_shown(name)}({ast.unparse(node.args)}){returns}", ast.get_docstring(node) or "")
+        found = documented(row, _shown(name)) if isinstance(row, str) else None
+        if found is not None:
+            return found
         factory = self[name]
         return Documentation(f"{_shown(name)}{inspect.signature(factory)}", inspect.getdoc(factory) or "")
 
@@ -163,24 +162,46 @@ def _attribute(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def documented(reference: str, name: str | None = None) -> Documentation | None:
+    """Read the signature and the docstring of a function from the source of its module, without importing anything.
+
+    Args:
+        reference: ``module:function``.
+        name: name that the signature begins with; default the function's.
+
+    Returns:
+        as they stand in the source; None if there is no source, or the module does not define the function.
+
+    Example:
+        >>> documented("rflbat.errors:nearest").signature
+        'nearest(name: str, options: Iterable[str]) -> str'
+    """
+    module, _, function = reference.partition(":")
+    source = _module_source(module)
+    for node in [] if source is None else source.body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            returns = "" if node.returns is None else f" -> {ast.unparse(node.returns)}"
+            signature = f"{name or function}({ast.unparse(node.args)}){returns}"
+            return Documentation(signature, ast.get_docstring(node) or "")
+    return None
+
+
 @cache
 def _module_source(module: str) -> ast.Module | None:
-    """Parse the source of a module; None if there is no source file."""
+    """Parse the source of a module; None if there is no source file. Parent packages are not imported."""
+    top, *rest = module.split(".")
     try:
-        spec = find_spec(module)
+        spec = find_spec(top)
     except (ImportError, ValueError):
         return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    if spec is None:
         return None
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-
-
-def _definition(reference: str) -> ast.FunctionDef | None:
-    """Find the definition of ``module:function`` in the source of the module."""
-    module, _, name = reference.partition(":")
-    source = _module_source(module)
-    nodes = [] if source is None else source.body
-    return next((node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == name), None)
+    places = [Path(place).joinpath(*rest) for place in spec.submodule_search_locations or []]
+    files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    if not rest:
+        files = [Path(spec.origin or "")]
+    path = next((file for file in files if file.suffix == ".py" and file.is_file()), None)
+    return None if path is None else ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _returned(make: Any) -> Any:

@@ -5,90 +5,22 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram import cpu as gram_cpu
-from rflbat_kernels.gram import torch as gram_torch
-from rflbat_kernels.kmeans import kmeans
-from rflbat_kernels.lstm_cell import lstm_cell, lstm_cell_backward
-from rflbat_kernels.median import masked_median
-from rflbat_kernels.order import cpu as order_cpu
-from rflbat_kernels.order import torch as order_torch
-from rflbat_kernels.pairwise import distance_sums, squared_distances
-from rflbat_kernels.pca import pca, pca_lowrank
+from rflbat_kernels.implementations import TABLE, Implementation
 from rflbat_kernels.pca.torch import solver_for
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class OnDemand:
-    """An implementation that is imported only when it is chosen.
-
-    Args:
-        path: location of the function, "module:function".
-        packages: packages that it needs besides torch.
-        install: how to install them, for the error message.
-        devices: device types that it runs on.
-    """
-
-    path: str
-    packages: tuple[str, ...]
-    install: str
-    devices: tuple[str, ...] = ("cuda",)
-
-    @property
-    def func(self) -> Callable[..., Any]:
-        """The function, under the attribute name that ``functools.partial`` uses. The import may raise ImportError."""
-        module, _, name = self.path.partition(":")
-        function: Callable[..., Any] = getattr(import_module(module), name)
-        return function
-
-
-def _triton(path: str) -> OnDemand:
-    return OnDemand(path, ("triton",), "torch's CUDA builds for Linux include it")
-
-
-_CUML = OnDemand("rflbat_kernels.kmeans.cuml:kmeans", ("cupy", "cuml"), "pip install 'rflbat[gpu]'")
-
-IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | OnDemand]] = {
-    "gram": {"cpu": gram_cpu.gram, "torch": gram_torch.gram, "triton": _triton("rflbat_kernels.gram.triton:gram")},
-    "weighted_sum": {"cpu": gram_cpu.weighted_sum, "torch": gram_torch.weighted_sum},
-    "distances_to_sum": {"cpu": gram_cpu.distances_to_sum, "torch": gram_torch.distances_to_sum},
-    "finite_rows": {"cpu": gram_cpu.finite_rows, "torch": gram_torch.finite_rows},
-    "pairwise": {"torch": squared_distances},
-    "distance_sums": {"torch": distance_sums, "triton": _triton("rflbat_kernels.pairwise.triton:distance_sums")},
-    "median": {"torch": masked_median},
-    "column_median": {
-        "cpu": order_cpu.column_median,
-        "torch": order_torch.column_median,
-        "triton": _triton("rflbat_kernels.order.triton:column_median"),
-    },
-    "column_trimmed_mean": {
-        "cpu": order_cpu.column_trimmed_mean,
-        "torch": order_torch.column_trimmed_mean,
-        "triton": _triton("rflbat_kernels.order.triton:column_trimmed_mean"),
-    },
-    "column_central_mean": {"cpu": order_cpu.column_central_mean, "torch": order_torch.column_central_mean},
-    "column_two_means": {"cpu": order_cpu.column_two_means, "torch": order_torch.column_two_means},
-    "kmeans": {"torch": kmeans, "cuml": _CUML, "triton": _triton("rflbat_kernels.kmeans.triton:kmeans")},
-    "lstm_cell": {"torch": lstm_cell, "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell")},
-    "lstm_cell_backward": {
-        "torch": lstm_cell_backward,
-        "triton": _triton("rflbat_kernels.lstm_cell.triton:lstm_cell_backward"),
-    },
-    "pca": {name: partial(pca, solver=name) for name in ("eigh", "squaring", "krylov")},
-    "pca_lowrank": {"torch": pca_lowrank},
+IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Any] | Implementation]] = {
+    op: {name: entry if entry.packages else entry.func for name, entry in row.items()} for op, row in TABLE.items()
 }
-"""Operation -> implementation -> function. All implementations of an operation take the same arguments.
-
-"torch" runs on any device. "cpu" takes CPU tensors only and is the default there, if an operation has one."""
+"""``TABLE`` with the functions imported, except those that need further packages."""
 FORMER = "reference"
 """Name of the default implementation in version 0.1, still accepted: "cpu" on a CPU if there is one, else "torch"."""
 
@@ -244,7 +176,8 @@ def dispatched(op: str, function: Function) -> Function:
         a function of the same type.
 
     Example:
-        >>> dispatched("gram", gram_torch.gram)(torch.tensor([[3.0]])).raw_NN.item()
+        >>> from rflbat_kernels.gram import gram
+        >>> dispatched("gram", gram)(torch.tensor([[3.0]])).raw_NN.item()
         9.0
     """
     on_cpu = cast(Function, IMPLEMENTATIONS[op].get("cpu", function))
@@ -268,7 +201,7 @@ def dispatched(op: str, function: Function) -> Function:
 def _devices(op: str, name: str) -> tuple[str, ...]:
     """Return the types of the devices that an implementation is restricted to; empty for any device."""
     entry = IMPLEMENTATIONS[op][name]
-    if isinstance(entry, OnDemand):
+    if isinstance(entry, Implementation):
         return entry.devices
     return ("cpu",) if name == "cpu" else ()
 
@@ -276,7 +209,7 @@ def _devices(op: str, name: str) -> tuple[str, ...]:
 def _load(op: str, name: str) -> Callable[..., Any]:
     """Return the function of an implementation; import the packages that it needs now, before any work."""
     entry = IMPLEMENTATIONS[op][name]
-    if not isinstance(entry, OnDemand):
+    if not isinstance(entry, Implementation):
         return entry
     for package in entry.packages:
         try:

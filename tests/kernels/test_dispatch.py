@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rflbat_kernels as kernels
 from rflbat_kernels import choose, dispatch, gram, operations, pca, using
+from rflbat_kernels.implementations import Implementation
 from rflbat_kernels.pca.torch import LARGE
 from tests.kernels.closeness import normal, uniform
 
@@ -111,7 +112,7 @@ def test_every_implementation_runs() -> None:
     }
     for op, row in dispatch.IMPLEMENTATIONS.items():
         for name, entry in row.items():
-            if isinstance(entry, dispatch.OnDemand):
+            if isinstance(entry, Implementation):
                 with pytest.raises(ValueError, match=f"{op}={name} runs only on cuda, not on cpu; allowed on cpu:"):
                     choose(op, name)
                 continue
@@ -305,7 +306,7 @@ def test_implementations_of_an_operation_take_the_same_arguments() -> None:
         taken = []
         for entry in row.values():
             with suppress(ImportError):  # where a package is missing
-                function = entry.func if isinstance(entry, dispatch.OnDemand) else entry
+                function = entry.func if isinstance(entry, Implementation) else entry
                 taken.append(list(inspect.signature(function).parameters))
         assert taken == [taken[0]] * len(taken)
 

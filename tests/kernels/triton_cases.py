@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rflbat_kernels import dispatch
+from rflbat_kernels.implementations import Implementation
 from tests.kernels.closeness import normal, uniform
 
 SHORT = (torch.float16, torch.bfloat16, torch.float32)
@@ -28,7 +29,7 @@ class Case:
     ) -> tuple[Callable[..., tuple[Tensor, ...]], tuple[Any, ...]]:
         """An implementation, which gives a tuple of parts, and the arguments, each tensor moved."""
         entry = dispatch.IMPLEMENTATIONS[self.op][name]
-        function = entry.func if isinstance(entry, dispatch.OnDemand) else entry
+        function = entry.func if isinstance(entry, Implementation) else entry
 
         def parts(*arguments: Any) -> tuple[Tensor, ...]:
             found = function(*arguments)

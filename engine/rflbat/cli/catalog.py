@@ -1,19 +1,18 @@
 """Names and documentation of everything that can be chosen, for ``rflbat list`` and ``rflbat show``."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 from rflbat.arguments import lookup
 from rflbat.errors import UserError
 from rflbat.experiment.config import METHODS, Experiment
 from rflbat.experiment.recipes import RECIPES, Recipe
-from rflbat.registry import Documentation
+from rflbat.registry import Documentation, documented
 from rflbat.trackers.registry import TRACKERS
-from rflbat_kernels import dispatch
-
-Row = Mapping[str, Callable[..., Any] | dispatch.OnDemand]
 
 
 def catalog() -> dict[str, dict[str, str]]:
@@ -30,7 +29,7 @@ def catalog() -> dict[str, dict[str, str]]:
         **methods,
         "recipes": {name: recipe.summary for name, recipe in RECIPES.items()},
         "trackers": {name: row.title for name, row in TRACKERS.items()},
-        "kernels": {op: _names(row) for op, row in dispatch.IMPLEMENTATIONS.items()},
+        "kernels": {op: _names(row) for op, row in _kernels().items()},
     }
 
 
@@ -65,8 +64,8 @@ def show(name: str) -> str:
         pages.setdefault(key, []).append(f"{key}: {row.title}\n\n{text}")
     for key, recipe in RECIPES.items():
         pages.setdefault(key, []).append(_recipe_page(key, recipe))
-    for key, implementations in dispatch.IMPLEMENTATIONS.items():
-        pages.setdefault(key, []).extend([_implementations(implementations)] if key == name else [])
+    for key, implementations in _kernels().items():
+        pages.setdefault(key, []).extend([_kernel_page(implementations)] if key == name else [])
     return "\n\n".join(lookup("name", pages, name))
 
 
@@ -99,23 +98,35 @@ def _recipe_page(name: str, recipe: Recipe) -> str:
     return f"{name}: {recipe.summary}\n\n" + "\n".join(lines)
 
 
-def _names(row: Row) -> str:
-    on_demand = {name: entry for name, entry in row.items() if isinstance(entry, dispatch.OnDemand)}
-    return ", ".join(f"{name} ({'/'.join(on_demand[name].devices)})" if name in on_demand else name for name in row)
+def _kernels() -> dict[str, dict[str, Any]]:
+    """Load the table of kernels without its package, which imports torch."""
+    package = find_spec("rflbat_kernels")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("the package rflbat_kernels is not installed")
+    path = Path(package.submodule_search_locations[0]) / "implementations.py"
+    spec = spec_from_file_location("rflbat_kernels_table", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[spec.name]
+    table: dict[str, dict[str, Any]] = module.TABLE
+    return table
 
 
-def _documented(make: Callable[..., Any]) -> str:
-    return f"{make.__name__}{inspect.signature(make)}\n\n{inspect.getdoc(make)}"
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} ({'/'.join(entry.devices)})" if entry.devices else name for name, entry in row.items())
 
 
-def _implementations(row: Row) -> str:
-    own = {getattr(entry, "func", entry) for entry in row.values() if not isinstance(entry, dispatch.OnDemand)}
-    pages = [f"implementations: {_names(row)}", *sorted(_documented(function) for function in own)]
-    for name, entry in row.items():
-        if isinstance(entry, dispatch.OnDemand):
-            needs = f"{name} needs {' and '.join(entry.packages)} ({entry.install})"
-            try:
-                pages.append(f"{needs}: {_documented(entry.func)}")
-            except ImportError as error:
-                pages.append(f"{needs}: {error}")
+def _kernel_page(row: Mapping[str, Any]) -> str:
+    pages = [f"implementations: {_names(row)}"]
+    for path in dict.fromkeys(entry.path for entry in row.values()):
+        own = {name: entry for name, entry in row.items() if entry.path == path}
+        needs = [f"needs {' and '.join(entry.packages)} ({entry.install})" for entry in own.values() if entry.packages]
+        documentation = documented(path)
+        assert documentation is not None
+        pages.append(f"{', '.join([*own, *needs])}: {_page(documentation)}")
     return "\n\n".join(pages)
