@@ -8,7 +8,7 @@ import torch
 
 from rflbat_kernels.dispatch import dispatched
 from rflbat_kernels.gram import torch as _gram
-from rflbat_kernels.gram.common import Gram
+from rflbat_kernels.gram.base import Gram
 from rflbat_kernels.kmeans import torch as _kmeans
 from rflbat_kernels.lstm_cell import torch as _lstm_cell
 from rflbat_kernels.median import torch as _median

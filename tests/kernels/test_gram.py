@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rflbat_kernels import cosines, finite_rows, gram, squared_distances, weighted_sum
-from rflbat_kernels.gram.common import LARGEST
+from rflbat_kernels.gram.base import LARGEST
 from tests.kernels.closeness import assert_near, normal
 from tests.oracles import kernels as oracle
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import (
+from rflbat_kernels.gram.base import (
     BLOCK_BYTES,
     LARGEST,
     Gram,

@@ -6,12 +6,12 @@ Axes: N rows (clients), D columns (parameters), V valid rows.
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import LARGEST, Gram
+from rflbat_kernels.gram.base import LARGEST, Gram
 
 
 def valid_rows(valid_N: Tensor | None, rows: int) -> Tensor:
     """Return the indices (V,) of the valid rows. None: all rows."""
-    return torch.arange(rows) if valid_N is None else valid_N.nonzero()[:, 0]
+    return torch.arange(rows) if valid_N is None else torch.arange(rows)[valid_N]
 
 
 def gram(matrix_ND: Tensor, valid_N: Tensor | None = None) -> Gram:

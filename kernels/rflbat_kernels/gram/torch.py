@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import (
+from rflbat_kernels.gram.base import (
     BLOCK_BYTES,
     LARGEST,
     Gram,

@@ -9,7 +9,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rflbat_kernels.gram.common import BLOCK_BYTES, Gram, check_mask, check_matrix, gram_from, stand_ins
+from rflbat_kernels.gram.base import BLOCK_BYTES, Gram, check_mask, check_matrix, gram_from, stand_ins
 
 TILE = 64
 """Maximum rows of a tile; a matrix with at most this many rows is anchored and multiplied in one read."""

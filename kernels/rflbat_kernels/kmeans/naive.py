@@ -35,8 +35,9 @@ def lloyd(points_VH: Tensor, centres_KH: Tensor, iterations: int) -> tuple[Tenso
     centres_KH = centres_KH.clone()
     for _ in range(iterations):
         label_V = (points_VH[:, None] - centres_KH).square().sum(2).argmin(1)
-        for k in set(label_V.tolist()):
-            centres_KH[k] = points_VH[label_V == k].mean(0)
+        for k in range(len(centres_KH)):
+            if (label_V == k).any():
+                centres_KH[k] = points_VH[label_V == k].mean(0)
     squared_VK = (points_VH[:, None] - centres_KH).square().sum(2)
     return squared_VK.argmin(1), centres_KH, squared_VK.amin(1).sum()
 
@@ -92,15 +93,14 @@ def silhouette(
     cluster. The only member of a cluster scores 0, and 0/0 counts as 0. The result is -inf for fewer than two clusters.
     """
     valid_N = torch.ones(len(distances_NN), dtype=torch.bool) if valid_N is None else valid_N
-    means = []
-    for label_N in labels_LN:
-        members = {k: (valid_N & (label_N == k)).nonzero()[:, 0] for k in set(label_N[valid_N].tolist())}
+    distances_VV, means = distances_NN[valid_N][:, valid_N].to(torch.float64), []
+    for label_V, size in zip(labels_LN[:, valid_N], clusters, strict=True):
+        count = {k: int((label_V == k).sum()) for k in range(size) if (label_V == k).any()}
         scores = []
-        for i in valid_N.nonzero()[:, 0].tolist() if len(members) > 1 else ():
-            total = {k: float(distances_NN[i, at].to(torch.float64).sum()) for k, at in members.items()}
-            own = int(label_N[i])
-            a = total[own] / max(1, len(members[own]) - 1)
-            b = min(total[k] / len(at) for k, at in members.items() if k != own)
-            scores.append((b - a) / max(a, b) if len(members[own]) > 1 and max(a, b) > 0 else 0.0)
+        for distance_V, own in zip(distances_VV, map(int, label_V), strict=True) if len(count) > 1 else ():
+            total = {k: float(distance_V[label_V == k].sum()) for k in count}
+            a = total[own] / max(1, count[own] - 1)
+            b = min(total[k] / count[k] for k in count if k != own)
+            scores.append((b - a) / max(a, b) if count[own] > 1 and max(a, b) > 0 else 0.0)
         means.append(sum(scores) / len(scores) if scores else -math.inf)
     return torch.tensor(means, dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rflbat_kernels.gram.common import check_mask
+from rflbat_kernels.gram.base import check_mask
 from rflbat_kernels.kmeans.lloyd import lloyd
 
 CACHED, RESIDENT = 2**17, 2**25

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import BLOCK_BYTES
+from rflbat_kernels.gram.base import BLOCK_BYTES
 from rflbat_kernels.order import torch as any_device
-from rflbat_kernels.order.common import Sorted, by_block, check_matrix, column_blocks, middle
+from rflbat_kernels.order.base import Sorted, by_block, check_matrix, column_blocks, middle
 from rflbat_kernels.order.two_means import Split, split_blocks
 
 SORTED_BYTES = 2**22

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import BLOCK_BYTES
-from rflbat_kernels.order.common import Sorted, at_rank, by_block, check_matrix, column_blocks, middle
+from rflbat_kernels.gram.base import BLOCK_BYTES
+from rflbat_kernels.order.base import Sorted, at_rank, by_block, check_matrix, column_blocks, middle
 from rflbat_kernels.order.two_means import Split, split_blocks
 
 

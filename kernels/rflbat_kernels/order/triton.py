@@ -10,9 +10,9 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rflbat_kernels.gram.common import BLOCK_BYTES
+from rflbat_kernels.gram.base import BLOCK_BYTES
 from rflbat_kernels.gram.triton import check_launch
-from rflbat_kernels.order.common import check_matrix
+from rflbat_kernels.order.base import check_matrix
 
 MOST_ROWS = 2048
 """Maximum number of rows: a program holds all rows of its columns in registers."""

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import BLOCK_BYTES
-from rflbat_kernels.order.common import Sorted, at_rank, check_matrix, column_blocks
+from rflbat_kernels.gram.base import BLOCK_BYTES
+from rflbat_kernels.order.base import Sorted, at_rank, check_matrix, column_blocks
 
 _EQUAL = 1 + 2.0**-40
 """Splits whose merits agree to this factor count as equal."""

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import BLOCK_BYTES
+from rflbat_kernels.gram.base import BLOCK_BYTES
 
 
 def _check_square(gram_NN: Tensor) -> None:

@@ -10,7 +10,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from rflbat_kernels.gram.common import BLOCK_BYTES
+from rflbat_kernels.gram.base import BLOCK_BYTES
 from rflbat_kernels.gram.triton import check_launch
 from rflbat_kernels.pairwise.torch import check_points
 

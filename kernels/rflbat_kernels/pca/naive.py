@@ -38,6 +38,6 @@ def _finish(scores_VK: Tensor, rows_V: Tensor, rows: int, components: int) -> Te
     scores_NH = torch.zeros(rows, components, dtype=torch.float64)
     for k, score_V in enumerate(scores_VK.unbind(1) if len(rows_V) else ()):
         # The first of nearly equal magnitudes, as in ``pca``: two rows always score +a and -a.
-        peak = int((score_V.abs() >= (1 - 1e-6) * score_V.abs().max()).nonzero()[0])
+        peak = (score_V.abs() >= (1 - 1e-6) * score_V.abs().max()).to(torch.uint8).argmax()
         scores_NH[rows_V, k] = score_V * score_V[peak].sign()
     return scores_NH

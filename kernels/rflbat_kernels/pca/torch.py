@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import check_mask, double_centre, stand_ins
+from rflbat_kernels.gram.base import check_mask, double_centre, stand_ins
 from rflbat_kernels.gram.torch import column_anchors
 from rflbat_kernels.median.torch import masked_median
 from rflbat_kernels.pca.krylov import krylov_vector

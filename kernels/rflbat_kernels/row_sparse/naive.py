@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rflbat_kernels.gram import naive
-from rflbat_kernels.gram.common import Gram
+from rflbat_kernels.gram.base import Gram
 from rflbat_kernels.row_sparse.torch import RowSparse
 
 
@@ -16,10 +16,10 @@ def dense(updates: RowSparse) -> Tensor:
     table = updates.touched
     behind = table.first + table.words * table.width
     dense_ND = torch.zeros(len(updates.matrix_NQ), updates.columns, dtype=updates.matrix_NQ.dtype)
-    for dense_D, stored_Q, own_R in zip(dense_ND, updates.matrix_NQ, table.own_NR.tolist(), strict=True):
+    for dense_D, stored_Q, own_R in zip(dense_ND, updates.matrix_NQ, table.own_NR, strict=True):
         dense_D[: table.first] = stored_Q[: table.first]
         dense_D[behind:] = stored_Q[table.first + table.rows * table.width :]
-        for place, word in enumerate([*table.common_M.tolist(), *own_R]):
+        for place, word in enumerate(map(int, (*table.common_M, *own_R))):
             if word < table.words:
                 to, start = (table.first + row * table.width for row in (word, place))
                 dense_D[to : to + table.width] = stored_Q[start : start + table.width]

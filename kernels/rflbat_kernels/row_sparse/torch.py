@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import Gram, check_mask, double_centre
+from rflbat_kernels.gram.base import Gram, check_mask, double_centre
 from rflbat_kernels.operations import gram, weighted_sum
 
 _BLOCK_BYTES = 32 * 2**20

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rflbat_kernels.gram.common import check_mask
+from rflbat_kernels.gram.base import check_mask
 
 
 class Sorted(NamedTuple):
