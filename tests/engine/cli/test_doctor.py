@@ -118,7 +118,7 @@ def test_versions_of_extras_and_of_their_extras(tmp_path: Path, monkeypatch: pyt
         ": one-of-ours 2.5 is not <4,>=3, nobody-has-this is missing; pip install 'rflbat[ray]'"
     )
     assert rows["extra: gpu"] == (False, f"{EXTRAS['gpu']}: not for this system")
-    assert "not known to the rflbat that is installed" in rows["extra: docs"][1]
+    assert "unknown to the installed rflbat" in rows["extra: docs"][1]
     (tmp_path / "another_of_ours-3.0rc1.dist-info").rename(tmp_path / "gone")
     distribution(tmp_path, "another-of-ours", "3.1", {"inner": ["nor-this>=1", "one-of-ours"]})
     rows = found()
@@ -137,7 +137,7 @@ def test_sources_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     rows = found()
     for name in EXTRAS:
         assert not rows[f"extra: {name}"][0]
-        assert "install it again" in rows[f"extra: {name}"][1]
+        assert "reinstall it" in rows[f"extra: {name}"][1]
 
 
 def test_without_a_data_folder() -> None:

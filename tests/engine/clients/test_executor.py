@@ -150,14 +150,15 @@ def test_no_gradient_is_recorded_in_a_worker():
 RESIDENT = """
 import resource, sys
 import torch
+import rflbat.simulation.loop  # as in a process that trains
 from rflbat.clients.allocator import keep_freed_pages
 
 if sys.argv[1] == "kept":
     print(keep_freed_pages())
 def step():
-    for size in (8, 12, 20):
-        torch.ones(size * 2**18)
-step()
+    held = [torch.ones(size * 2**18) for size in (8, 12, 20, 24)]
+for _ in range(5):
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     step()

@@ -186,7 +186,7 @@ def test_interrupted_without_a_folder_says_so():
 def test_interrupted_survives_the_way_back_from_a_process(tmp_path):
     # A sweep with several processes sends exceptions between them; one that cannot be rebuilt breaks the whole pool.
     copy = pickle.loads(pickle.dumps(Interrupted(tmp_path, 3)))
-    assert (copy.folder, copy.rounds, str(copy)) == (tmp_path, 3, "interrupted after 3 rounds")
+    assert (copy.folder, copy.rounds, str(copy)) == (tmp_path, 3, str(Interrupted(tmp_path, 3)))
 
 
 def test_a_mistake_survives_the_way_back_from_a_process():
