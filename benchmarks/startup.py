@@ -32,6 +32,7 @@ def commands(run: Path) -> dict[str, list[str]]:
         "rflbat list": [*rflbat, "list"],
         "rflbat show krum": [*rflbat, "show", "krum"],
         "rflbat watch RUN": [*rflbat, "watch", str(run)],
+        "rflbat report --help": [*rflbat, "report", "--help"],
         "rflbat report RUN": [*rflbat, "report", str(run), "--quiet"],
     }
 

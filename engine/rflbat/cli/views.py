@@ -50,11 +50,12 @@ def report_command(arguments: list[str]) -> None:
         UserError: a mistake of the user.
     """
     from rflbat.cli.flags import DIRECTORY, QUIET, parse
+
+    flags = parse(make_dataclass("report", [DIRECTORY, QUIET]), arguments, "report")  # before the import of matplotlib
     from rflbat.report.build import report_sweep
     from rflbat.report.page import NEEDS, available
     from rflbat.report.tables import to_rich
 
-    flags = parse(make_dataclass("report", [DIRECTORY, QUIET]), arguments, "report")
     path, console = Path(flags.directory), Console()
     if not (path / CELLS).is_dir():
         show_result(console, RunFolder.open(path), flags.quiet)
