@@ -67,7 +67,7 @@ def test_flags_that_pages_name_exist() -> None:
     assert len(typed) > 40
     kinds = {"run": RUN, "sweep": SWEEP}
     for page, (command, *words) in typed:
-        assert command in COMMANDS or command == "--version", (page, command)
+        assert command in {*COMMANDS, "--version", "--help"}, (page, command)
         if command in kinds and not (words and re.match(r"[^-]*:", words[0])):
             base, rest, _ = base_of(words)
             parse(flags_of(command, base, kinds[command]), rest, command)
