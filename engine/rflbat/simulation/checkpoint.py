@@ -58,8 +58,11 @@ def _stored(federation: Federation, server: ServerState) -> dict[str, Tensor | R
 def _in_rows(federation: Federation, own: Tensor) -> Rows:
     total = federation.model.layout.size
     shape = (*own.shape[:-1], total)
-    own_nW = own.reshape(-1, own.shape[-1])
-    blocks = (federation.ranks.gather_rows(own_nW[rows], total).cpu() for rows in rows_of(shape, own.dtype))
+    rows_first = own if own.ndim > 1 else own[None]
+    blocks = (
+        federation.ranks.gather_rows(rows_first[rows].reshape(-1, own.shape[-1]), total).cpu()
+        for rows in rows_of(shape, own.dtype)
+    )
     return Rows(shape, own.dtype, blocks)
 
 
@@ -116,8 +119,9 @@ def _deal(
         shape = (*like.shape[:-1], total)
         blocks = []
         for rows in rows_of(shape, like.dtype):
-            block = like.new_empty(0) if stored is None else stored.rows(name, rows).to(like.device)
-            blocks.append(ranks.scatter_rows(block, rows.stop - rows.start, total))
+            count = (rows.stop - rows.start) * math.prod(shape[1:-1])
+            block = like.new_empty(0) if stored is None else stored.rows(name, rows).reshape(-1, total).to(like.device)
+            blocks.append(ranks.scatter_rows(block, count, total))
         return torch.cat(blocks).view(like.shape)
 
     states = []
