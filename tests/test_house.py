@@ -158,7 +158,7 @@ MAY_IMPORT = {
     "trackers": {"simulation"} | GROUND,
     "aggregation": {"defenses"} | GROUND,
     "interop": {"aggregation", "defenses"} | GROUND,
-    "testing": {"aggregation", "defenses", "storage"} | GROUND,
+    "testing": {"aggregation", "defenses", "attacks", "models", "clients", "storage"} | GROUND,
     "cli": {"sweep", "simulation", "round", "storage", "report", "trackers", "experiment"} | KINDS | GROUND,
 }
 """Packages that a package of the engine may import beside itself. The ground imports the ground alone."""

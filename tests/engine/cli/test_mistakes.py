@@ -101,8 +101,8 @@ run --attack-arg size -> --attack-arg 'size' | name=value
 run --defense-arg cluster=3 -> 'cluster' | did you mean 'clusters'? | eps1
 run --defense fedavg --defense-arg f=1 -> 'f' | it takes none
 run --attack-arg sze=3 -> 'sze' | did you mean 'size'?
-run --attack-arg size=0 -> size=0 | 1..28
-run --attack-arg size=29 -> size=29 | 1..28
+run --attack-arg size=0 -> size=0 | 1 to 28
+run --attack-arg size=29 -> size=29 | 1 to 28
 run --attack-arg share=nan -> share | nan
 run --defense-arg clusters=0 -> clusters=0
 run --defense-arg clusters=gop -> 'gop' | gap
@@ -120,7 +120,7 @@ run --defense rfa --defense-arg nu=nan -> nu | nan
 run --defense rfa --defense-arg passes=0 -> passes=0
 run --defense krum --defense-arg f=-1 -> f=-1
 run --defense krum --defense-arg f=all -> 'all' | true
-run --defense krum --defense-arg f=3 -> f=3 | 5 clients
+run --defense krum --defense-arg f=3 -> f=3 | got 5
 run --defense multikrum --defense-arg m=0 -> m=0
 """
 GRIDS = """

@@ -205,7 +205,7 @@ def test_an_attack_that_looks_at_columns_gets_all_of_them(tmp_path, monkeypatch)
     server, _ = played(federation, 1)
     assert widths == [federation.model.layout.size]
     honest = made(row_wise=True)
-    assert honest.texts is not None
+    assert honest.host_texts is not None
     whole, _ = played(whole_table(honest), 1)
     assert torch.equal(server.params_D, whole.params_D)
     assert not torch.equal(server.params_D, initial_state(federation).params_D)

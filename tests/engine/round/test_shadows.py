@@ -148,7 +148,7 @@ def test_unknown_names_are_told_before_any_work():
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_defense_that_takes_samples_from_the_clients_is_no_shadow(name):
-    with pytest.raises(UserError, match=f"^shadow='{name}' learns from samples .*: defense='{name}'$"):
+    with pytest.raises(UserError, match=f"^shadow='{name}' learns from root data, .*: defense='{name}'$"):
         small(shadow=f"krum,{name}")
     assert small(defense=name).shadows == ()
 
