@@ -12,10 +12,11 @@ import torch
 from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import ATTACKS, make_attack
 from rflbat.clients.backend import Backend
+from rflbat.clients.row_sparse import row_sparse
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from rflbat.experiment.config import Experiment
-from rflbat.models.registry import MODELS
+from rflbat.models.registry import MODELS, make_model
 from rflbat.randomness import generator
 from rflbat.round.evaluation import BATCH
 from rflbat.round.setup import make_shadows
@@ -23,14 +24,22 @@ from rflbat.round.state import Federation
 from rflbat.testing.formats import encode
 
 CLASSES, CLIENTS, TRAINING, TWO_BATCHES = 5, 13, 91, BATCH + 1
-FORMATS = {
-    "logistic": SampleFormat((1, 12, 12), 1.0),
-    "cnn": SampleFormat((1, 12, 12), 1.0),
-    "lstm": SampleFormat((17,), 0.0, encode),
-}
-"""Sample format of each model."""
 WORDS = 997
 """More than the texts of one client hold, so that row-sparse updates leave some out."""
+IMAGES, TEXTS = SampleFormat((1, 12, 12), 1.0), SampleFormat((17,), 0.0, encode)
+
+
+def format_of(model: str) -> SampleFormat:
+    """Images, or texts for a model that refuses images."""
+    try:
+        make_model(model, IMAGES.shape, CLASSES)
+    except UserError:
+        return TEXTS
+    return IMAGES
+
+
+FORMATS = {model: format_of(model) for model in MODELS}
+"""Sample format of each model."""
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -112,3 +121,8 @@ def small_federation(
         device=torch.device(device),
         shadows=make_shadows(experiment),
     )
+
+
+def is_row_sparse(federation: Federation) -> bool:
+    """Whether a run of its model and attack trains only the embedding rows that the texts touch."""
+    return row_sparse(federation.model, federation.experiment.weight_decay, federation.attack)[0]

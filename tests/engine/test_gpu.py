@@ -17,7 +17,7 @@ from rflbat.round.draws import draw_round
 from rflbat.round.records import download
 from rflbat.round.round import run_drawn_round, run_round
 from rflbat.round.setup import initial_state
-from tests.engine.federations import CLIENTS, back_ends, pairs, small_federation, words_of
+from tests.engine.federations import CLIENTS, back_ends, is_row_sparse, pairs, small_federation
 
 DEFENDED = [name for name in DEFENSES if make_defense(name, {}).pretrain is None]
 """The one that learns beforehand has its own test without a device."""
@@ -40,7 +40,7 @@ def world_on(device, model, attack, backend, defense="rflbat", shadow=""):
     federation = small_federation(model, attack, backend=Backend(backend, 5, 1, ""), **settings)
     return (
         replace(federation, host_texts=(federation.train_x.cpu(), federation.train_y.cpu()))
-        if words_of(model)
+        if is_row_sparse(federation)
         else federation
     )
 

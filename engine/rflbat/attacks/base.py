@@ -36,6 +36,19 @@ class SampleFormat:
     device: torch.device | str = "cpu"
 
 
+def no_trigger(x: Tensor, on_B: Tensor) -> Tensor:
+    """Return the samples unchanged: the trigger of an untargeted attack, which poisons no data.
+
+    Args:
+        x: samples ``(B, ...)``.
+        on_B: mask of samples, ignored.
+
+    Returns:
+        ``x``.
+    """
+    return x
+
+
 def check_share(name: str, share: float) -> float:
     """Check the poison fraction of a malicious batch.
 
@@ -56,7 +69,11 @@ def check_share(name: str, share: float) -> float:
 
 @dataclass(frozen=True)
 class Attack:
-    """A backdoor attack.
+    """A backdoor attack, or an untargeted attack on the updates alone.
+
+    An untargeted attack has ``no_trigger`` as its only local trigger and as its full trigger, and a poison fraction of
+    0. Its attack success rate is that of unchanged test samples: the share of the samples of other classes that are
+    classified as the target.
 
     Args:
         name: registry name.
@@ -67,9 +84,10 @@ class Attack:
         tamper: function applied to the malicious updates before they reach the server.
         needs_all_columns: whether ``tamper`` needs complete update vectors. False: it works on a column shard. None
             (default for third parties): unknown, refused under torchrun. The attacks of this package work on shards.
-        row_wise: whether ``tamper`` changes each number of a row independently of the others, such as by a factor. If
-            so, it also accepts row-sparse updates of text models, which hold only the embedding rows that a client
-            touched. Otherwise it gets all D columns, and text models train the whole embedding.
+        row_wise: whether ``tamper`` computes each number from its old value alone, such as by a factor, and reads no
+            other row. If so, it also accepts row-sparse updates of text models, which hold only the embedding rows that
+            a client touched: the same column belongs to different words in different rows. Otherwise it gets all D
+            columns, and text models train the whole embedding.
     """
 
     name: str

@@ -17,6 +17,7 @@ ATTACKS: "Registry[Callable[..., Attack]]" = Registry(
         "pixel": "rflbat.attacks.pixel:pixel",
         "sentence": "rflbat.attacks.sentence:sentence",
         "dba": "rflbat.attacks.dba:dba",
+        "ipm": "rflbat.attacks.ipm:ipm",
     },
 )
 

@@ -23,7 +23,7 @@ CPU_BUDGET = 128 * 2**20
 """Memory budget in bytes of a chunk on a CPU, where free device memory cannot be queried."""
 CACHE_BUDGET = 2 * 2**20
 """The same for an analytic gradient on a CPU, which reads a batch twice, the second time from the cache."""
-MEASURED = "fastest measured for this model on a CPU"
+DECLARED = "the model's back end for a CPU"
 UNMEASURED = "all clients of a chunk in each kernel"
 
 
@@ -154,4 +154,4 @@ def _fastest(model: Model, chunk: int | None, device: torch.device) -> tuple[str
         return "vmap" if model.gradient is None else "analytic", UNMEASURED
     if model.cpu_backend == "loop" and chunk is not None:
         return "vmap", "a chunk size was asked for, which the loop does not take"
-    return model.cpu_backend, MEASURED
+    return model.cpu_backend, DECLARED

@@ -15,6 +15,7 @@ MODELS: "Registry[Callable[..., Model]]" = Registry(
     "rflbat.models.base:Model",
     {
         "logistic": "rflbat.models.logistic:logistic",
+        "mlp": "rflbat.models.mlp:mlp",
         "cnn": "rflbat.models.cnn:cnn",
         "lstm": "rflbat.models.lstm:lstm",
     },

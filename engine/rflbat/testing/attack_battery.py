@@ -111,6 +111,16 @@ def test_row_wise_tampering_works_on_any_columns(name: str, samples: SampleForma
         torch.testing.assert_close(part_ND, whole_ND[:, part])
 
 
+def test_row_wise_tampering_reads_no_other_row(name: str, samples: SampleFormat) -> None:
+    """``row_wise`` promises it: in row-sparse updates, a column belongs to different words in different rows."""
+    attack = make_attack(name, samples, 3.0, {})
+    if attack.row_wise:
+        whole_ND = attack.tamper(updates(), MALICIOUS_N)
+        for row in range(len(MALICIOUS_N)):
+            alone_1D = attack.tamper(updates()[row : row + 1], MALICIOUS_N[row : row + 1])
+            torch.testing.assert_close(alone_1D[0], whole_ND[row])
+
+
 def test_the_poisoned_share_is_a_share(name: str, samples: SampleFormat) -> None:
     """0 for an attack that poisons no data."""
     assert 0 <= make_attack(name, samples, 1.0, {}).poison_fraction <= 1

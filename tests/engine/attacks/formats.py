@@ -11,7 +11,7 @@ DIGITS, FEMNIST = IMAGES[:2]
 REVIEWS = TEXTS[0]
 
 SUITED = {name: [samples for samples, _ in attack_cases(name)] for name in ATTACKS}
-"""What each attack can stamp."""
+"""What each attack accepts."""
 
 
 def inserted(text: Sequence[int], ids: Sequence[int], position: float = 0.0) -> list[int]:

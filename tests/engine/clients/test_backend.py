@@ -8,7 +8,7 @@ from rflbat.clients import backend
 from rflbat.clients.backend import (
     CACHE_BUDGET,
     CPU_BUDGET,
-    MEASURED,
+    DECLARED,
     UNMEASURED,
     Backend,
     choose_backend,
@@ -25,8 +25,8 @@ from rflbat.testing.model_battery import made, samples_of
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 SAMPLE = torch.empty(1, 28, 28, device="meta")
 MODEL = logistic((1, 28, 28), 10)
-ON_CPU = {"logistic": "analytic", "cnn": "loop", "lstm": "loop"}
-ON_CUDA = {"logistic": "analytic", "cnn": "vmap", "lstm": "vmap"}
+ON_CPU = {name: made(name)[0].cpu_backend for name in MODELS}
+ON_CUDA = {name: "vmap" if made(name)[0].gradient is None else "analytic" for name in MODELS}
 
 
 def choose(name, chunk=None, *, batch=60, clients=101):
@@ -61,7 +61,7 @@ def two_threads():
 @pytest.mark.parametrize(("chunk", "workers"), [(1, 2), (3, 2), (7, 2), (101, 1), (5000, 1)])
 def test_a_chunk_that_was_asked_for_is_kept(chunk, workers, two_threads):
     assert choose("vmap", chunk) == Backend("vmap", chunk, workers, "asked for")
-    assert choose("auto", chunk) == Backend("analytic", chunk, workers, MEASURED)
+    assert choose("auto", chunk) == Backend("analytic", chunk, workers, DECLARED)
 
 
 def test_the_loop_takes_one_client_at_a_time_on_each_thread(two_threads):
@@ -70,9 +70,9 @@ def test_the_loop_takes_one_client_at_a_time_on_each_thread(two_threads):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_auto_takes_on_a_cpu_what_measured_fastest_there(model):
+def test_auto_takes_on_a_cpu_what_the_model_declares(model):
     chosen = choose_auto(model, None, CPU)
-    assert (chosen.name, chosen.reason) == (ON_CPU[model], MEASURED)
+    assert (chosen.name, chosen.reason) == (ON_CPU[model], DECLARED)
     assert chosen.chunk == (1 if ON_CPU[model] == "loop" else 5)
 
 
@@ -87,8 +87,8 @@ def test_auto_takes_no_loop_where_a_chunk_was_asked_for(model, free):
     for device in (CPU, CUDA):
         chosen = choose_auto(model, 3, device)
         assert (chosen.name, chosen.chunk) == (ON_CUDA[model], 3)
-        # No measurement found vmap fastest for the models of the loop.
-        assert (chosen.reason == MEASURED) == (device == CPU and ON_CPU[model] != "loop")
+        # The models of the loop do not declare vmap.
+        assert (chosen.reason == DECLARED) == (device == CPU and ON_CPU[model] != "loop")
     assert free == []
 
 
