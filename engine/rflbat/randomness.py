@@ -88,3 +88,62 @@ def replayed(numbers_U: Tensor) -> Draw:
         return numbers_U[first:drawn].view(shape)
 
     return draw
+
+
+_GOLDEN, _FIRST, _SECOND = (each - 2**64 for each in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+"""Increment and multipliers of SplitMix64, as signed numbers."""
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Shift int64 to the right without copies of the sign."""
+    return (bits >> by) & (2 ** (64 - by) - 1)
+
+
+def hashed(key: Tensor, number: Tensor | int) -> Tensor:
+    """Hash a key and a number to 64 bits, on their device: a draw that needs no state and no host.
+
+    For the numbers 0, 1, 2, ... these are the outputs of SplitMix64 with the key as its seed. ``torch.func.vmap`` goes
+    through the function, and integers give the same bits on every device.
+
+    Args:
+        key: int64, any shape.
+        number: int64 that broadcasts with the key, or one integer of at least 0.
+
+    Returns:
+        int64, all 64 bits drawn.
+
+    Example:
+        >>> hashed(torch.tensor(0), torch.arange(2)).tolist()
+        [-2152535657050944081, 7960286522194355700]
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    offset = number + 1 if isinstance(number, Tensor) else (number + 1) % 2**64
+    step = offset * _GOLDEN if isinstance(offset, Tensor) else _signed(offset * _GOLDEN)
+    bits = key + step
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    return bits ^ _shifted(bits, 31)
+
+
+def _signed(number: int) -> int:
+    """Return the int64 with the last 64 bits of an integer."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def hashed_uniforms(key: Tensor, *shape: int) -> Tensor:
+    """Draw uniforms on the device of a key: position i in row-major order is ``hashed(key, i)``.
+
+    Args:
+        key: int64, 0-dim.
+        shape: shape of the draw.
+
+    Returns:
+        float32 in [0, 1), multiples of 2^-24.
+
+    Example:
+        >>> hashed_uniforms(torch.tensor(7), 2, 3).shape
+        torch.Size([2, 3])
+    """
+    numbers = torch.arange(math.prod(shape), device=key.device)
+    return (_shifted(hashed(key, numbers), 40) * 2.0**-24).view(shape)

@@ -67,12 +67,13 @@ class Optimizer:
         """Begin the local training of a chunk of clients.
 
         Args:
-            layout: names of the D parameters.
+            layout: names of the D columns; carried columns do not move.
             params_nD: contiguous; every step writes to it.
 
         Returns:
             function that takes one step.
         """
+        layout, params_nD = layout.trained_part, params_nD[:, : layout.trained]
         if self._flat:
             return self._on_rows(layout, params_nD)
         named = layout.views(params_nD)
@@ -86,15 +87,16 @@ class Optimizer:
 
     def _on_rows(self, layout: Layout, params_nD: Tensor) -> Step:
         """Join the gradients into flat rows first, for a norm over all parameters and for Adam in one pass."""
-        gradient_nD = torch.empty_like(params_nD)
+        gradient_nD = torch.empty_like(params_nD, memory_format=torch.contiguous_format)
         rows = layout.views(gradient_nD)
         adam = velocity_nD = None
+        own_nD = params_nD.contiguous()  # a copy only beside carried columns: the fused kernel takes no strides
         if self.name == "adam":
             # Capturable, because a round on CUDA may be captured as a graph.
             adam = torch.optim.Adam(
-                [params_nD], self.lr, weight_decay=self.weight_decay, capturable=params_nD.is_cuda, fused=True
+                [own_nD], self.lr, weight_decay=self.weight_decay, capturable=params_nD.is_cuda, fused=True
             )
-            params_nD.grad = gradient_nD
+            own_nD.grad = gradient_nD
         elif self.momentum:
             velocity_nD = torch.zeros_like(params_nD)
 
@@ -106,8 +108,12 @@ class Optimizer:
                 gradient_nD.mul_((self.clip_norm / (norm_n1 + 1e-6)).clamp_max(1))
             if adam is None:
                 self._descend(params_nD, gradient_nD, velocity_nD)
-            else:
+            elif own_nD is params_nD:
                 adam.step()
+            else:
+                own_nD.copy_(params_nD)
+                adam.step()
+                params_nD.copy_(own_nD)
 
         return step
 
