@@ -96,7 +96,8 @@ _GOLDEN, _FIRST, _SECOND = (each - 2**64 for each in (0x9E3779B97F4A7C15, 0xBF58
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
     """Shift int64 to the right without copies of the sign."""
-    return (bits >> by) & (2 ** (64 - by) - 1)
+    shifted: Tensor = (bits >> by) & (2 ** (64 - by) - 1)
+    return shifted
 
 
 def hashed(key: Tensor, number: Tensor | int) -> Tensor:

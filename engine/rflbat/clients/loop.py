@@ -49,10 +49,12 @@ def _carrying(model: Model) -> Gradient:
     """Return the gradient of a model with ``train_apply``; it also writes the carried tensors of the chunk."""
     loss = carrying_loss(model)
 
-    def of_client(trained: Named, carried: Named, batch: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> list[Tensor]:
+    def of_client(
+        trained: Named, carried: Named, x: Tensor, labels_B: Tensor, weight_B: Tensor, key: Tensor | None
+    ) -> list[Tensor]:
         leaves = {name: value.detach().requires_grad_() for name, value in trained.items()}
         with torch.enable_grad():
-            value, after = loss(leaves, carried, *batch)
+            value, after = loss(leaves, carried, x, labels_B, weight_B, key)
         gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
         for name, new in after.items():
             carried[name].copy_(new.detach())
@@ -64,9 +66,9 @@ def _carrying(model: Model) -> Gradient:
         trained, carried = split_named(model, named)
         found = []
         for client in range(len(x_nB)):
-            own = ({name: value[client] for name, value in part.items()} for part in (trained, carried))
+            own, held = ({name: value[client] for name, value in part.items()} for part in (trained, carried))
             key = None if key_n is None else key_n[client]
-            found.append(of_client(*own, (x_nB[client], labels_nB[client], weight_nB[client], key)))
+            found.append(of_client(own, held, x_nB[client], labels_nB[client], weight_nB[client], key))
         return _of_chunk(list(trained), found)
 
     return gradients

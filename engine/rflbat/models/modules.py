@@ -67,9 +67,7 @@ def from_module(
     module = with_pure_layers(copy.deepcopy(original))
     trained, carried, constants = _tensors(module)
     if not trained:
-        raise UserError(
-            f"module {type(original).__name__} has no parameter with requires_grad=True; nothing is trained"
-        )
+        raise UserError(f"module {type(original).__name__}: no parameter requires a gradient, so nothing is trained")
     layout = Layout(*({each: tuple(value.shape) for each, value in part.items()} for part in (trained, carried)))
 
     def init(stream: np.random.Generator) -> Tensor:
@@ -122,7 +120,9 @@ def _built(build: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Divide the tensors of a module into trained, carried and constant ones."""
-    trained, carried, constants = {}, {}, {}
+    trained: dict[str, Tensor] = {}
+    carried: dict[str, Tensor] = {}
+    constants: dict[str, Tensor] = {}
     for name, value in module.named_parameters():
         if is_lazy(value):
             raise UserError(f"parameter {name!r} is lazy and has no shape; allowed: modules with all sizes stated")
@@ -133,16 +133,16 @@ def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor], d
         else:
             raise UserError(f"parameter {name!r} is of type {value.dtype}; allowed: torch.float32")
     states = {id(value) for each in module.modules() if isinstance(each, WeightedBatchNorm) for value in each.buffers()}
-    for name, value in module.named_buffers():
-        (carried if id(value) in states else constants)[name] = value.detach().clone()
+    for name, buffer in module.named_buffers():
+        (carried if id(buffer) in states else constants)[name] = buffer.detach().clone()
     return trained, carried, constants
 
 
 class _PureModule:
     """A module as a pure function of its tensors, from any number of threads.
 
-    ``functional_call`` swaps tensors in the module, so each call in progress needs a copy of its own. The copies hold no
-    numbers.
+    ``functional_call`` swaps tensors in the module, so each call in progress needs a copy of its own. The copies hold
+    no numbers.
 
     Args:
         module: the module.
@@ -186,10 +186,10 @@ class _PureModule:
 
     def _copy(self) -> nn.Module:
         """Copy the module without its numbers."""
-        memo = {
+        memo: dict[int, Any] = {
             id(value): nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
             for value in self._module.parameters()
         }
         memo |= {id(value): torch.empty_like(value, device="meta") for value in self._module.buffers()}
-        module: nn.Module = copy.deepcopy(self._module, memo)  # type: ignore[arg-type]
+        module = copy.deepcopy(self._module, memo)
         return module.train(self._training)
