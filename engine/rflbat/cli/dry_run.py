@@ -53,13 +53,23 @@ def _settings(federation: Federation) -> Rows:
             f"{experiment.participants} of {experiment.clients} a round, for {experiment.rounds} rounds of "
             f"{experiment.local_steps} steps with batches of {experiment.batch_size}",
         ),
-        ("model", f"{federation.model.name}, {federation.model.layout.size} parameters"),
+        ("model", f"{federation.model.name}, {_parameters(federation)}"),
         ("attack", f"{federation.attack.name} by {experiment.malicious:g} of the clients"),
         ("defense", f"{federation.defense.name}{shadows}"),
         ("device", str(federation.device)),
         ("back end", f"{backend.name} ({backend.reason})"),
         ("chunk", f"{backend.chunk} clients at a time, {backend.workers} of these chunks at once"),
     ]
+
+
+def _parameters(federation: Federation) -> str:
+    """Count the parameters; running statistics and frozen ones apart, where there are any."""
+    layout = federation.model.layout
+    carried, frozen = layout.size - layout.trained, sum(each.numel() for each in federation.model.constants.values())
+    counts = [f"{layout.trained} parameters"]
+    counts += [f"{carried} carried"] if carried else []
+    counts += [f"{frozen} frozen"] if frozen else []
+    return ", ".join(counts)
 
 
 def show_plan(console: Console, rows: Rows) -> None:

@@ -60,6 +60,8 @@ def row_sparse(model: Model, weight_decay: float, attack: Attack, ranks: int = 1
     Returns:
         the answer, and a line for run.json.
     """
+    if model.train_apply is not None or model.constants:
+        return False, "dense: the model is a module, carries a state or has frozen parameters"
     if not model.embedding or model.with_rows is None:
         return False, "dense: the model has no embedding that can be shortened"
     if weight_decay:

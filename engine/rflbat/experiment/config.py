@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 METHODS: dict[str, Registry[Any]] = {"dataset": DATASETS, "model": MODELS, "attack": ATTACKS, "defense": DEFENSES}
 """Settings that name a method -> registry. ``NAME_args`` holds the method's parameters; ``--NAME-arg`` adds one."""
 ROLES = ("redrawn", "fixed")
+BATCH_NORM = ("average", "keep-global")
+DEFENSE_VECTORS = ("trained", "all")
 DEVICES = ("auto", "cpu", "cuda")
 MOST = 3.4e38
 """Largest factor of a float32 tensor."""
@@ -56,6 +58,9 @@ class Experiment:
     model_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the model, name=value; repeatable"}
     )
+    batch_norm: str = _option(
+        "average", "carried columns (running statistics) of the new global model: average, or keep-global"
+    )
     attack: str | None = _option(None, f"attack: {', '.join(ATTACKS)}; default the data set's")
     attack_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the attack, name=value; repeatable"}
@@ -72,6 +77,7 @@ class Experiment:
     shadow: str | None = _option(
         None, "shadow defenses, NAME,NAME(parameter=value),...: they judge every round and change nothing"
     )
+    defense_vector: str = _option("trained", "columns of the updates that attack and defense see: trained, or all")
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     batch_size: int = _option(60, "mini-batch size")
@@ -199,6 +205,8 @@ def _check_names(experiment: Experiment) -> None:
         ("device", DEVICES),
         ("backend", BACKENDS),
         ("optimizer", OPTIMIZERS),
+        ("batch_norm", BATCH_NORM),
+        ("defense_vector", DEFENSE_VECTORS),
     ):
         value = getattr(experiment, key)
         if value not in allowed:

@@ -19,8 +19,8 @@ Gradients = dict[str, Tensor]
 
 TrainApply = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
 """``train_apply(named, x, weight_B, draw_key)`` returns logits, and name -> new value of every carried tensor.
-``weight_B`` is 0 for padding, which must not count in a statistic of the batch. ``draw_key`` is an int64 scalar, one for
-each client and step, or None for a model that does not draw."""
+``weight_B`` is 0 for padding, which must not count in a statistic of the batch. ``draw_key`` is an int64 scalar, one
+for each client and step, or None for a model that does not draw."""
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``loss(logits, labels_B, weight_B)`` returns the loss of a client's batch, a scalar; padding has weight 0."""

@@ -29,6 +29,7 @@ def from_module(
     loss: Loss = cross_entropy,
     label_shape: tuple[int, ...] = (),
     cpu_backend: str = "",
+    untried: bool = True,
 ) -> Model:
     """Make a model of any module.
 
@@ -47,6 +48,7 @@ def from_module(
         label_shape: shape of the label of one sample, ``(T,)`` for a language model.
         cpu_backend: back end on a CPU; default "loop" if the module has convolutions or recurrent layers, else "vmap".
             If ``vmap`` cannot transform the module, ``auto`` falls back to the loop.
+        untried: whether the engine tries the module before a run, on two clients with parameters of zeros.
 
     Returns:
         the model. Its module gets one argument, the samples ``(B, *sample)``, and returns logits, or an object with
@@ -104,7 +106,7 @@ def from_module(
         label_shape=label_shape,
         constants=constants,
         draws=any(isinstance(layer, KeyedDropout) and layer.p > 0 for layer in layers),
-        untried=True,
+        untried=untried,
     )
 
 

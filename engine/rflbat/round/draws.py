@@ -32,6 +32,7 @@ class RoundDraws:
         uniforms_U: float64 in [0, 1), for the defense and the shadows.
         touched: rows of the model's embedding that the clients touch; None if the clients train all parameters. It
             follows from the other draws, and its shape changes from round to round.
+        key_N: int64, key from which each client's model draws in training; None for a model that does not draw.
     """
 
     round_number: int
@@ -43,6 +44,7 @@ class RoundDraws:
     batches: Batches
     uniforms_U: Tensor
     touched: TouchedRows | None = None
+    key_N: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "RoundDraws":
         """Copy the draws to a device in a single transfer.
@@ -55,6 +57,7 @@ class RoundDraws:
         """
         own = {"ids": self.client_ids_N, "roles": self.malicious_N, "sizes": self.sizes_N, "uniforms": self.uniforms_U}
         rows = {} if self.touched is None else self.touched.tensors()
+        own |= {} if self.key_N is None else {"keys": self.key_N}
         placed = transfer({**own, **vars(self.batches), **rows}, device)
         return replace(
             self,
@@ -64,7 +67,23 @@ class RoundDraws:
             uniforms_U=placed["uniforms"],
             batches=Batches(**{name: placed[name] for name in vars(self.batches)}),
             touched=None if self.touched is None else self.touched.with_tensors(placed),
+            key_N=placed.get("keys"),
         )
+
+
+def draw_keys(seed: int, purpose: str, round_number: int, clients: int) -> Tensor:
+    """Draw the keys from which the models of a round draw in training.
+
+    Args:
+        seed: seed of the run.
+        purpose: name of the stream.
+        round_number: round, from 0.
+        clients: number of clients N; the first keys do not depend on it.
+
+    Returns:
+        int64 ``(N,)``, on the host.
+    """
+    return torch.from_numpy(generator(seed, purpose, round_number).integers(2**63, size=clients))
 
 
 def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
@@ -108,7 +127,12 @@ def draw_roles(experiment: Experiment, round_number: int, clients_N: np.ndarray)
 
 
 def draw_round(
-    experiment: Experiment, round_number: int, samples: Sequence[np.ndarray], poison_fraction: float, uniforms: int
+    experiment: Experiment,
+    round_number: int,
+    samples: Sequence[np.ndarray],
+    poison_fraction: float,
+    uniforms: int,
+    keyed: bool = False,
 ) -> RoundDraws:
     """Make all draws of a round, each kind from its own random stream of (seed, purpose, round).
 
@@ -118,6 +142,7 @@ def draw_round(
         samples: positions of the training samples of each client of the federation.
         poison_fraction: share of poisoned samples in a malicious client's batch, 0 to 1.
         uniforms: number of uniforms U, the largest that any of the round's defenses needs.
+        keyed: whether the model draws in training.
 
     Returns:
         the draws, on the host.
@@ -143,4 +168,5 @@ def draw_round(
         sizes_N=torch.tensor([len(each) for each in own], dtype=torch.float64),
         batches=batches,
         uniforms_U=torch.from_numpy(generator(experiment.seed, "defense", round_number).random(uniforms)),
+        key_N=draw_keys(experiment.seed, "dropout", round_number, len(clients)) if keyed else None,
     )

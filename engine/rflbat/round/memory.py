@@ -160,19 +160,20 @@ def evaluation_bytes(federation: Federation) -> int:
     Returns:
         bytes.
     """
-    named = federation.model.layout.views(torch.empty(federation.model.layout.size, device=META))
+    model = federation.model.to(META)
+    named = model.named(torch.empty(model.layout.size, device=META))
     x = torch.empty(
         min(BATCH, len(federation.test_x)), *federation.test_x.shape[1:], dtype=federation.test_x.dtype, device=META
     )
-    return int(x.nbytes) + workspace(lambda: federation.model.apply(named, x))
+    return int(x.nbytes) + workspace(lambda: model.apply(named, x))
 
 
 def round_memory(federation: Federation) -> RoundMemory:
     """Compute the memory of a round by part.
 
-    Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model; ``4 N D`` bytes
-    of updates, or the upper bound of row-sparse ones; the draws, 13 bytes per sample of a batch; the defenses' states,
-    before and after the round.
+    Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model; the constants
+    of the model; ``4 N D`` bytes of updates, or the upper bound of row-sparse ones; the draws, 13 bytes per sample of a
+    batch; the defenses' states, before and after the round.
 
     Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, and one batch of the
     evaluation; before the first round the warm-up rounds of a defense that learns from root data.
@@ -189,7 +190,7 @@ def round_memory(federation: Federation) -> RoundMemory:
     experiment, layout, backend = federation.experiment, federation.model.layout, federation.backend
     clients = experiment.participants or experiment.clients
     ranks = federation.ranks
-    columns = -(-layout.size // ranks.count)
+    columns = -(-federation.defense_columns // ranks.count)
     defenses = (federation.defense, *federation.shadows)
     states = [state_tensors(each.init(experiment.clients, columns, META)) for each in defenses]
     trained, sent = most_sent(federation, clients)
@@ -197,10 +198,12 @@ def round_memory(federation: Federation) -> RoundMemory:
     at_a_time = min(clients, backend.workers * backend.chunk)
     warm_up = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
+    frozen = sum(each.nbytes for each in federation.model.constants.values())
     return RoundMemory(
         resident={
             "data set": sum(each.nbytes for each in data),
             "global model": 3 * layout.size * 4,
+            **({"frozen parameters": frozen} if frozen else {}),
             "updates": clients * (trained.layout.size if ranks.is_single else columns) * 4,
             "draws": clients * experiment.local_steps * experiment.batch_size * 13,
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),

@@ -1,6 +1,6 @@
 """State of a simulation: what stays fixed, what a round changes, and the outcome of a round.
 
-Axes: N clients of the round, D parameters.
+Axes: N clients of the round, D parameters, trained and carried.
 """
 
 from dataclasses import dataclass, field
@@ -59,6 +59,12 @@ class Federation:
     vocabulary: tuple[str, ...] | None = None
     host_texts: tuple[Tensor, Tensor] | None = None
     ranks: Ranks = SINGLE
+
+    @property
+    def defense_columns(self) -> int:
+        """Number of columns of an update that attack and defense see; fewer than D if the model carries some."""
+        layout = self.model.layout
+        return layout.size if self.experiment.defense_vector == "all" else layout.trained
 
 
 @dataclass(frozen=True)

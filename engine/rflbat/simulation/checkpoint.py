@@ -96,9 +96,11 @@ def restore(federation: Federation, folder: RunFolder | None, path: Path | None)
 
 def _reached(federation: Federation, stored: OpenCheckpoint, folder: RunFolder, path: Path) -> tuple[int, float]:
     """Return next round and seconds of a checkpoint that fits the run, without reading its tensors."""
-    size = (federation.experiment.clients, federation.model.layout.size, torch.device("meta"))
+    size = (federation.experiment.clients, federation.defense_columns, torch.device("meta"))
     shadows = tuple(shadow.init(*size) for shadow in federation.shadows)
-    whole = ServerState(0, torch.empty(size[1], device="meta"), federation.defense.init(*size), shadows)
+    whole = ServerState(
+        0, torch.empty(federation.model.layout.size, device="meta"), federation.defense.init(*size), shadows
+    )
     server, seconds = _fitted(federation, whole, (stored.shapes, stored.meta), folder, path)
     return server.round_number, seconds
 
