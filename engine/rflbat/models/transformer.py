@@ -133,4 +133,6 @@ def transformer(
     if not words:
         raise UserError(f"model 'transformer' needs texts; got samples of shape {shape} without a vocabulary")
     check_sizes("transformer", width, heads, layers, dropout)
-    return from_module(lambda: TextEncoder(shape[0], words, classes, width, heads, layers, dropout), name="transformer")
+    return from_module(
+        lambda: TextEncoder(shape[0], words, classes, width, heads, layers, dropout), name="transformer", untried=False
+    )
