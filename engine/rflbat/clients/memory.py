@@ -80,9 +80,19 @@ class _Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags and _dropout(func, args, kwargs or {}) != 0:
             raise _Draws(f"it draws random numbers ({func})")
         return func(*args, **(kwargs or {}))
+
+
+def _dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """Return the dropout of a call of attention, which draws only if it is above 0; None for any other operation."""
+    names = [argument.name for argument in func._schema.arguments]
+    if "dropout_p" not in names:
+        return None
+    place = names.index("dropout_p")
+    default = func._schema.arguments[place].default_value
+    return kwargs.get("dropout_p", args[place] if place < len(args) else default)
 
 
 def refuse_random(model: Model, sample: torch.Tensor) -> None:

@@ -66,7 +66,7 @@ def from_module(
     if isinstance(build, nn.Module):
         raise UserError("from_module takes a function that returns the module; got a module; allowed: `lambda: module`")
     original = _built(build, 0)
-    module = with_pure_layers(copy.deepcopy(original))
+    module = with_pure_layers(_copied(original, torch.clone))
     trained, carried, constants = _tensors(module)
     if not trained:
         raise UserError(f"module {type(original).__name__}: no parameter requires a gradient, so nothing is trained")
@@ -117,6 +117,9 @@ def _built(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         module = build()
     if not isinstance(module, nn.Module):
         raise UserError(f"the function of from_module must return a torch.nn.Module; got {type(module).__name__}")
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(value):
+            raise UserError(f"parameter {name!r} is lazy and has no shape; allowed: modules with all sizes stated")
     return module
 
 
@@ -126,8 +129,6 @@ def _tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor], d
     carried: dict[str, Tensor] = {}
     constants: dict[str, Tensor] = {}
     for name, value in module.named_parameters():
-        if is_lazy(value):
-            raise UserError(f"parameter {name!r} is lazy and has no shape; allowed: modules with all sizes stated")
         if not value.requires_grad:
             constants[name] = value.detach().clone()
         elif value.dtype == torch.float32:
@@ -188,10 +189,13 @@ class _PureModule:
 
     def _copy(self) -> nn.Module:
         """Copy the module without its numbers."""
-        memo: dict[int, Any] = {
-            id(value): nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
-            for value in self._module.parameters()
-        }
-        memo |= {id(value): torch.empty_like(value, device="meta") for value in self._module.buffers()}
-        module = copy.deepcopy(self._module, memo)
+        module = _copied(self._module, lambda value: torch.empty_like(value, device="meta"))
         return module.train(self._training)
+
+
+def _copied(module: nn.Module, fresh: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Copy a module, with other tensors for its parameters and buffers."""
+    memo: dict[int, Any] = {
+        id(value): nn.Parameter(fresh(value.detach()), value.requires_grad) for value in module.parameters()
+    }
+    return copy.deepcopy(module, memo | {id(value): fresh(value.detach()) for value in module.buffers()})

@@ -223,6 +223,28 @@ class Calls(nn.Module):
         return self.function(self.layer(x.flatten(1)))
 
 
+class Attending(nn.Module):
+    """torch's encoder layer on the rows of an image."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout, batch_first=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.layer(x.flatten(2).view(len(x), 4, 8)).mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_torch_s_attention_trains_without_dropout_of_its_weights():
+    model = from_module(lambda: Attending(0.0))
+    assert choose_backend("auto", None, model, SAMPLE, 5, 3, CPU).name == "vmap"
+    rows = [trained(model, back_end, SETTINGS[0], batches()) for back_end in BACK_ENDS]
+    torch.testing.assert_close(*rows, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match=r"draws random numbers \(aten"):
+        choose_backend("auto", None, from_module(lambda: Attending(0.1)), SAMPLE, 5, 3, CPU)
+
+
 class Counter(nn.Module):
     """A module with a state that is no running statistic."""
 
