@@ -92,7 +92,8 @@ def _dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float 
         return None
     place = names.index("dropout_p")
     default = func._schema.arguments[place].default_value
-    return kwargs.get("dropout_p", args[place] if place < len(args) else default)
+    found: float = kwargs.get("dropout_p", args[place] if place < len(args) else default)
+    return found
 
 
 def refuse_random(model: Model, sample: torch.Tensor) -> None:
