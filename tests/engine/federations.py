@@ -125,4 +125,4 @@ def small_federation(
 
 def is_row_sparse(federation: Federation) -> bool:
     """Whether a run of its model and attack trains only the embedding rows that the texts touch."""
-    return row_sparse(federation.model, federation.experiment.weight_decay, federation.attack)[0]
+    return row_sparse(federation.model, federation.experiment.optimizers, federation.attack)[0]

@@ -42,6 +42,8 @@ def plan_run(experiment: Experiment) -> Rows:
 
 def _settings(federation: Federation) -> Rows:
     experiment, backend = federation.experiment, federation.backend
+    epochs = experiment.local_epochs
+    local = f"{experiment.local_steps} steps" if epochs is None else f"{epochs} epochs"
     shadows = f", shadows: {', '.join(shadow.name for shadow in federation.shadows)}" if federation.shadows else ""
     return [
         (
@@ -51,7 +53,7 @@ def _settings(federation: Federation) -> Rows:
         (
             "clients",
             f"{experiment.participants} of {experiment.clients} a round, for {experiment.rounds} rounds of "
-            f"{experiment.local_steps} steps with batches of {experiment.batch_size}",
+            f"{local} with batches of {experiment.batch_size}",
         ),
         ("model", f"{federation.model.name}, {federation.model.layout.size} parameters"),
         ("attack", f"{federation.attack.name} by {experiment.malicious:g} of the clients"),

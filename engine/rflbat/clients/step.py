@@ -13,9 +13,9 @@ from rflbat.attacks.base import Trigger
 from rflbat.clients.batches import Batches
 from rflbat.models.base import Gradients, Model
 
-BatchSource = Callable[[slice, int], tuple[Tensor, Tensor, Tensor]]
+BatchSource = Callable[[slice | Tensor, int], tuple[Tensor, Tensor, Tensor]]
 """``batch_source(rows, step)`` returns ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the
-clients. The next call from the same thread may overwrite ``x``."""
+clients. Rows are a slice, or int64 positions on the device. The next call from the same thread may overwrite ``x``."""
 
 Gradient = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients]
 """``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B))`` returns the gradient of each client's
@@ -60,7 +60,7 @@ def make_batch_source(
     # All batches of a thread reuse one buffer: on a CPU fresh pages cost as much as the gather.
     rooms = threading.local()
 
-    def batch_source(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         index_nB = index_NSB[rows, step]
         x_nB = torch.index_select(x, 0, index_nB.reshape(-1), out=_room(rooms, x, index_nB.numel()))
         for number, trigger in enumerate(triggers):

@@ -23,6 +23,7 @@ from rflbat.defenses.base import Defense, Updates, state_tensors
 from rflbat.errors import UserError
 from rflbat.models.base import Model
 from rflbat.randomness import replayed
+from rflbat.round.draws import most_steps
 from rflbat.round.evaluation import BATCH
 from rflbat.round.root_data import CLIENTS, ROUNDS
 from rflbat.round.state import Federation
@@ -142,7 +143,7 @@ def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | 
     experiment, model = federation.experiment, federation.model
     if federation.host_texts is None:
         return model, None
-    tokens = experiment.local_steps * experiment.batch_size * math.prod(federation.train_x.shape[1:])
+    tokens = _steps(federation) * experiment.batch_size * math.prod(federation.train_x.shape[1:])
     trained = at_most_with_rows(model, tokens)
     (words, width), (rows, _) = (each.layout.shapes[model.embedding] for each in (model, trained))
     own_NR, none = (torch.empty(*shape, dtype=torch.int64, device=META) for shape in ((clients, rows), (0,)))
@@ -196,28 +197,35 @@ def round_memory(federation: Federation) -> RoundMemory:
     data = (federation.train_x, federation.train_y, federation.test_x, federation.test_y)
     at_a_time = min(clients, backend.workers * backend.chunk)
     warm_up = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
+    width = trained.layout.size if ranks.is_single else columns
+    # Two groups of clients: the updates of the larger one are copied into those of the round.
+    apart = clients * width * 4 if len(experiment.optimizers) > 1 else 0
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
     return RoundMemory(
         resident={
             "data set": sum(each.nbytes for each in data),
             "global model": 3 * layout.size * 4,
-            "updates": clients * (trained.layout.size if ranks.is_single else columns) * 4,
-            "draws": clients * experiment.local_steps * experiment.batch_size * 13,
+            "updates": clients * width * 4,
+            "draws": clients * _steps(federation) * experiment.batch_size * 13,
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
         },
         phases={
             **warm_up,
-            "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8,
+            "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8 + apart,
             "defense": max(defense_bytes(each, clients, columns, sent) for each in defenses),
             "evaluation": evaluation_bytes(federation),
         },
     )
 
 
+def _steps(federation: Federation) -> int:
+    return most_steps(federation.experiment, [len(own) for own in federation.client_indices])
+
+
 def _training_bytes(federation: Federation, trained: Model) -> int:
     """Compute the memory that one client of a chunk holds while it trains."""
     experiment = federation.experiment
-    copies = experiment.client_optimizer.copies
+    copies = max(each.copies for each in experiment.optimizers)
     return bytes_per_client(trained, federation.train_x[0].to(META), experiment.batch_size, copies)
 
 

@@ -5,6 +5,7 @@ it among ten benign clients of its own and runs warm-up rounds of FedAvg without
 purpose, so no other draw of the run changes. Axes: N clients of the warm-up rounds, D parameters.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from rflbat.defenses.base import Defense, NoState, Updates
 from rflbat.defenses.fedavg import fedavg
 from rflbat.errors import UserError
 from rflbat.randomness import draw_source, generator
+from rflbat.round.draws import local_steps
 from rflbat.round.round import apply_update
 from rflbat.round.state import Federation
 from rflbat_kernels import finite_rows
@@ -75,22 +77,22 @@ def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
     shares = np.array_split(order, CLIENTS)
     sizes_N = torch.tensor([len(own) for own in shares], dtype=torch.float64, device=device)
     ids_N = torch.arange(CLIENTS, device=device)
+    steps = local_steps(experiment, [len(own) for own in shares])
+    optimizer = replace(experiment.client_optimizer, steps=max(steps), ragged=min(steps) < max(steps))
     collected = params_D.new_empty(ROUNDS, CLIENTS, federation.ranks.width(len(params_D)))
     for number in range(ROUNDS):
         batches = draw_batches(
             shares,
             np.zeros(CLIENTS, bool),
             generator(experiment.seed, "held-out-batches", number),
-            steps=experiment.local_steps,
+            steps=steps,
             batch=experiment.batch_size,
             poison_fraction=0.0,
             drop_last=experiment.drop_last,
         ).to(device)
         batch_source = make_batch_source(federation.train_x, federation.train_y, batches, (), ids_N, experiment.target)
         task = LocalTask(federation.model, same_start(params_D), batch_source)
-        updates_ND, _ = train_sharded(
-            federation.backend, task, params_D, experiment.client_optimizer, CLIENTS, federation.ranks
-        )
+        updates_ND, _ = train_sharded(federation.backend, task, params_D, optimizer, CLIENTS, federation.ranks)
         draw = draw_source(experiment.seed, "held-out-defense", number, device)
         with federation.ranks.sharded_columns(len(params_D)):
             updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from rflbat.clients.executor import same_start
 from rflbat.clients.row_sparse import LocalTask, on_rows, touched_rows
-from rflbat.clients.sharded import train_sharded
 from rflbat.clients.step import BatchSource, make_batch_source
 from rflbat.defenses.base import Decision, Updates
 from rflbat.randomness import replayed
 from rflbat.round.draws import RoundDraws, draw_round
 from rflbat.round.evaluation import evaluate
+from rflbat.round.groups import train_groups
 from rflbat.round.shadows import run_shadows
 from rflbat.round.state import Federation, RoundOutcome, ServerState
 from rflbat_kernels import finite_rows
@@ -90,7 +90,10 @@ def run_round(federation: Federation, server: ServerState) -> tuple[ServerState,
     if federation.host_texts is not None:
         # The host finds the touched rows, because their number fixes the shapes of the round.
         touched = touched_rows(
-            federation.model, _batch_source(federation, *federation.host_texts, draws), clients, experiment.local_steps
+            federation.model,
+            _batch_source(federation, *federation.host_texts, draws),
+            clients,
+            draws.batches.index_NSB.shape[1],
         )
         draws = replace(draws, touched=touched)
     return run_drawn_round(federation, server, draws.to(federation.device))
@@ -121,10 +124,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
         task = on_rows(task, draws.touched)
 
     # Train.
-    optimizer = experiment.client_optimizer
-    updates_NQ, chunk = train_sharded(
-        federation.backend, task, server.params_D, optimizer, len(draws.clients), federation.ranks
-    )
+    updates_NQ, chunk = train_groups(federation, task, server.params_D, draws)
 
     # Tamper and defend.
     with federation.ranks.sharded_columns(len(server.params_D)):

@@ -27,6 +27,7 @@ from rflbat.models.base import Model
 from rflbat.models.registry import make_model
 from rflbat.randomness import generator
 from rflbat.ranks import Ranks, get_ranks, take_device
+from rflbat.round.draws import most_steps
 from rflbat.round.root_data import draw_root_data, pretrain_defense
 from rflbat.round.state import Federation, ServerState
 from rflbat_kernels import dispatch
@@ -180,8 +181,8 @@ def build(experiment: Experiment) -> Federation:
     device = _choose_device(experiment, ranks)
     model = _make_model(experiment, dataset)
     train_x = as_inputs(dataset.train_x, dataset)
-    sparse, _ = row_sparse(model, experiment.weight_decay, attack, ranks.count)
-    backend = _choose_backend(experiment, model, train_x[0], sparse, ranks)
+    sparse, _ = row_sparse(model, experiment.optimizers, attack, ranks.count)
+    backend = _choose_backend(experiment, model, train_x[0], sparse, ranks, [len(own) for own in client_indices])
     federation = Federation(
         experiment=experiment,
         train_x=train_x.to(device),
@@ -217,7 +218,9 @@ def _make_model(experiment: Experiment, dataset: Dataset) -> Model:
     return make_model(str(experiment.model), dataset.shape, dataset.classes, words, experiment.model_args)
 
 
-def _choose_backend(experiment: Experiment, model: Model, sample: Tensor, sparse: bool, ranks: Ranks) -> Backend:
+def _choose_backend(
+    experiment: Experiment, model: Model, sample: Tensor, sparse: bool, ranks: Ranks, sizes: Sequence[int]
+) -> Backend:
     """Choose how clients are trained; all ranks use the smallest chunk that any of them can train.
 
     Args:
@@ -226,11 +229,12 @@ def _choose_backend(experiment: Experiment, model: Model, sample: Tensor, sparse
         sample: one training sample as a model input.
         sparse: whether clients train only the rows of the embedding that their texts touch.
         ranks: processes that share the clients.
+        sizes: number of samples of each client of the federation.
 
     Returns:
         the back end.
     """
-    tokens = experiment.local_steps * experiment.batch_size * sample.numel()
+    tokens = most_steps(experiment, sizes) * experiment.batch_size * sample.numel()
     backend = choose_backend(
         experiment.backend,
         experiment.chunk,
@@ -239,7 +243,7 @@ def _choose_backend(experiment: Experiment, model: Model, sample: Tensor, sparse
         experiment.batch_size,
         -(-(experiment.participants or experiment.clients) // ranks.count),
         torch.device(experiment.device),
-        experiment.client_optimizer.copies,
+        max(each.copies for each in experiment.optimizers),
     )
     return replace(backend, chunk=int(-ranks.all_max(-backend.chunk)[0]))
 

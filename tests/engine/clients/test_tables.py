@@ -126,15 +126,15 @@ def test_the_triggers_words_are_touched():
 
 def test_which_rule_holds_is_said():
     model = lstm((9,), 4, 23)
-    assert row_sparse(model, 0.0, deep.ATTACKS["lstm"]) == (
+    assert row_sparse(model, [], deep.ATTACKS["lstm"]) == (
         True,
         "row-sparse: a client trains only the rows of embedding.weight that its texts touch",
     )
-    assert row_sparse(model, 0.01, deep.ATTACKS["lstm"]) == (
+    assert row_sparse(model, [Optimizer(1, 0.1, weight_decay=0.01)], deep.ATTACKS["lstm"]) == (
         False,
         "dense: weight_decay=0.01 changes every row of embedding.weight",
     )
-    assert row_sparse(deep.MODELS["cnn"], 0.0, deep.ATTACKS["cnn"])[0] is False
+    assert row_sparse(deep.MODELS["cnn"], [], deep.ATTACKS["cnn"])[0] is False
     with pytest.raises(ValueError, match="model 'cnn' has no embedding"):
         on_rows(dataclasses.replace(work(), model=deep.MODELS["cnn"]), table_of(work()))
 
