@@ -150,7 +150,7 @@ MAY_IMPORT = {
     "data": {"storage"} | GROUND,
     "models": {"errors", "parameters", "registry", "arguments"},
     "attacks": {"errors", "randomness", "registry", "arguments"},
-    "defenses": {"errors", "randomness", "registry", "arguments"},
+    "defenses": {"errors", "randomness", "registry", "arguments", "parameters"},
     "clients": {"models", "attacks"} | GROUND,
     "experiment": KINDS | GROUND,
     "round": {"experiment", "storage"} | KINDS | GROUND,

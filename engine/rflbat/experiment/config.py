@@ -72,6 +72,9 @@ class Experiment:
     shadow: str | None = _option(
         None, "shadow defenses, NAME,NAME(parameter=value),...: they judge every round and change nothing"
     )
+    root_samples: int = _option(
+        100, "training samples set aside for a defense that trains an update of the server's own"
+    )
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     batch_size: int = _option(60, "mini-batch size")
@@ -107,12 +110,19 @@ class Experiment:
                 make, given = lookup(registry.kind, registry, name), getattr(self, f"{setting}_args")
                 self._store({f"{setting}_args": check_arguments(f"{registry.kind} '{name}'", make, given)})
         check_arguments(f"data set '{self.dataset}'", DATASETS[self.dataset], self.load_args)
-        make_defense(self.defense, self.defense_args)
+        defense = make_defense(self.defense, self.defense_args)
         for label, name, given in self.shadows:
-            if make_defense(name, given).pretrain is not None:
+            shadow = make_defense(name, given)
+            if shadow.pretrain is not None:
                 raise UserError(
                     f"shadow={label!r} learns from root data, which the clients would lose, and a shadow must change "
                     f"nothing; run it alone: defense={name!r}"
+                )
+            if "root_update" in shadow.needs and ("root_update" not in defense.needs or defense.pretrain is not None):
+                raise UserError(
+                    f"shadow={label!r} needs an update of the server's own on root data, which the clients would lose, "
+                    f"and a shadow must change nothing; run it alone: defense={name!r}, or beside a defense that sets "
+                    f"the same samples aside"
                 )
 
     @property
@@ -215,7 +225,7 @@ def _check_names(experiment: Experiment) -> None:
 
 
 def _check_ranges(experiment: Experiment) -> None:
-    at_least_one = ("clients", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every")
+    at_least_one = ("clients", "root_samples", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every")
     bounds: list[tuple[str, float, float]] = [(key, 1, math.inf) for key in at_least_one]
     bounds += [(key, 1, math.inf) for key in ("participants", "chunk") if getattr(experiment, key) is not None]
     bounds += [
