@@ -162,7 +162,8 @@ def _layout(layers: Any, inferred: Layout | None, parameters: int) -> Layout | N
     if isinstance(layers, Layout):
         layout = layers
     elif isinstance(layers, Mapping):
-        layout = Layout({str(name): tuple(getattr(shape, "shape", shape)) for name, shape in layers.items()})
+        shapes = {str(name): shape.shape if hasattr(shape, "shape") else shape for name, shape in layers.items()}
+        layout = Layout({name: tuple(shape) for name, shape in shapes.items()})
     else:
         raise UserError(f"layers= is a {type(layers).__name__}; expected {ARGUMENTS['layers']}")
     if layout.size != parameters:
@@ -220,4 +221,4 @@ def server_view(
     if given["outputs"] is not None and params_D is not None and layout is not None:
         forward = one_by_one(given["outputs"], params_D, layout)
     shape: Sequence[int] | None = given["sample_shape"]
-    return ServerView(params_D, previous_D, layout, root_D, forward, tuple(shape or ()) if shape is not None else None)
+    return ServerView(params_D, previous_D, layout, root_D, forward, None if shape is None else tuple(shape))
