@@ -3,6 +3,7 @@
 Axes: N clients of the round, P classes, H inputs of the output layer, S seeds, B noise inputs, K clusterings.
 """
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -140,6 +141,18 @@ def _apart(label_KN: Tensor, outliers: str) -> Tensor:
     return apart_KNN.to(torch.float64)
 
 
+def _check(counts: Mapping[str, tuple[int, int]], tau: float, names: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
+    """Check the parameters: numbers with the least that is allowed, and names with the allowed ones."""
+    for key, (value, least) in counts.items():
+        if value < least:
+            raise UserError(f"deepsight: {key}={value} is out of range; allowed: at least {least}")
+    if not 0 < tau <= 1:
+        raise UserError(f"deepsight: tau={tau} is out of range; allowed: above 0, at most 1")
+    for key, (text, allowed) in names.items():
+        if text not in allowed:
+            raise UserError(f"deepsight: {key}={text!r}{nearest(text, allowed)}; allowed: {', '.join(allowed)}")
+
+
 def deepsight(
     *,
     samples: int = 20_000,
@@ -209,19 +222,16 @@ def deepsight(
     Source: Rieger, Nguyen, Miettinen and Sadeghi 2022, "DeepSight: Mitigating backdoor attacks in federated learning
     through deep model inspection", NDSS, algorithms 1 to 3.
     """
-    for key, value, least in (
-        ("samples", samples, 1),
-        ("seeds", seeds, 1),
-        ("min_cluster_size", min_cluster_size, 2),
-        ("min_samples", min_samples, 1),
-    ):
-        if value < least:
-            raise UserError(f"deepsight: {key}={value} is out of range; allowed: at least {least}")
-    if not 0 < tau <= 1:
-        raise UserError(f"deepsight: tau={tau} is out of range; allowed: above 0, at most 1")
-    for key, text, allowed in (("outliers", outliers, OUTLIERS), ("bound", bound, BOUNDS)):
-        if text not in allowed:
-            raise UserError(f"deepsight: {key}={text!r}{nearest(text, allowed)}; allowed: {', '.join(allowed)}")
+    _check(
+        {
+            "samples": (samples, 1),
+            "seeds": (seeds, 1),
+            "min_cluster_size": (min_cluster_size, 2),
+            "min_samples": (min_samples, 1),
+        },
+        tau,
+        {"outliers": (outliers, OUTLIERS), "bound": (bound, BOUNDS)},
+    )
 
     def clusters(distances_KNN: Tensor, valid_N: Tensor) -> Tensor:
         return hdbscan(distances_KNN, valid_N, min_cluster_size=min_cluster_size, min_samples=min_samples)

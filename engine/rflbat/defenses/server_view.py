@@ -1,4 +1,4 @@
-"""What a defense may read besides the updates. Only what a defense declares in ``Defense.needs`` is computed.
+"""The server's knowledge besides the updates. Only the needs that a defense declares (``Defense.needs``) are computed.
 
 Axes: N clients, D parameters, B inputs, C classes.
 """
@@ -36,7 +36,7 @@ update."""
 
 @dataclass(frozen=True)
 class ServerView:
-    """What the server knows in a round; None where no defense of the round needs it.
+    """Knowledge of the server in a round; None where no defense of the round needs it.
 
     Args:
         params_D: global parameters before the round, in the columns of the updates.

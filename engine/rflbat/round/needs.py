@@ -1,4 +1,4 @@
-"""What the defenses of a round need besides the updates: the server's own update, the models' outputs, the last model.
+"""Needs of the defenses besides the updates: the server's own update, the models' outputs, the model one round before.
 
 Axes: N clients of the round, n clients of a chunk, D parameters, B inputs, C classes.
 """
