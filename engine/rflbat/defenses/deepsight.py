@@ -131,6 +131,22 @@ def division_differences(updates: Updates, draw: Draw, samples: int, seeds: int)
     return torch.stack(found)
 
 
+def feature_distances(energy_NP: Tensor, bias_NP: Tensor, answer_SNP: Tensor) -> Tensor:
+    """Compute the distances of the first clusterings.
+
+    Args:
+        energy_NP: NEUPs.
+        bias_NP: bias updates of the output layer.
+        answer_SNP: DDifs of each seed.
+
+    Returns:
+        ``(2 + S, N, N)``: cosine distances of the biases, Euclidean distances of the NEUPs and of each seed's DDifs.
+    """
+    square_N = bias_NP.square().sum(1)
+    angle_NN = cosine_distances(distances(bias_NP).square(), square_N, torch.zeros_like(square_N[0]))
+    return torch.cat([angle_NN[None], distances(energy_NP)[None], distances(answer_SNP)])
+
+
 def _apart(label_KN: Tensor, outliers: str) -> Tensor:
     """Return 1 for pairs of clients in different clusters, else 0, ``(K, N, N)``."""
     apart_KNN = label_KN[:, :, None] != label_KN[:, None, :]
@@ -139,6 +155,21 @@ def _apart(label_KN: Tensor, outliers: str) -> Tensor:
         apart_KNN = apart_KNN | (noise_KN[:, :, None] & noise_KN[:, None, :])
         apart_KNN = apart_KNN & ~torch.eye(label_KN.shape[1], dtype=torch.bool, device=label_KN.device)
     return apart_KNN.to(torch.float64)
+
+
+def suspicious_shares(label_N: Tensor, suspicious_N: Tensor) -> Tensor:
+    """Compute the share of suspicious clients in each client's cluster; a noise point is a cluster of its own.
+
+    Args:
+        label_N: numbers of the clusters, -1 for noise.
+        suspicious_N: bool.
+
+    Returns:
+        ``(N,)`` float64.
+    """
+    own_NN = torch.eye(len(label_N), dtype=torch.bool, device=label_N.device)
+    same_NN = own_NN | ((label_N[:, None] == label_N[None, :]) & (label_N >= 0))
+    return (same_NN & suspicious_N).sum(1) / same_NN.sum(1).to(torch.float64)
 
 
 def _check(counts: Mapping[str, tuple[int, int]], tau: float, names: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
@@ -243,17 +274,12 @@ def deepsight(
         count_N = exceedings(energy_NP)
         suspicious_N = valid_N & (count_N <= masked_median(count_N, valid_N) / 2)
 
-        square_N = bias_NP.square().sum(1)
-        angle_NN = cosine_distances(distances(bias_NP).square(), square_N, torch.zeros_like(square_N[0]))
-        answer_SNN = distances(division_differences(updates, draw, samples, seeds))
-        stacked_KNN = torch.cat([angle_NN[None], distances(energy_NP)[None], answer_SNN])
-        apart_KNN = _apart(clusters(stacked_KNN, valid_N), outliers)
+        answer_SNP = division_differences(updates, draw, samples, seeds)
+        apart_KNN = _apart(clusters(feature_distances(energy_NP, bias_NP, answer_SNP), valid_N), outliers)
         merged_NN = (apart_KNN[0] + apart_KNN[1] + apart_KNN[2:].mean(0)) / 3
         label_N = clusters(merged_NN[None], valid_N)[0]
 
-        own_NN = torch.eye(len(label_N), dtype=torch.bool, device=label_N.device)
-        same_NN = own_NN | ((label_N[:, None] == label_N[None, :]) & (label_N >= 0))
-        share_N = (same_NN & suspicious_N).sum(1) / same_NN.sum(1).to(torch.float64)
+        share_N = suspicious_shares(label_N, suspicious_N)
         kept_N = valid_N & (share_N < tau)
         update_D, _ = clipped_mean(updates, kept_N, bound)
         return decide(
