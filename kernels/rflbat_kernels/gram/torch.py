@@ -20,6 +20,7 @@ from rflbat_kernels.gram.base import (
     stand_ins,
 )
 
+_CACHED = 4 * 2**20
 _SLAB = 64
 """Rows of one product; slabs below the diagonal are not computed."""
 
@@ -192,7 +193,8 @@ def inner_products(
         matrix_ND: any float type, any strides.
         vector_D: v, any float type, on the same device.
         valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
-        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU at
+            most 4 MiB.
 
     Returns:
         (N,) float64; 0 for invalid rows.
@@ -210,10 +212,11 @@ def inner_products(
         shape = tuple(vector_D.shape)
         raise ValueError(f"the vector is {vector_D.dtype} of shape {shape}; allowed: float ({matrix_ND.shape[1]},)")
     total_N = torch.zeros(len(matrix_ND), dtype=torch.float64, device=matrix_ND.device)
-    for start, stop in _column_blocks(matrix_ND, block_bytes):
-        block_NB = matrix_ND[:, start:stop].to(torch.float64)
+    most = _CACHED if matrix_ND.device.type == "cpu" else block_bytes
+    for start, stop in _column_blocks(matrix_ND, min(block_bytes, most)):
+        block_NB = matrix_ND[:, start:stop].to(torch.float64, copy=True)
         if valid_N is not None:
-            block_NB = block_NB.masked_fill(~valid_N[:, None], 0.0)
+            block_NB.masked_fill_(~valid_N[:, None], 0.0)
         total_N += block_NB @ vector_D[start:stop].to(torch.float64)
     return total_N
 
