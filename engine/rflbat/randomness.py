@@ -88,3 +88,40 @@ def replayed(numbers_U: Tensor) -> Draw:
         return numbers_U[first:drawn].view(shape)
 
     return draw
+
+
+_STEP, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+"""The three constants of SplitMix64 as signed numbers."""
+
+
+def _mixed(state: Tensor) -> Tensor:
+    """Scramble 64-bit numbers. Shifts are logical and products wrap around."""
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return state ^ ((state >> 31) & ((1 << 33) - 1))
+
+
+def hashed_uniforms(key: Tensor, first: int, count: int) -> Tensor:
+    """Compute uniforms on the device from their positions in a stream, for amounts too large to draw on the host.
+
+    Number i is a hash of the key and of i, so any part of the stream can be computed alone, with the same bits on every
+    device.
+
+    Args:
+        key: 0-dim float64 in [0, 1), such as from a ``Draw``; it names the stream.
+        first: position of the first number.
+        count: how many.
+
+    Returns:
+        ``(count,)`` float64 in [0, 1) on the device of the key.
+
+    Example:
+        >>> whole = hashed_uniforms(torch.tensor(0.25, dtype=torch.float64), 0, 5)
+        >>> torch.equal(whole[3:], hashed_uniforms(torch.tensor(0.25, dtype=torch.float64), 3, 2))
+        True
+
+    Source: Steele, Lea and Flood 2014 (SplitMix64).
+    """
+    start = _mixed((key * 2**53).to(torch.int64) + _STEP)
+    position = torch.arange(first + 1, first + count + 1, device=key.device)
+    return ((_mixed(start + position * _STEP) >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53

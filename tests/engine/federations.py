@@ -3,6 +3,7 @@
 Axes: N clients of the round, D parameters, n samples.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,6 +88,7 @@ def small_federation(
     attack: str,
     *,
     defense: str = "fedavg",
+    defense_args: Mapping[str, Any] | None = None,
     shadow: str = "",
     backend: Any = None,
     device: str = "cpu",
@@ -116,13 +118,16 @@ def small_federation(
         client_indices=np.array_split(np.arange(TRAINING), CLIENTS),
         model=made,
         attack=make_attack(attack, replace(FORMATS[model], device=device), 100.0, {}),
-        defense=make_defense(defense, {}),
+        defense=(made_defense := make_defense(defense, defense_args or {})),
         backend=backend or Backend("vmap", 5, 1, ""),
         device=torch.device(device),
         shadows=make_shadows(experiment),
+        # The samples are the clients' too, which no test of a round minds.
+        root_indices=np.arange(10 if "root_update" in made_defense.needs else 0),
     )
 
 
 def is_row_sparse(federation: Federation) -> bool:
     """Whether a run of its model and attack trains only the embedding rows that the texts touch."""
-    return row_sparse(federation.model, federation.experiment.optimizers, federation.attack)[0]
+    optimizers, needs = federation.experiment.optimizers, federation.needs
+    return row_sparse(federation.model, optimizers, federation.attack, needs=needs)[0]

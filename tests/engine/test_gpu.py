@@ -19,8 +19,9 @@ from rflbat.round.round import run_drawn_round, run_round
 from rflbat.round.setup import initial_state
 from tests.engine.federations import CLIENTS, back_ends, is_row_sparse, pairs, small_federation
 
-DEFENDED = [name for name in DEFENSES if make_defense(name, {}).pretrain is None]
-"""The one that learns beforehand has its own test without a device."""
+MADE = {name: make_defense(name, {}) for name in DEFENSES}
+DEFENDED = [name for name, made in MADE.items() if made.pretrain is None and not made.waits]
+"""The one that learns beforehand has its own test without a device; others declare that they wait."""
 
 
 @contextmanager

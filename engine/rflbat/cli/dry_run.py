@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rflbat.defenses.server_view import in_words
 from rflbat.experiment.config import Experiment
 from rflbat.round.memory import readable, round_memory
 from rflbat.round.setup import build
@@ -58,10 +59,20 @@ def _settings(federation: Federation) -> Rows:
         ("model", f"{federation.model.name}, {federation.model.layout.size} parameters"),
         ("attack", f"{federation.attack.name} by {experiment.malicious:g} of the clients"),
         ("defense", f"{federation.defense.name}{shadows}"),
+        *_needs(federation),
         ("device", str(federation.device)),
         ("back end", f"{backend.name} ({backend.reason})"),
         ("chunk", f"{backend.chunk} clients at a time, {backend.workers} of these chunks at once"),
     ]
+
+
+def _needs(federation: Federation) -> Rows:
+    """Describe what the defenses need besides the updates, and how often they wait for the device."""
+    waits = federation.defense.waits + sum(shadow.waits for shadow in federation.shadows)
+    rows = [("the defense needs", in_words(federation.needs))] if federation.needs else []
+    if len(federation.root_indices):
+        rows.append(("root data", f"{len(federation.root_indices)} training samples that no client has"))
+    return [*rows, *([("waits for the device", f"{waits} a round, for work on the host")] if waits else [])]
 
 
 def show_plan(console: Console, rows: Rows) -> None:

@@ -59,6 +59,24 @@ class Batches:
             named[name] = own
         return Batches(**named)
 
+    def joined(self, others: "Batches") -> "Batches":
+        """Return these batches followed by those of further clients; shorter ones get steps without samples.
+
+        Args:
+            others: batches with a number of steps of their own.
+
+        Returns:
+            the batches of all clients.
+        """
+        steps = max(self.index_NSB.shape[1], others.index_NSB.shape[1])
+        named = {}
+        for name in vars(self):
+            both = [getattr(each, name) for each in (self, others)]
+            named[name] = torch.cat(
+                [_padded(each, steps, each[:, :1, :1] if name == "index_NSB" else 0) for each in both]
+            )
+        return Batches(**named)
+
 
 def _padded(values_NSB: Tensor, steps: int, filler: Tensor | int) -> Tensor:
     """Return a copy with ``steps`` steps, the further ones filled."""

@@ -6,7 +6,7 @@ Axes: N clients of the round, n clients of a chunk, W words, M words stored for 
 K = M + R stored rows, E numbers per row, D parameters, Q stored parameters, S local steps, B batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -50,7 +50,9 @@ class LocalTask:
         return updates_NQ if self.touched is None else RowSparse(updates_NQ, self.touched)
 
 
-def row_sparse(model: Model, optimizers: Sequence[Optimizer], attack: Attack, ranks: int = 1) -> tuple[bool, str]:
+def row_sparse(
+    model: Model, optimizers: Sequence[Optimizer], attack: Attack, ranks: int = 1, needs: Collection[str] = ()
+) -> tuple[bool, str]:
     """Decide whether updates are row-sparse, and state the reason.
 
     Args:
@@ -58,6 +60,7 @@ def row_sparse(model: Model, optimizers: Sequence[Optimizer], attack: Attack, ra
         optimizers: those of all groups of clients.
         attack: the attack, which tampers with the updates.
         ranks: number of processes over which the columns of the updates are sharded.
+        needs: what the defenses need besides the updates, as in ``Defense.needs``.
 
     Returns:
         the answer, and a line for run.json.
@@ -71,6 +74,8 @@ def row_sparse(model: Model, optimizers: Sequence[Optimizer], attack: Attack, ra
             return False, f"dense: local rule '{optimizer.rule.name}' reads every row of {model.embedding}"
     if not attack.row_wise:
         return False, f"dense: attack '{attack.name}' is not declared row-wise"
+    if needs:
+        return False, f"dense: a defense needs {', '.join(sorted(needs))} in the columns of all parameters"
     if ranks > 1:
         return False, f"dense: {ranks} ranks exchange all columns of the updates"
     return True, f"row-sparse: a client trains only the rows of {model.embedding} that its texts touch"

@@ -92,6 +92,9 @@ class Experiment:
     shadow: str | None = _option(
         None, "shadow defenses, NAME,NAME(parameter=value),...: they judge every round and change nothing"
     )
+    root_samples: int = _option(
+        100, "training samples set aside for a defense that trains an update of the server's own"
+    )
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     local_epochs: int | None = _option(None, "epochs of a client in a round, instead of local_steps")
@@ -136,15 +139,22 @@ class Experiment:
                 make, given = lookup(registry.kind, registry, name), getattr(self, f"{setting}_args")
                 self._store({f"{setting}_args": check_arguments(f"{registry.kind} '{name}'", make, given)})
         check_arguments(f"data set '{self.dataset}'", DATASETS[self.dataset], self.load_args)
-        make_defense(self.defense, self.defense_args)
+        defense = make_defense(self.defense, self.defense_args)
         make_rule(self.local_rule, self.local_rule_args)
         make_rule(self.attack_rule, self.attack_rule_args)
         self.lr_in(0)
         for label, name, given in self.shadows:
-            if make_defense(name, given).pretrain is not None:
+            shadow = make_defense(name, given)
+            if shadow.pretrain is not None:
                 raise UserError(
                     f"shadow={label!r} learns from root data, which the clients would lose, and a shadow must change "
                     f"nothing; run it alone: defense={name!r}"
+                )
+            if "root_update" in shadow.needs and ("root_update" not in defense.needs or defense.pretrain is not None):
+                raise UserError(
+                    f"shadow={label!r} needs an update of the server's own on root data, which the clients would lose, "
+                    f"and a shadow must change nothing; run it alone: defense={name!r}, or beside a defense that sets "
+                    f"the same samples aside"
                 )
 
     @property
@@ -281,7 +291,7 @@ def _check_names(experiment: Experiment) -> None:
 
 
 def _check_ranges(experiment: Experiment) -> None:
-    at_least_one = ("clients", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every")
+    at_least_one = ("clients", "root_samples", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every")
     bounds: list[tuple[str, float, float]] = [(key, 1, math.inf) for key in at_least_one]
     optional = ("participants", "chunk", "local_epochs", "attack_steps", "attack_epochs")
     bounds += [(key, 1, math.inf) for key in optional if getattr(experiment, key) is not None]

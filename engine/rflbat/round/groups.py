@@ -47,13 +47,15 @@ def train_groups(federation: Federation, task: LocalTask, params_D: Tensor, draw
         draws: the draws of the round, on the device.
 
     Returns:
-        updates ``(N, W)``, and the smallest chunk that was needed.
+        updates ``(N, W)``, with one more row if the server trains an update of its own, and the smallest chunk that was
+        needed.
     """
     backend, ranks, number = federation.backend, federation.ranks, draws.round_number
+    rows = len(draws.batches.index_NSB)
     if len(draws.groups) == 1:
         optimizer = _optimizer(federation, draws.groups[0], number)
-        return train_sharded(backend, task, params_D, optimizer, len(draws.clients), ranks)
-    updates_NW = params_D.new_empty(len(draws.clients), ranks.width(task.model.layout.size))
+        return train_sharded(backend, task, params_D, optimizer, rows, ranks)
+    updates_NW = params_D.new_empty(rows, ranks.width(task.model.layout.size))
     chunk = backend.chunk
     for group in draws.groups:
         assert group.rows_G is not None

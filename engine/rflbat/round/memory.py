@@ -20,11 +20,13 @@ from rflbat.clients.executor import ClientDoesNotFit, is_out_of_memory
 from rflbat.clients.memory import bytes_per_client
 from rflbat.clients.row_sparse import at_most_with_rows
 from rflbat.defenses.base import Defense, Updates, state_tensors
+from rflbat.defenses.server_view import ServerView
 from rflbat.errors import UserError
 from rflbat.models.base import Model
 from rflbat.randomness import replayed
 from rflbat.round.draws import most_steps
 from rflbat.round.evaluation import BATCH
+from rflbat.round.needs import make_forward, output_chunks
 from rflbat.round.root_data import CLIENTS, ROUNDS
 from rflbat.round.state import Federation
 from rflbat_kernels import RowSparse, SharedRows, TouchedRows
@@ -103,7 +105,13 @@ def workspace(function: Callable[[], object]) -> int:
     return most
 
 
-def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSparse | None = None) -> int:
+def defense_bytes(
+    defense: Defense,
+    clients: int,
+    parameters: int,
+    sent: RowSparse | None = None,
+    view: ServerView | None = None,
+) -> int:
     """Compute the workspace of a defense in a round, with the kernels of torch.
 
     It consists of Gram matrices, blocks of columns and the decision.
@@ -113,6 +121,7 @@ def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSpar
         clients: clients of the round N.
         parameters: D.
         sent: the updates if they are row-sparse; a defense that needs them dense then allocates the full matrix.
+        view: what the server knows besides, on the meta device.
 
     Returns:
         bytes, without the updates and the defense's state.
@@ -123,10 +132,54 @@ def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSpar
         client_ids_N=torch.empty(clients, dtype=torch.int64, device=META),
         valid_N=torch.empty(clients, dtype=torch.bool, device=META),
         malicious_count=torch.empty((), dtype=torch.int64, device=META),
+        server=ServerView() if view is None else view,
     )
     numbers_U = torch.empty(defense.num_uniforms(clients, parameters), dtype=torch.float64, device=META)
     state = defense.init(clients, parameters, META)
     return workspace(lambda: defense.apply(updates, state, replayed(numbers_U)))
+
+
+def known_to_the_server(federation: Federation, columns: int) -> ServerView:
+    """Build what the server knows in a round, on the meta device; the models' outputs are made without forward passes.
+
+    Args:
+        federation: what no round changes.
+        columns: columns of the updates on a rank.
+
+    Returns:
+        the view.
+    """
+    vector_D, model = torch.empty(columns, device=META), federation.model
+    shape = tuple(federation.train_x.shape[1:])
+    if "outputs" not in federation.needs:
+        return ServerView(vector_D, vector_D, model.layout, vector_D)
+    whole_D = torch.empty(model.layout.size, device=META)
+    classes = model.apply(model.layout.views(whole_D), torch.empty(1, *shape, device=META)).shape[-1]
+
+    def forward(updates_ND: Tensor, x_B: Tensor) -> Tensor:
+        return updates_ND.new_empty(len(updates_ND), len(x_B), classes)
+
+    return ServerView(vector_D, vector_D, model.layout, vector_D, forward, shape)
+
+
+def outputs_bytes(federation: Federation, clients: int) -> dict[str, int]:
+    """Compute the workspace of one forward pass of the clients' models, for a defense that asks for their outputs.
+
+    Args:
+        federation: what no round changes.
+        clients: clients of the round N.
+
+    Returns:
+        the phase and its bytes; nothing if no defense needs it.
+    """
+    if "outputs" not in federation.needs:
+        return {}
+    model, shape = federation.model, tuple(federation.train_x.shape[1:])
+    models, inputs = output_chunks(model, 1000, math.prod(shape), federation.device.type)
+    updates_ND = torch.empty(min(models, clients), model.layout.size, device=META)
+    x_B = torch.empty(inputs, *shape, device=META)
+    forward = make_forward(model, torch.empty(model.layout.size, device=META))
+    return {"outputs": int(x_B.nbytes) + workspace(lambda: forward(updates_ND, x_B))}
 
 
 def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | None]:
@@ -171,12 +224,14 @@ def evaluation_bytes(federation: Federation) -> int:
 def round_memory(federation: Federation) -> RoundMemory:
     """Compute the memory of a round by part.
 
-    Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model; ``4 N D`` bytes
-    of updates, or the upper bound of row-sparse ones; the draws, 13 bytes per sample of a batch; the defenses' states,
+    Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model, and ``4 D`` of
+    the model one round before if a defense needs it; ``4 N D`` bytes of updates, or the upper bound of row-sparse ones,
+    and one more row for the server's own update; the draws, 13 bytes per sample of a batch; the defenses' states,
     before and after the round.
 
-    Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, and one batch of the
-    evaluation; before the first round the warm-up rounds of a defense that learns from root data.
+    Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, one forward pass of
+    the clients' models if a defense asks for their outputs, and one batch of the evaluation; before the first round the
+    warm-up rounds of a defense that learns from root data.
 
     Each of several ranks holds its columns of the updates and states, and twice the updates of its next exchange.
     Workspaces of libraries and, on a CPU, the data set as it is stored are not included.
@@ -191,6 +246,8 @@ def round_memory(federation: Federation) -> RoundMemory:
     clients = experiment.participants or experiment.clients
     ranks = federation.ranks
     columns = -(-layout.size // ranks.count)
+    rows = clients + ("root_update" in federation.needs)
+    view = known_to_the_server(federation, columns)
     defenses = (federation.defense, *federation.shadows)
     states = [state_tensors(each.init(experiment.clients, columns, META)) for each in defenses]
     trained, sent = most_sent(federation, clients)
@@ -204,15 +261,16 @@ def round_memory(federation: Federation) -> RoundMemory:
     return RoundMemory(
         resident={
             "data set": sum(each.nbytes for each in data),
-            "global model": 3 * layout.size * 4,
-            "updates": clients * width * 4,
-            "draws": clients * _steps(federation) * experiment.batch_size * 13,
+            "global model": (4 if "history" in federation.needs else 3) * layout.size * 4,
+            "updates": rows * width * 4,
+            "draws": rows * _steps(federation) * experiment.batch_size * 13,
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
         },
         phases={
             **warm_up,
             "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8 + apart,
-            "defense": max(defense_bytes(each, clients, columns, sent) for each in defenses),
+            "defense": max(defense_bytes(each, clients, columns, sent, view) for each in defenses),
+            **outputs_bytes(federation, clients),
             "evaluation": evaluation_bytes(federation),
         },
     )

@@ -1,8 +1,9 @@
-"""Root data: clean samples at the server, for a defense that must learn how clean updates look.
+"""Root data: clean samples at the server, set aside before the training samples are divided among the clients.
 
-Before the training samples are divided among the clients, a tenth of them is set aside as root data. The server divides
-it among ten benign clients of its own and runs warm-up rounds of FedAvg without an attack. Every draw has its own
-purpose, so no other draw of the run changes. Axes: N clients of the warm-up rounds, D parameters.
+A defense that must learn how clean updates look gets a tenth of the samples. The server divides it among ten benign
+clients of its own and runs warm-up rounds of FedAvg without an attack. A defense that needs an update of the server's
+own in each round (``round.needs``) gets ``root_samples``. Every draw has its own purpose, so no other draw of the run
+changes. Axes: N clients of the warm-up rounds, D parameters.
 """
 
 from dataclasses import replace
@@ -31,23 +32,33 @@ SHARE = 0.1
 CLIENTS, ROUNDS = 10, 20
 
 
-def draw_root_data(defense: Defense, seed: int, samples: int) -> np.ndarray:
+def draw_root_data(defense: Defense, seed: int, samples: int, root_samples: int = 100) -> np.ndarray:
     """Draw the root data: training samples that no client gets.
 
     Args:
         defense: defense of the run.
         seed: seed of the run.
         samples: number of training samples.
+        root_samples: number of samples for the server's own update.
 
     Returns:
-        positions, ascending int64: a tenth of the samples, rounded to the nearest number; none for a defense that
-        learns nothing before the first round.
+        positions, ascending int64. For a defense that learns before the first round: a tenth of the samples, rounded to
+        the nearest number, which also serves for the server's own update. For any other that needs this update:
+        ``root_samples``. None for all others.
 
     Raises:
-        UserError: a tenth is less than one sample for each client of the warm-up rounds.
+        UserError: a tenth is less than one sample for each client of the warm-up rounds, or no sample is left for the
+            clients.
     """
-    if defense.pretrain is None:
+    if defense.pretrain is None and "root_update" not in defense.needs:
         return np.empty(0, np.int64)
+    if defense.pretrain is None:
+        if root_samples >= samples:
+            raise UserError(
+                f"root_samples={root_samples} leaves the clients no sample; {defense.name} sets them aside from "
+                f"{samples} training samples; allowed: 1 to {samples - 1}"
+            )
+        return np.sort(generator(seed, "root-samples").choice(samples, root_samples, replace=False))
     count = int(SHARE * samples + 0.5)
     if count < CLIENTS:
         raise UserError(

@@ -17,6 +17,7 @@ from rflbat.randomness import replayed
 from rflbat.round.draws import RoundDraws, draw_round
 from rflbat.round.evaluation import evaluate
 from rflbat.round.groups import train_groups
+from rflbat.round.needs import server_view, split_root_row, with_root_row
 from rflbat.round.shadows import run_shadows
 from rflbat.round.state import Federation, RoundOutcome, ServerState
 from rflbat_kernels import finite_rows
@@ -43,6 +44,8 @@ def _batch_source(federation: Federation, x: Tensor, labels: Tensor, draws: Roun
     """Build the batch source of a round, on the device that holds the draws and the samples."""
     triggers = federation.attack.local_triggers
     group_N = (draws.malicious_N.cumsum(0) - 1) % len(triggers)
+    # The server's own row stamps nothing, so it may be in any group.
+    group_N = torch.nn.functional.pad(group_N, (0, len(draws.batches.index_NSB) - len(group_N)))
     # The roles are known on the host, so a round without malicious clients skips all triggers.
     laid = triggers if draws.malicious.any() else ()
     return make_batch_source(x, labels, draws.batches, laid, group_N, federation.experiment.target)
@@ -87,6 +90,7 @@ def run_round(federation: Federation, server: ServerState) -> tuple[ServerState,
     draws = draw_round(
         experiment, server.round_number, federation.client_indices, federation.attack.poison_fraction, uniforms
     )
+    draws = with_root_row(federation, draws)
     if federation.host_texts is not None:
         # The host finds the touched rows, because their number fixes the shapes of the round.
         touched = touched_rows(
@@ -125,6 +129,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
 
     # Train.
     updates_NQ, chunk = train_groups(federation, task, server.params_D, draws)
+    updates_NQ, root_D = split_root_row(updates_NQ, len(draws.clients))
 
     # Tamper and defend.
     with federation.ranks.sharded_columns(len(server.params_D)):
@@ -135,6 +140,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
             client_ids_N=draws.client_ids_N,
             valid_N=finite_rows(updates_NQ),
             malicious_count=draws.malicious_N.sum(),
+            server=server_view(federation, server, root_D),
         )
         decision = federation.defense.apply(updates, server.defense_state, replayed(draws.uniforms_U))
         shadows = run_shadows(federation.shadows, server.shadow_states, updates, draws.uniforms_U)
@@ -151,7 +157,13 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
             replace(each, measures=_measure(federation, moved_D))
             for each, (moved_D, _) in zip(shadows, moves, strict=True)
         ]
-    after = ServerState(number + 1, params_D, decision.state, tuple(each.decision.state for each in shadows))
+    after = ServerState(
+        number + 1,
+        params_D,
+        decision.state,
+        tuple(each.decision.state for each in shadows),
+        server.params_D if "history" in federation.needs else None,
+    )
     return after, RoundOutcome(
         number, draws.clients, draws.malicious, decision, discarded, measures, tuple(shadows), chunk
     )

@@ -28,6 +28,7 @@ from rflbat.models.registry import make_model
 from rflbat.randomness import generator
 from rflbat.ranks import Ranks, get_ranks, take_device
 from rflbat.round.draws import most_steps
+from rflbat.round.needs import check_needs
 from rflbat.round.root_data import draw_root_data, pretrain_defense
 from rflbat.round.state import Federation, ServerState
 from rflbat_kernels import dispatch
@@ -141,6 +142,7 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
     attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
     defense = make_defense(experiment.defense, experiment.defense_args)
     check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)
+    check_needs((defense, *make_shadows(experiment)), dataset.words is not None)
     return experiment, dataset, attack, defense
 
 
@@ -159,7 +161,7 @@ def check_data(experiment: Experiment) -> None:
         UserError: as ``build``.
     """
     resolved, dataset, _, defense = prepare(experiment)
-    divide(resolved, dataset, draw_root_data(defense, resolved.seed, len(dataset.train_y)))
+    divide(resolved, dataset, draw_root_data(defense, resolved.seed, len(dataset.train_y), resolved.root_samples))
 
 
 def build(experiment: Experiment) -> Federation:
@@ -175,13 +177,15 @@ def build(experiment: Experiment) -> Federation:
         UserError: files are missing or damaged, or settings do not fit the data.
     """
     experiment, dataset, attack, defense = prepare(experiment)
-    root_indices = draw_root_data(defense, experiment.seed, len(dataset.train_y))
+    root_indices = draw_root_data(defense, experiment.seed, len(dataset.train_y), experiment.root_samples)
     client_indices = divide(experiment, dataset, root_indices)
     ranks = get_ranks()
     device = _choose_device(experiment, ranks)
     model = _make_model(experiment, dataset)
     train_x = as_inputs(dataset.train_x, dataset)
-    sparse, _ = row_sparse(model, experiment.optimizers, attack, ranks.count)
+    shadows = make_shadows(experiment)
+    needs = frozenset().union(*(each.needs for each in (defense, *shadows)))
+    sparse, _ = row_sparse(model, experiment.optimizers, attack, ranks.count, needs)
     backend = _choose_backend(experiment, model, train_x[0], sparse, ranks, [len(own) for own in client_indices])
     federation = Federation(
         experiment=experiment,
@@ -195,7 +199,7 @@ def build(experiment: Experiment) -> Federation:
         defense=defense,
         backend=backend,
         device=device,
-        shadows=make_shadows(experiment),
+        shadows=shadows,
         root_indices=root_indices,
         vocabulary=dataset.words,
         host_texts=(train_x, dataset.train_y) if sparse else None,
@@ -296,7 +300,11 @@ def empty_state(federation: Federation) -> ServerState:
     size = (federation.experiment.clients, federation.ranks.width(len(params_D)), federation.device)
     with federation.ranks.sharded_columns(len(params_D)):
         return ServerState(
-            0, params_D, federation.defense.init(*size), tuple(shadow.init(*size) for shadow in federation.shadows)
+            0,
+            params_D,
+            federation.defense.init(*size),
+            tuple(shadow.init(*size) for shadow in federation.shadows),
+            params_D if "history" in federation.needs else None,
         )
 
 

@@ -35,7 +35,7 @@ class Federation:
         device: device of all tensors.
         shadows: shadow defenses.
         root_indices: positions of the root data, training samples that no client has, for a defense that learns from
-            them.
+            them or needs an update of the server's own.
         vocabulary: vocabulary of texts, position = token id; None for images.
         host_texts: training texts and their labels on the host, where each round looks up the rows of the embedding
             that its clients touch; None if clients train all parameters.
@@ -60,6 +60,11 @@ class Federation:
     host_texts: tuple[Tensor, Tensor] | None = None
     ranks: Ranks = SINGLE
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Needs of the defense and of all shadows, as in ``Defense.needs``."""
+        return frozenset().union(*(each.needs for each in (self.defense, *self.shadows)))
+
 
 @dataclass(frozen=True)
 class ServerState:
@@ -70,12 +75,14 @@ class ServerState:
         params_D: global parameters.
         defense_state: state of the defense; this rank's columns of the parts that have one column per parameter.
         shadow_states: states of the shadow defenses.
+        previous_D: global parameters one round before, in the first round the initial ones; None unless needed.
     """
 
     round_number: int
     params_D: Tensor
     defense_state: Any
     shadow_states: tuple[Any, ...] = ()
+    previous_D: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def save(
         OSError: the disk is full, or the folder is missing or not writable; the old checkpoint is then untouched.
         RankLost: another rank exited or stopped responding; the old checkpoint is untouched.
     """
-    tensors = {"params_D": server.params_D, **_stored(federation, server)}
+    tensors = {"params_D": server.params_D, **_previous(server), **_stored(federation, server)}
     if folder is None:
         divided = [tensors[name] for name in sorted(tensors)]
         for each in divided:
@@ -43,6 +43,11 @@ def save(
     folder.sync()
     meta = {"round": server.round_number, "seconds": seconds, "config": config}
     save_tensors(folder.checkpoint, tensors, meta, folder.previous)
+
+
+def _previous(server: ServerState) -> dict[str, Tensor]:
+    """Name the global parameters one round before, which only some defenses need."""
+    return {} if server.previous_D is None else {"previous_D": server.previous_D}
 
 
 def _stored(federation: Federation, server: ServerState) -> dict[str, Tensor | Rows]:
@@ -98,7 +103,9 @@ def _reached(federation: Federation, stored: OpenCheckpoint, folder: RunFolder, 
     """Return next round and seconds of a checkpoint that fits the run, without reading its tensors."""
     size = (federation.experiment.clients, federation.model.layout.size, torch.device("meta"))
     shadows = tuple(shadow.init(*size) for shadow in federation.shadows)
-    whole = ServerState(0, torch.empty(size[1], device="meta"), federation.defense.init(*size), shadows)
+    params_D = torch.empty(size[1], device="meta")
+    previous_D = params_D if "history" in federation.needs else None
+    whole = ServerState(0, params_D, federation.defense.init(*size), shadows, previous_D)
     server, seconds = _fitted(federation, whole, (stored.shapes, stored.meta), folder, path)
     return server.round_number, seconds
 
@@ -133,7 +140,8 @@ def _deal(
         }
         states.append(restore_state(state, named))
     params_D = everything("params_D", blank.params_D)
-    return ServerState(int(number), params_D, states[0], tuple(states[1:])), float(seconds)
+    previous_D = None if blank.previous_D is None else everything("previous_D", blank.previous_D)
+    return ServerState(int(number), params_D, states[0], tuple(states[1:]), previous_D), float(seconds)
 
 
 def last_round(folder: RunFolder) -> int | None:
@@ -173,10 +181,12 @@ def _fitted(
         raise UserError(f"{path}: damaged checkpoint: round {number!r}, allowed: 0 to {federation.experiment.rounds}")
     if not isinstance(seconds, int | float) or not math.isfinite(seconds):
         raise UserError(f"{path}: damaged checkpoint: seconds {seconds!r}, allowed: a finite number")
-    params_D = tensors.pop("params_D", torch.empty(0))
-    if (params_D.shape, params_D.dtype) != (blank.params_D.shape, blank.params_D.dtype):
-        shape = f"{tuple(params_D.shape)} {params_D.dtype}"
-        raise UserError(f"{path}: does not fit the model: parameters {shape}, expected {tuple(blank.params_D.shape)}")
+    models = [tensors.pop(name, torch.empty(0)) for name in ("params_D", *_previous(blank))]
+    for params_D in models:
+        if (params_D.shape, params_D.dtype) != (blank.params_D.shape, blank.params_D.dtype):
+            shape = f"{tuple(params_D.shape)} {params_D.dtype}"
+            wanted = tuple(blank.params_D.shape)
+            raise UserError(f"{path}: does not fit the model: parameters {shape}, expected {wanted}")
     states = []
     for prefix, state in _memories(federation, blank):
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -184,7 +194,8 @@ def _fitted(
             states.append(restore_state(state, own))
         except ValueError as error:
             raise UserError(f"{path}: does not fit '{prefix.rstrip('.')}': {error}") from None
-    return ServerState(number, params_D.to(blank.params_D.device), states[0], tuple(states[1:])), float(seconds)
+    placed = [params_D.to(blank.params_D.device) for params_D in models]
+    return ServerState(number, placed[0], states[0], tuple(states[1:]), *placed[1:]), float(seconds)
 
 
 def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:

@@ -53,7 +53,11 @@ def describe(federation: Federation) -> dict[str, Any]:
         },
         "backend": asdict(federation.backend),
         "updates": row_sparse(
-            federation.model, federation.experiment.optimizers, federation.attack, federation.ranks.count
+            federation.model,
+            federation.experiment.optimizers,
+            federation.attack,
+            federation.ranks.count,
+            federation.needs,
         )[1],
         "ranks": federation.ranks.count,
         "sizes": [len(own) for own in federation.client_indices],

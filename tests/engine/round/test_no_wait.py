@@ -26,15 +26,16 @@ from rflbat.models.registry import MODELS
 from rflbat.round.records import download
 from rflbat.round.round import run_drawn_round, run_round
 from rflbat.round.setup import empty_state
+from tests.engine.brief import BRIEF, NEEDING
 from tests.engine.federations import CLIENTS, FORMATS, Gathering, back_ends, is_row_sparse, pairs, small_federation
 from tests.engine.test_registry import code_of
-from tests.kernels.device_waits import Crossings
+from tests.kernels.device_waits import Crossings, cluster_nothing
 
 ONE_COPY = ["_to_copy copies between cpu and cuda"]
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
 STEPS = (Optimizer(2, 0.1, 0.9, 0.01), Optimizer(2, 0.1, clip_norm=1.0), Optimizer(2, 0.1, name="adam"))
-SHORT = {"geomed": {"passes": 5}}
-"""Every pass is the same: a few show what all would."""
+FETCH = ["_to_copy copies between cpu and cuda"] * 2
+"""One declared wait of a defense: its distances go to the host, and the labels come back."""
 
 
 def crossings(federation):
@@ -53,9 +54,14 @@ def fake():
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_clusters_on_the_host(monkeypatch):
+    cluster_nothing(monkeypatch)
+
+
 def assert_one_upload_and_one_download(federation):
     outcome, up, down = crossings(federation)
-    assert up == ONE_COPY
+    assert up == ONE_COPY + FETCH * federation.defense.waits
     assert down == ONE_COPY
     assert outcome.decision.update.device.type == "cuda"
     written = [outcome.measures, outcome.decision.kept, *outcome.decision.trace.values()]
@@ -71,8 +77,10 @@ def test_a_round_copies_its_draws_up_and_its_record_down_and_waits_for_nothing_e
 @pytest.mark.parametrize("defense", DEFENSES)
 def test_so_it_does_under_every_defense_with_another_that_looks_on(defense, fake):
     shadow = "krum" if defense != "krum" else "multikrum"
-    federation = small_federation("logistic", "pixel", shadow=shadow, backend=Gathering(), device="cuda")
-    assert_one_upload_and_one_download(replace(federation, defense=make_defense(defense, SHORT.get(defense, {}))))
+    settings = {"defense": defense, "defense_args": BRIEF.get(defense), "shadow": shadow}
+    assert_one_upload_and_one_download(
+        small_federation("logistic", "pixel", backend=Gathering(), device="cuda", **settings)
+    )
 
 
 def test_so_it_does_with_the_attack_of_the_tutorial(fake):
@@ -144,13 +152,13 @@ def test_local_training_on_touched_rows_asks_for_no_value(model, attack, monkeyp
         assert isinstance(train(federation, draws), FakeTensor)
 
 
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("defense", [name for name in DEFENSES if name not in NEEDING])
 @pytest.mark.parametrize(("model", "attack"), TEXTS[:1])
 def test_a_round_of_row_sparse_updates_waits_for_nothing(model, attack, defense, monkeypatch):
     draws = row_sparse_plan(model, attack, monkeypatch, defense)
     with FakeTensorMode(allow_non_fake_inputs=True):
         federation = small_federation(model, attack, backend=Gathering(), device="cuda")
-        federation = replace(federation, defense=make_defense(defense, SHORT.get(defense, {})))
+        federation = replace(federation, defense=make_defense(defense, BRIEF.get(defense, {})))
         with Crossings(forbidden=False) as up:
             there = draws.to("cuda")
         server = replace(empty_state(federation), round_number=draws.round_number)
