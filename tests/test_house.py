@@ -148,7 +148,7 @@ KINDS = {"data", "models", "attacks", "defenses", "clients"}
 MAY_IMPORT = {
     "storage": {"errors"},
     "data": {"storage"} | GROUND,
-    "models": {"errors", "parameters", "registry", "arguments"},
+    "models": {"errors", "parameters", "randomness", "registry", "arguments"},
     "attacks": {"errors", "randomness", "registry", "arguments"},
     "defenses": {"errors", "randomness", "registry", "arguments", "parameters"},
     "clients": {"models", "attacks"} | GROUND,

@@ -90,22 +90,70 @@ def replayed(numbers_U: Tensor) -> Draw:
     return draw
 
 
-_STEP, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
-"""The three constants of SplitMix64 as signed numbers."""
+_GOLDEN, _FIRST, _SECOND = (each - 2**64 for each in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+"""Increment and multipliers of SplitMix64, as signed numbers."""
 
 
-def _mixed(state: Tensor) -> Tensor:
-    """Scramble 64-bit numbers. Shifts are logical and products wrap around."""
-    for shift, factor in ((30, _FIRST), (27, _SECOND)):
-        state = (state ^ ((state >> shift) & ((1 << (64 - shift)) - 1))) * factor
-    return state ^ ((state >> 31) & ((1 << 33) - 1))
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Shift int64 to the right without copies of the sign."""
+    shifted: Tensor = (bits >> by) & (2 ** (64 - by) - 1)
+    return shifted
 
 
-def hashed_uniforms(key: Tensor, first: int, count: int) -> Tensor:
+def hashed(key: Tensor, number: Tensor | int) -> Tensor:
+    """Hash a key and a number to 64 bits, on their device: a draw that needs no state and no host.
+
+    For the numbers 0, 1, 2, ... these are the outputs of SplitMix64 with the key as its seed. ``torch.func.vmap`` goes
+    through the function, and integers give the same bits on every device.
+
+    Args:
+        key: int64, any shape.
+        number: int64 that broadcasts with the key, or one integer of at least 0.
+
+    Returns:
+        int64, all 64 bits drawn.
+
+    Example:
+        >>> hashed(torch.tensor(0), torch.arange(2)).tolist()
+        [-2152535657050944081, 7960286522194355700]
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    offset = number + 1 if isinstance(number, Tensor) else (number + 1) % 2**64
+    step = offset * _GOLDEN if isinstance(offset, Tensor) else _signed(offset * _GOLDEN)
+    bits = key + step
+    bits = (bits ^ _shifted(bits, 30)) * _FIRST
+    bits = (bits ^ _shifted(bits, 27)) * _SECOND
+    return bits ^ _shifted(bits, 31)
+
+
+def _signed(number: int) -> int:
+    """Return the int64 with the last 64 bits of an integer."""
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def hashed_uniforms(key: Tensor, *shape: int) -> Tensor:
+    """Draw uniforms on the device of a key: position i in row-major order is ``hashed(key, i)``.
+
+    Args:
+        key: int64, 0-dim.
+        shape: shape of the draw.
+
+    Returns:
+        float32 in [0, 1), multiples of 2^-24.
+
+    Example:
+        >>> hashed_uniforms(torch.tensor(7), 2, 3).shape
+        torch.Size([2, 3])
+    """
+    numbers = torch.arange(math.prod(shape), device=key.device)
+    return (_shifted(hashed(key, numbers), 40) * 2.0**-24).view(shape)
+
+
+def uniforms_at(key: Tensor, first: int, count: int) -> Tensor:
     """Compute uniforms on the device from their positions in a stream, for amounts too large to draw on the host.
 
-    Number i is a hash of the key and of i, so any part of the stream can be computed alone, with the same bits on every
-    device.
+    Any part of the stream can be computed alone, with the same bits on every device.
 
     Args:
         key: 0-dim float64 in [0, 1), such as from a ``Draw``; it names the stream.
@@ -113,15 +161,13 @@ def hashed_uniforms(key: Tensor, first: int, count: int) -> Tensor:
         count: how many.
 
     Returns:
-        ``(count,)`` float64 in [0, 1) on the device of the key.
+        ``(count,)`` float64 in [0, 1) on the device of the key, multiples of 2^-53.
 
     Example:
-        >>> whole = hashed_uniforms(torch.tensor(0.25, dtype=torch.float64), 0, 5)
-        >>> torch.equal(whole[3:], hashed_uniforms(torch.tensor(0.25, dtype=torch.float64), 3, 2))
+        >>> whole = uniforms_at(torch.tensor(0.25, dtype=torch.float64), 0, 5)
+        >>> torch.equal(whole[3:], uniforms_at(torch.tensor(0.25, dtype=torch.float64), 3, 2))
         True
-
-    Source: Steele, Lea and Flood 2014 (SplitMix64).
     """
-    start = _mixed((key * 2**53).to(torch.int64) + _STEP)
-    position = torch.arange(first + 1, first + count + 1, device=key.device)
-    return ((_mixed(start + position * _STEP) >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53
+    seed = hashed((key * 2**53).to(torch.int64), 0)
+    bits = hashed(seed, torch.arange(first, first + count, device=key.device))
+    return _shifted(bits, 11).to(torch.float64) * 2.0**-53

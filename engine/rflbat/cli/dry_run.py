@@ -56,7 +56,7 @@ def _settings(federation: Federation) -> Rows:
             f"{experiment.participants} of {experiment.clients} a round, for {experiment.rounds} rounds of "
             f"{local} with batches of {experiment.batch_size}",
         ),
-        ("model", f"{federation.model.name}, {federation.model.layout.size} parameters"),
+        ("model", f"{federation.model.name}, {_parameters(federation)}"),
         ("attack", f"{federation.attack.name} by {experiment.malicious:g} of the clients"),
         ("defense", f"{federation.defense.name}{shadows}"),
         *_needs(federation),
@@ -73,6 +73,16 @@ def _needs(federation: Federation) -> Rows:
     if len(federation.root_indices):
         rows.append(("root data", f"{len(federation.root_indices)} training samples that no client has"))
     return [*rows, *([("waits for the device", f"{waits} a round, for work on the host")] if waits else [])]
+
+
+def _parameters(federation: Federation) -> str:
+    """Count the parameters; running statistics and frozen ones apart, where there are any."""
+    layout = federation.model.layout
+    carried, frozen = layout.size - layout.trained, sum(each.numel() for each in federation.model.constants.values())
+    counts = [f"{layout.trained} parameters"]
+    counts += [f"{carried} carried"] if carried else []
+    counts += [f"{frozen} frozen"] if frozen else []
+    return ", ".join(counts)
 
 
 def show_plan(console: Console, rows: Rows) -> None:

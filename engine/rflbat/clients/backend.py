@@ -132,8 +132,9 @@ def choose_backend(
 
     Raises:
         UserError: an unknown name, a chunk size for the loop, a model without an analytic gradient for ``analytic``, or
-            a model that draws random numbers.
+            a model that draws random numbers, or that ``vmap`` cannot transform.
     """
+    asked = name
     if name not in BACKENDS:
         raise UserError(f"unknown back end '{name}'{nearest(name, BACKENDS)}; known: {', '.join(BACKENDS)}")
     if name == "loop" and chunk is not None:
@@ -143,6 +144,11 @@ def choose_backend(
         name, reason = _fastest(model, chunk, device)
     GRADIENTS[name](model)
     refuse_random(model, sample)
+    if name == "vmap" and model.untried and (refused := vmap.refusal(model, sample)):
+        if asked == "vmap" or chunk is not None:
+            what = f"backend={asked!r}" if chunk is None else f"chunk={chunk}"
+            raise UserError(f"{what}: vmap cannot transform model '{model.name}' ({refused}); allowed: backend='loop'")
+        name, reason = "loop", f"vmap cannot transform the model: {refused}"
     size = 1 if name == "loop" else chunk or chunk_size(model, sample, batch, clients, device, name, copies)
     workers = min(torch.get_num_threads(), -(-clients // size)) if device.type == "cpu" else 1
     return Backend(name, size, workers, reason)

@@ -146,7 +146,7 @@ def _train_chunk(
         try:
             take_step(gradient(named, *batch))
             if project is not None:
-                project(local_nD, start_nD, step)
+                project(local_nD[:, : layout.trained], start_nD[:, : layout.trained], step)
             if before_nD is not None:
                 trains_n1 = (batch[2] > 0).any(1, keepdim=True)
                 torch.where(trains_n1, local_nD, before_nD, out=local_nD)

@@ -8,10 +8,11 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rflbat.clients.step import batch_loss
+from rflbat.clients.step import batch_loss, carrying_loss, split_named
 from rflbat.errors import UserError
 from rflbat.models.base import Model
 
+CPU, META = torch.device("cpu"), torch.device("meta")
 _log = logging.getLogger(__name__)
 
 
@@ -19,7 +20,8 @@ def activation_bytes(model: Model, sample: torch.Tensor) -> int:
     """Count the bytes that autograd saves per sample between the forward and the backward pass.
 
     The batch loss is run for one sample and for two on the meta device, which computes nothing. The difference is the
-    share of one sample; the rest belongs to the parameters.
+    share of one sample; the rest belongs to the parameters. A module that cannot run on the meta device, because it
+    holds tensors of its own or reads values, is run on the CPU.
 
     Args:
         model: functional model.
@@ -28,11 +30,16 @@ def activation_bytes(model: Model, sample: torch.Tensor) -> int:
     Returns:
         bytes, without the sample itself.
     """
-    one, two = (_saved_bytes(model, sample, batch) for batch in (1, 2))
+    try:
+        one, two = (_saved_bytes(model, sample, batch) for batch in (1, 2))
+    except (RuntimeError, NotImplementedError):
+        if not model.untried:
+            raise
+        one, two = (_saved_bytes(model, sample, batch, CPU) for batch in (1, 2))
     return two - one
 
 
-def _saved_bytes(model: Model, sample: torch.Tensor, batch: int) -> int:
+def _saved_bytes(model: Model, sample: torch.Tensor, batch: int, device: torch.device = META) -> int:
     """Sum the distinct tensors that autograd saves for a batch, parameters included."""
     seen: dict[int, torch.Tensor] = {}
 
@@ -41,17 +48,30 @@ def _saved_bytes(model: Model, sample: torch.Tensor, batch: int) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        _loss(model, sample, batch)
+        _loss(model, sample, batch, device)
     return sum(math.prod(tensor.shape) * tensor.element_size() for tensor in seen.values())
 
 
-def _loss(model: Model, sample: torch.Tensor, batch: int) -> None:
-    """Run the batch loss on the meta device."""
-    flat = torch.empty(model.layout.size, device="meta", requires_grad=True)
-    labels_B = torch.zeros(batch, dtype=torch.int64, device="meta")
-    x = sample.new_zeros(batch, *sample.shape)
-    with torch.enable_grad():
-        batch_loss(model)(model.layout.views(flat), x, labels_B, torch.ones(batch, device="meta"))
+def _loss(model: Model, sample: torch.Tensor, batch: int, device: torch.device = META) -> None:
+    """Run the batch loss, with all parameters and samples zero on the CPU, and nothing computed on the meta device."""
+    model = model.to(device)
+    flat = torch.zeros(model.layout.size, device=device, requires_grad=True)
+    labels_B = torch.zeros(batch, *model.label_shape, dtype=torch.int64, device=device)
+    x = torch.zeros(batch, *sample.shape, dtype=sample.dtype, device=device)
+    weight_B = torch.ones(batch, device=device)
+    # Tensors that a module makes without a device belong beside its samples.
+    with torch.enable_grad(), device:
+        if model.train_apply is None:
+            batch_loss(model)(model.layout.views(flat), x, labels_B, weight_B)
+        else:
+            key = torch.zeros((), dtype=torch.int64, device=device) if model.draws else None
+            trained, carried = split_named(model, model.layout.views(flat))
+            held = {name: value.detach() for name, value in carried.items()}
+            carrying_loss(model)(trained, held, x, labels_B, weight_B, key)
+
+
+class _Draws(UserError):
+    """An operation draws random numbers."""
 
 
 class _Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -61,27 +81,32 @@ class _Drawing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise UserError(f"it draws random numbers ({func})")
+            raise _Draws(f"it draws random numbers ({func})")
         return func(*args, **(kwargs or {}))
 
 
 def refuse_random(model: Model, sample: torch.Tensor) -> None:
-    """Reject a model that draws random numbers, such as dropout: equal seeds would no longer give equal results.
+    """Reject a model that draws from torch's global generator: equal seeds would no longer give equal results.
 
     Args:
         model: functional model.
         sample: one sample on the meta device, for its shape and dtype.
 
     Raises:
-        UserError: an operation of the model draws from torch's global generator.
+        UserError: an operation of the model draws from torch's global generator; or a module fails on such samples.
     """
     try:
         with _Drawing():  # type: ignore[no-untyped-call]
-            _loss(model, sample, 2)
+            _loss(model, sample, 2, CPU if model.untried else META)
     except RuntimeError as error:  # a constant of the model is stored on a device other than meta
+        if model.untried:
+            said = str(error).partition("\n")[0]
+            raise UserError(
+                f"model '{model.name}' cannot be trained on samples of shape {tuple(sample.shape)}: {said}"
+            ) from error
         _log.warning("model '%s' could not be examined for random numbers: %s", model.name, error)
-    except UserError as error:
-        needed = "the same parameters and samples must give the same loss"
+    except _Draws as error:
+        needed = "the same parameters and samples must give the same loss (torch.nn.Dropout in a module is keyed)"
         raise UserError(f"model '{model.name}' cannot be trained: {error}; {needed}") from None
 
 

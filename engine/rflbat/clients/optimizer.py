@@ -75,13 +75,15 @@ class Optimizer:
         """Begin the local training of a chunk of clients.
 
         Args:
-            layout: names of the D parameters.
+            layout: names of the D columns; carried columns do not move.
             params_nD: contiguous; every step writes to it.
             start_nD: the parameters with which the round began, for ``rule``; not written to.
 
         Returns:
             function that takes one step; ``rule.project`` is not part of it.
         """
+        layout, params_nD = layout.trained_part, params_nD[:, : layout.trained]
+        start_nD = None if start_nD is None else start_nD[:, : layout.trained]
         if self._flat:
             return self._on_rows(layout, params_nD, start_nD)
         named = layout.views(params_nD)
@@ -96,15 +98,16 @@ class Optimizer:
     def _on_rows(self, layout: Layout, params_nD: Tensor, start_nD: Tensor | None) -> Step:
         """Join the gradients into flat rows first: for a rule, a norm over all parameters, or Adam in one pass."""
         change = None if self.rule is None else self.rule.gradient
-        gradient_nD = torch.empty_like(params_nD)
+        gradient_nD = torch.empty_like(params_nD, memory_format=torch.contiguous_format)
         rows = layout.views(gradient_nD)
         adam = velocity_nD = None
+        own_nD = params_nD.contiguous()  # a copy only beside carried columns: the fused kernel takes no strides
         if self.name == "adam":
             # Capturable, because a round on CUDA may be captured as a graph.
             adam = torch.optim.Adam(
-                [params_nD], self.lr, weight_decay=self.weight_decay, capturable=params_nD.is_cuda, fused=True
+                [own_nD], self.lr, weight_decay=self.weight_decay, capturable=params_nD.is_cuda, fused=True
             )
-            params_nD.grad = gradient_nD
+            own_nD.grad = gradient_nD
         elif self.momentum:
             velocity_nD = torch.zeros_like(params_nD)
 
@@ -118,8 +121,12 @@ class Optimizer:
                 gradient_nD.mul_((self.clip_norm / (norm_n1 + 1e-6)).clamp_max(1))
             if adam is None:
                 self._descend(params_nD, gradient_nD, velocity_nD)
-            else:
+            elif own_nD is params_nD:
                 adam.step()
+            else:
+                own_nD.copy_(params_nD)
+                adam.step()
+                params_nD.copy_(own_nD)
 
         return step
 

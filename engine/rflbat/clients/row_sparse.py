@@ -65,6 +65,8 @@ def row_sparse(
     Returns:
         the answer, and a line for run.json.
     """
+    if model.train_apply is not None or model.constants:
+        return False, "dense: the model is a module, carries a state or has frozen parameters"
     if not model.embedding or model.with_rows is None:
         return False, "dense: the model has no embedding that can be shortened"
     for optimizer in optimizers:

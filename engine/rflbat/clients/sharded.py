@@ -92,7 +92,7 @@ def _from(task: LocalTask, first: int) -> LocalTask:
     def start(rows: slice | Tensor) -> Tensor:
         return task.start(moved(rows))
 
-    def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, ...]:
         return task.batch_source(moved(rows), step)
 
     return replace(task, start=start, batch_source=batch_source)

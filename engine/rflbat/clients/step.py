@@ -12,18 +12,20 @@ from torch import Tensor
 from rflbat.attacks.base import Trigger
 from rflbat.clients.batches import Batches
 from rflbat.models.base import Gradients, Model
+from rflbat.randomness import hashed
 
-BatchSource = Callable[[slice | Tensor, int], tuple[Tensor, Tensor, Tensor]]
+BatchSource = Callable[[slice | Tensor, int], tuple[Tensor, ...]]
 """``batch_source(rows, step)`` returns ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the
-clients. Rows are a slice, or int64 positions on the device. The next call from the same thread may overwrite ``x``."""
+clients, and, for a model that draws, their keys ``(n,)``. Rows are a slice, or int64 positions on the device. The next
+call from the same thread may overwrite ``x``."""
 
-Gradient = Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Gradients]
-"""``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B))`` returns the gradient of each client's
-batch loss."""
+Gradient = Callable[..., Gradients]
+"""``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B), keys (n,) or nothing)`` returns the
+gradient of each client's batch loss for the trained parameters, and writes the carried tensors in ``named``."""
 
 
 def batch_loss(model: Model) -> Callable[[Mapping[str, Tensor], Tensor, Tensor, Tensor], Tensor]:
-    """Return the loss of one client's batch: the weighted mean cross-entropy, in which padding has weight 0.
+    """Return the loss of one client's batch by ``Model.apply``, for a model without ``train_apply``.
 
     Args:
         model: functional model.
@@ -31,12 +33,77 @@ def batch_loss(model: Model) -> Callable[[Mapping[str, Tensor], Tensor, Tensor, 
     Returns:
         pure function (parameters, x_B, labels_B, weight_B) -> scalar.
     """
+    apply, loss_of, constants = model.apply, model.loss, model.constants
 
     def loss(parameters: Mapping[str, Tensor], x: Tensor, labels_B: Tensor, weight_B: Tensor) -> Tensor:
-        each_B = torch.nn.functional.cross_entropy(model.apply(parameters, x), labels_B, reduction="none")
-        return (each_B * weight_B).sum() / weight_B.sum()
+        named = {**parameters, **constants} if constants else parameters
+        return loss_of(apply(named, x), labels_B, weight_B)
 
     return loss
+
+
+Named = Mapping[str, Tensor]
+CarryingLoss = Callable[[Named, Named, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, dict[str, Tensor]]]
+
+
+def carrying_loss(model: Model) -> CarryingLoss:
+    """Return the loss of one client's batch by ``Model.train_apply``, together with the new carried tensors.
+
+    Args:
+        model: functional model with ``train_apply``.
+
+    Returns:
+        pure function (trained, carried, x_B, labels_B, weight_B, key) -> (scalar, name -> carried tensor).
+
+    Raises:
+        ValueError: the model has no ``train_apply``; or, from that function, it does not return the carried tensors.
+    """
+    if model.train_apply is None:
+        raise ValueError(f"model '{model.name}' has no train_apply")
+    train_apply, carried_names = model.train_apply, set(model.layout.carried)
+
+    def loss(
+        trained: Named, carried: Named, x: Tensor, labels_B: Tensor, weight_B: Tensor, key: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, after = train_apply({**trained, **carried, **model.constants}, x, weight_B, key)
+        if set(after) != carried_names:
+            raise ValueError(f"`train_apply` returned {sorted(after)}, but the layout carries {sorted(carried_names)}")
+        return model.loss(logits, labels_B, weight_B), after
+
+    return loss
+
+
+def split_named(model: Model, named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split named tensors into the trained and the carried ones.
+
+    Args:
+        model: functional model.
+        named: views by its layout.
+
+    Returns:
+        the two mappings.
+    """
+    layout = model.layout
+    return {name: named[name] for name in layout.shapes}, {name: named[name] for name in layout.carried}
+
+
+def with_keys(batch_source: BatchSource, key_N: Tensor | None) -> BatchSource:
+    """Add to the batches the keys from which a model draws, another one for each client and step.
+
+    Args:
+        batch_source: batches of the round.
+        key_N: int64, drawn key of each client of the round; None: the model does not draw.
+
+    Returns:
+        the batch source, with keys behind the weights.
+    """
+    if key_N is None:
+        return batch_source
+
+    def keyed(rows: slice | Tensor, step: int) -> tuple[Tensor, ...]:
+        return (*batch_source(rows, step), hashed(key_N[rows], step))
+
+    return keyed
 
 
 def make_batch_source(

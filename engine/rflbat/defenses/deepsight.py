@@ -13,7 +13,7 @@ from rflbat.defenses.angles import BOUNDS, clipped_mean, cosine_distances
 from rflbat.defenses.base import Decision, Defense, NoState, Updates, decide
 from rflbat.errors import UserError, nearest
 from rflbat.parameters import Layout
-from rflbat.randomness import Draw, hashed_uniforms
+from rflbat.randomness import Draw, uniforms_at
 from rflbat_kernels import distances, hdbscan, masked_median
 
 PIECE = 1000
@@ -122,7 +122,7 @@ def division_differences(updates: Updates, draw: Draw, samples: int, seeds: int)
         total_NP: Tensor | float = 0.0
         for first in range(0, samples, PIECE):
             count = min(PIECE, samples - first)
-            x_B = hashed_uniforms(key, first * width, count * width).to(updates.dtype).view(count, *shape)
+            x_B = uniforms_at(key, first * width, count * width).to(updates.dtype).view(count, *shape)
             local_NBP = updates.outputs(x_B).to(torch.float64).log_softmax(-1)
             global_BP = updates.global_outputs(x_B).to(torch.float64).log_softmax(-1)
             ratio_NBP = (local_NBP - global_BP).nan_to_num(MOST, MOST, -MOST).clamp(-MOST, MOST).exp()

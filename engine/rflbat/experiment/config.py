@@ -30,6 +30,8 @@ METHODS: dict[str, Registry[Any]] = {
 }
 """Settings that name a method -> registry. ``NAME_args`` holds the method's parameters; ``--NAME-arg`` adds one."""
 ROLES = ("redrawn", "fixed")
+BATCH_NORM = ("average", "keep-global")
+DEFENSE_VECTORS = ("trained", "all")
 DEVICES = ("auto", "cpu", "cuda")
 MOST = 3.4e38
 """Largest factor of a float32 tensor."""
@@ -65,6 +67,9 @@ class Experiment:
     model_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the model, name=value; repeatable"}
     )
+    batch_norm: str = _option(
+        "average", "carried columns (running statistics) of the new global model: average, or keep-global"
+    )
     attack: str | None = _option(None, f"attack: {', '.join(ATTACKS)}; default the data set's")
     attack_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the attack, name=value; repeatable"}
@@ -95,6 +100,7 @@ class Experiment:
     root_samples: int = _option(
         100, "training samples set aside for a defense that trains an update of the server's own"
     )
+    defense_vector: str = _option("trained", "columns of the updates that attack and defense see: trained, or all")
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     local_epochs: int | None = _option(None, "epochs of a client in a round, instead of local_steps")
@@ -275,6 +281,8 @@ def _check_names(experiment: Experiment) -> None:
         ("device", DEVICES),
         ("backend", BACKENDS),
         ("optimizer", OPTIMIZERS),
+        ("batch_norm", BATCH_NORM),
+        ("defense_vector", DEFENSE_VECTORS),
     ):
         value = getattr(experiment, key)
         if value not in allowed:

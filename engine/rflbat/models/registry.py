@@ -18,6 +18,9 @@ MODELS: "Registry[Callable[..., Model]]" = Registry(
         "mlp": "rflbat.models.mlp:mlp",
         "cnn": "rflbat.models.cnn:cnn",
         "lstm": "rflbat.models.lstm:lstm",
+        "resnet": "rflbat.models.resnet:resnet",
+        "transformer": "rflbat.models.transformer:transformer",
+        "lora": "rflbat.models.lora:lora",
     },
 )
 

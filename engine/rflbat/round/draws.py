@@ -51,6 +51,7 @@ class RoundDraws:
         groups: clients that train by one program each; a single group unless malicious clients train differently.
         touched: rows of the model's embedding that the clients touch; None if the clients train all parameters. It
             follows from the other draws, and its shape changes from round to round.
+        key_N: int64, key from which each client's model draws in training; None for a model that does not draw.
     """
 
     round_number: int
@@ -63,6 +64,7 @@ class RoundDraws:
     uniforms_U: Tensor
     groups: tuple[Group, ...] = ()
     touched: TouchedRows | None = None
+    key_N: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "RoundDraws":
         """Copy the draws to a device in a single transfer.
@@ -76,6 +78,7 @@ class RoundDraws:
         own = {"ids": self.client_ids_N, "roles": self.malicious_N, "sizes": self.sizes_N, "uniforms": self.uniforms_U}
         rows = {} if self.touched is None else self.touched.tensors()
         of_groups = {f"group{at}": each.rows_G for at, each in enumerate(self.groups) if each.rows_G is not None}
+        own |= {} if self.key_N is None else {"keys": self.key_N}
         placed = transfer({**own, **vars(self.batches), **rows, **of_groups}, device)
         return replace(
             self,
@@ -86,7 +89,23 @@ class RoundDraws:
             batches=Batches(**{name: placed[name] for name in vars(self.batches)}),
             groups=tuple(replace(each, rows_G=placed.get(f"group{at}")) for at, each in enumerate(self.groups)),
             touched=None if self.touched is None else self.touched.with_tensors(placed),
+            key_N=placed.get("keys"),
         )
+
+
+def draw_keys(seed: int, purpose: str, round_number: int, clients: int) -> Tensor:
+    """Draw the keys from which the models of a round draw in training.
+
+    Args:
+        seed: seed of the run.
+        purpose: name of the stream.
+        round_number: round, from 0.
+        clients: number of clients N; the first keys do not depend on it.
+
+    Returns:
+        int64 ``(N,)``, on the host.
+    """
+    return torch.from_numpy(generator(seed, purpose, round_number).integers(2**63, size=clients))
 
 
 def draw_clients(experiment: Experiment, round_number: int) -> np.ndarray:
@@ -208,7 +227,12 @@ def _groups(experiment: Experiment, sizes: Sequence[int], malicious_N: np.ndarra
 
 
 def draw_round(
-    experiment: Experiment, round_number: int, samples: Sequence[np.ndarray], poison_fraction: float, uniforms: int
+    experiment: Experiment,
+    round_number: int,
+    samples: Sequence[np.ndarray],
+    poison_fraction: float,
+    uniforms: int,
+    keyed: bool = False,
 ) -> RoundDraws:
     """Make all draws of a round, each kind from its own random stream of (seed, purpose, round).
 
@@ -218,6 +242,7 @@ def draw_round(
         samples: positions of the training samples of each client of the federation.
         poison_fraction: share of poisoned samples in a malicious client's batch, 0 to 1.
         uniforms: number of uniforms U, the largest that any of the round's defenses needs.
+        keyed: whether the model draws in training.
 
     Returns:
         the draws, on the host.
@@ -236,4 +261,5 @@ def draw_round(
         batches=_draw_all_batches(experiment, round_number, own, malicious, poison_fraction),
         uniforms_U=torch.from_numpy(generator(experiment.seed, "defense", round_number).random(uniforms)),
         groups=_groups(experiment, sizes, malicious),
+        key_N=draw_keys(experiment.seed, "dropout", round_number, len(clients)) if keyed else None,
     )

@@ -41,7 +41,7 @@ def evaluate(
         float64 on the device, in the order of ``MEASURES``; for a distributed backdoor followed by the attack success
         rate of each local trigger (target class excluded).
     """
-    named = model.layout.views(params_D)
+    named = model.named(params_D)
     local = attack.local_triggers if len(attack.local_triggers) > 1 else ()
     right = torch.zeros(3 + len(local), dtype=torch.float64, device=x.device)
     own = ranks.rows(len(x))

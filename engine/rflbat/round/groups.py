@@ -29,7 +29,7 @@ def _of_group(task: LocalTask, rows_G: Tensor) -> LocalTask:
     def start(rows: slice | Tensor) -> Tensor:
         return task.start(rows_G[rows])
 
-    def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, ...]:
         return task.batch_source(rows_G[rows], step)
 
     return replace(task, start=start, batch_source=batch_source)

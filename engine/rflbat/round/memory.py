@@ -214,20 +214,21 @@ def evaluation_bytes(federation: Federation) -> int:
     Returns:
         bytes.
     """
-    named = federation.model.layout.views(torch.empty(federation.model.layout.size, device=META))
+    model = federation.model.to(META)
+    named = model.named(torch.empty(model.layout.size, device=META))
     x = torch.empty(
         min(BATCH, len(federation.test_x)), *federation.test_x.shape[1:], dtype=federation.test_x.dtype, device=META
     )
-    return int(x.nbytes) + workspace(lambda: federation.model.apply(named, x))
+    return int(x.nbytes) + workspace(lambda: model.apply(named, x))
 
 
 def round_memory(federation: Federation) -> RoundMemory:
     """Compute the memory of a round by part.
 
     Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model, and ``4 D`` of
-    the model one round before if a defense needs it; ``4 N D`` bytes of updates, or the upper bound of row-sparse ones,
-    and one more row for the server's own update; the draws, 13 bytes per sample of a batch; the defenses' states,
-    before and after the round.
+    the model one round before if a defense needs it; the constants of the model; ``4 N D`` bytes of updates, or the
+    upper bound of row-sparse ones, and one more row for the server's own update; the draws, 13 bytes per sample of a
+    batch; the defenses' states, before and after the round.
 
     Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, one forward pass of
     the clients' models if a defense asks for their outputs, and one batch of the evaluation; before the first round the
@@ -245,7 +246,7 @@ def round_memory(federation: Federation) -> RoundMemory:
     experiment, layout, backend = federation.experiment, federation.model.layout, federation.backend
     clients = experiment.participants or experiment.clients
     ranks = federation.ranks
-    columns = -(-layout.size // ranks.count)
+    columns = -(-federation.defense_columns // ranks.count)
     rows = clients + ("root_update" in federation.needs)
     view = known_to_the_server(federation, columns)
     defenses = (federation.defense, *federation.shadows)
@@ -258,10 +259,12 @@ def round_memory(federation: Federation) -> RoundMemory:
     # Two groups of clients: the updates of the larger one are copied into those of the round.
     apart = clients * width * 4 if len(experiment.optimizers) > 1 else 0
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
+    frozen = sum(each.nbytes for each in federation.model.constants.values())
     return RoundMemory(
         resident={
             "data set": sum(each.nbytes for each in data),
             "global model": (4 if "history" in federation.needs else 3) * layout.size * 4,
+            **({"frozen parameters": frozen} if frozen else {}),
             "updates": rows * width * 4,
             "draws": rows * _steps(federation) * experiment.batch_size * 13,
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),

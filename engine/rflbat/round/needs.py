@@ -16,7 +16,7 @@ from rflbat.defenses.server_view import Forward, ServerView
 from rflbat.errors import UserError
 from rflbat.models.base import Model
 from rflbat.randomness import generator
-from rflbat.round.draws import Group, RoundDraws, local_steps
+from rflbat.round.draws import Group, RoundDraws, draw_keys, local_steps
 from rflbat.round.state import Federation, ServerState
 
 OUTPUT_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
@@ -65,7 +65,10 @@ def with_root_row(federation: Federation, draws: RoundDraws) -> RoundDraws:
         drop_last=experiment.drop_last,
     )
     groups = _with_root_row(draws.groups, steps, len(draws.clients))
-    return replace(draws, batches=draws.batches.joined(own), groups=groups)
+    keys = draws.key_N
+    if keys is not None:
+        keys = torch.cat([keys, draw_keys(experiment.seed, "root-dropout", draws.round_number, 1)])
+    return replace(draws, batches=draws.batches.joined(own), groups=groups, key_N=keys)
 
 
 def _with_root_row(groups: tuple[Group, ...], steps: int, row: int) -> tuple[Group, ...]:
@@ -98,27 +101,31 @@ def split_root_row(trained_MQ: Tensor, clients: int) -> tuple[Tensor, Tensor | N
     return trained_MQ[:clients], trained_MQ[clients] if len(trained_MQ) > clients else None
 
 
-def server_view(federation: Federation, server: ServerState, root_D: Tensor | None) -> ServerView:
+def server_view(
+    federation: Federation, server: ServerState, root_D: Tensor | None, carried_NC: Tensor | None = None
+) -> ServerView:
     """Collect what the defenses of the round need, and nothing else.
 
     Args:
         federation: what no round changes.
         server: the server before the round.
         root_D: the server's own update, this rank's columns.
+        carried_NC: carried columns of the updates that the defense does not see.
 
     Returns:
-        the view; vectors hold this rank's columns.
+        the view; vectors hold this rank's columns that the defense sees.
     """
-    needs, own = federation.needs, federation.ranks.columns(len(server.params_D))
-    view = ServerView(root_D=root_D)
+    needs, own = federation.needs, federation.ranks.columns(federation.defense_columns)
+    view = ServerView(root_D=None if root_D is None else root_D[: own.stop - own.start])
     if "params" in needs:
         view = replace(view, params_D=server.params_D[own])
     if "history" in needs and server.previous_D is not None:
         view = replace(view, previous_D=server.previous_D[own])
     if "layers" in needs:
-        view = replace(view, layout=federation.model.layout)
+        seen = federation.defense_columns == federation.model.layout.size
+        view = replace(view, layout=federation.model.layout if seen else federation.model.layout.trained_part)
     if "outputs" in needs:
-        forward = make_forward(federation.model, server.params_D)
+        forward = make_forward(federation.model, server.params_D, carried_NC)
         view = replace(view, forward=forward, sample_shape=tuple(federation.train_x.shape[1:]))
     return view
 
@@ -143,23 +150,31 @@ def output_chunks(model: Model, inputs: int, values: int, device: str) -> tuple[
     return models, min(inputs, max(1, budget // (64 * 4 * (values + widest) * min(models, 16))))
 
 
-def make_forward(model: Model, params_D: Tensor) -> Forward:
+def make_forward(model: Model, params_D: Tensor, carried_NC: Tensor | None = None) -> Forward:
     """Build the forward pass of all local models, by ``vmap`` over chunks of clients and inputs.
 
     Args:
         model: functional model.
         params_D: global parameters.
+        carried_NC: carried columns of the updates, if the updates that the function gets are without them.
 
     Returns:
         function of the updates and the inputs.
     """
-    of_chunk = torch.func.vmap(model.apply, in_dims=(0, None))
+
+    def apply(named: dict[str, Tensor], x_B: Tensor) -> Tensor:
+        return model.apply({**named, **model.constants}, x_B)
+
+    of_chunk = torch.func.vmap(apply, in_dims=(0, None))
 
     def forward(updates_ND: Tensor, x_B: Tensor) -> Tensor:
         models, width = output_chunks(model, len(x_B), x_B[0].numel(), x_B.device.type)
         found = []
         for first in range(0, len(updates_ND), models):
-            named = model.layout.views(params_D + updates_ND[first : first + models])
+            rows_nD = updates_ND[first : first + models]
+            if carried_NC is not None:
+                rows_nD = torch.cat([rows_nD, carried_NC[first : first + models]], 1)
+            named = model.layout.views(params_D + rows_nD)
             found.append(torch.cat([of_chunk(named, piece) for piece in torch.split(x_B, width)], 1))
         return torch.cat(found)
 

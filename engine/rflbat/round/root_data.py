@@ -17,12 +17,13 @@ from rflbat.clients.batches import draw_batches
 from rflbat.clients.executor import same_start
 from rflbat.clients.row_sparse import LocalTask
 from rflbat.clients.sharded import train_sharded
-from rflbat.clients.step import make_batch_source
+from rflbat.clients.step import make_batch_source, with_keys
 from rflbat.defenses.base import Defense, NoState, Updates
 from rflbat.defenses.fedavg import fedavg
 from rflbat.errors import UserError
 from rflbat.randomness import draw_source, generator
-from rflbat.round.draws import local_steps
+from rflbat.round.carried import next_columns, split_columns
+from rflbat.round.draws import draw_keys, local_steps
 from rflbat.round.round import apply_update
 from rflbat.round.state import Federation
 from rflbat_kernels import finite_rows
@@ -90,7 +91,7 @@ def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
     ids_N = torch.arange(CLIENTS, device=device)
     steps = local_steps(experiment, [len(own) for own in shares])
     optimizer = replace(experiment.client_optimizer, steps=max(steps), ragged=min(steps) < max(steps))
-    collected = params_D.new_empty(ROUNDS, CLIENTS, federation.ranks.width(len(params_D)))
+    collected = params_D.new_empty(ROUNDS, CLIENTS, federation.ranks.width(federation.defense_columns))
     for number in range(ROUNDS):
         batches = draw_batches(
             shares,
@@ -102,15 +103,19 @@ def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
             drop_last=experiment.drop_last,
         ).to(device)
         batch_source = make_batch_source(federation.train_x, federation.train_y, batches, (), ids_N, experiment.target)
-        task = LocalTask(federation.model, same_start(params_D), batch_source)
+        keyed = federation.model.draws
+        key_N = draw_keys(experiment.seed, "held-out-dropout", number, CLIENTS).to(device) if keyed else None
+        task = LocalTask(federation.model, same_start(params_D), with_keys(batch_source, key_N))
         updates_ND, _ = train_sharded(federation.backend, task, params_D, optimizer, CLIENTS, federation.ranks)
         draw = draw_source(experiment.seed, "held-out-defense", number, device)
         with federation.ranks.sharded_columns(len(params_D)):
-            updates = Updates(updates_ND, sizes_N, ids_N, finite_rows(updates_ND))
+            seen_ND, carried_NC = split_columns(federation, updates_ND)
+            updates = Updates(seen_ND, sizes_N, ids_N, finite_rows(updates_ND))
             decision = fedavg().apply(updates, NoState(), draw)
-        collected[number] = updates_ND
-        update_D = federation.ranks.gather(decision.update, len(params_D))
-        params_D, _ = apply_update(params_D, update_D, experiment.server_lr)
+        collected[number] = seen_ND
+        update_D = federation.ranks.gather(decision.update, federation.defense_columns)
+        update_D, carried_C = next_columns(federation, params_D, update_D, decision, carried_NC)
+        params_D, _ = apply_update(params_D, update_D, experiment.server_lr, carried_C)
     return collected.flatten(0, 1)
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from rflbat.clients.executor import same_start
 from rflbat.clients.row_sparse import LocalTask, on_rows, touched_rows
-from rflbat.clients.step import BatchSource, make_batch_source
+from rflbat.clients.step import BatchSource, make_batch_source, with_keys
 from rflbat.defenses.base import Decision, Updates
 from rflbat.randomness import replayed
+from rflbat.round.carried import next_columns, split_columns
 from rflbat.round.draws import RoundDraws, draw_round
 from rflbat.round.evaluation import evaluate
 from rflbat.round.groups import train_groups
@@ -23,18 +24,23 @@ from rflbat.round.state import Federation, RoundOutcome, ServerState
 from rflbat_kernels import finite_rows
 
 
-def apply_update(params_D: Tensor, update_D: Tensor, server_lr: float) -> tuple[Tensor, Tensor]:
+def apply_update(
+    params_D: Tensor, update_D: Tensor, server_lr: float, carried_C: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Add the decision's update to the global model, unless the result would be non-finite.
 
     Args:
         params_D: global parameters.
-        update_D: the decision's update.
+        update_D: the decision's update; of the trained columns alone if there is ``carried_C``.
         server_lr: server learning rate, the factor of the update.
+        carried_C: carried columns of the new global model.
 
     Returns:
         the new global parameters, and whether the update was discarded (0-dim bool).
     """
-    moved_D = torch.add(params_D, update_D, alpha=server_lr)
+    moved_D = torch.add(params_D[: len(update_D)], update_D, alpha=server_lr)
+    if carried_C is not None:
+        moved_D = torch.cat([moved_D, carried_C])
     # One pass and no copy: aminmax returns any NaN or infinity in its input.
     discarded = ~torch.stack(torch.aminmax(moved_D)).isfinite().all()
     return torch.where(discarded, params_D, moved_D, out=moved_D), discarded
@@ -58,10 +64,13 @@ def _measure(federation: Federation, params_D: Tensor) -> Tensor:
     )
 
 
-def _moved(federation: Federation, server: ServerState, decision: Decision) -> tuple[Tensor, Tensor]:
+def _moved(
+    federation: Federation, server: ServerState, decision: Decision, carried_NC: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Apply a decision to the global model; its update is sharded by columns over the ranks."""
-    update_D = federation.ranks.gather(decision.update, len(server.params_D))
-    return apply_update(server.params_D, update_D, federation.experiment.server_lr)
+    update_D = federation.ranks.gather(decision.update, federation.defense_columns)
+    update_D, carried_C = next_columns(federation, server.params_D, update_D, decision, carried_NC)
+    return apply_update(server.params_D, update_D, federation.experiment.server_lr, carried_C)
 
 
 @torch.no_grad()
@@ -85,10 +94,15 @@ def run_round(federation: Federation, server: ServerState) -> tuple[ServerState,
     """
     experiment, defenses = federation.experiment, (federation.defense, *federation.shadows)
     clients = experiment.participants or experiment.clients
-    uniforms = max(defense.num_uniforms(clients, len(server.params_D)) for defense in defenses)
+    uniforms = max(defense.num_uniforms(clients, federation.defense_columns) for defense in defenses)
     # Sample.
     draws = draw_round(
-        experiment, server.round_number, federation.client_indices, federation.attack.poison_fraction, uniforms
+        experiment,
+        server.round_number,
+        federation.client_indices,
+        federation.attack.poison_fraction,
+        uniforms,
+        federation.model.draws,
     )
     draws = with_root_row(federation, draws)
     if federation.host_texts is not None:
@@ -123,7 +137,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
 
     # Batch and poison: the batch source applies the triggers.
     batch_source = _batch_source(federation, federation.train_x, federation.train_y, draws)
-    task = LocalTask(federation.model, same_start(server.params_D), batch_source)
+    task = LocalTask(federation.model, same_start(server.params_D), with_keys(batch_source, draws.key_N))
     if draws.touched is not None:
         task = on_rows(task, draws.touched)
 
@@ -132,27 +146,28 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
     updates_NQ, root_D = split_root_row(updates_NQ, len(draws.clients))
 
     # Tamper and defend.
+    seen_NQ, carried_NC = split_columns(federation, updates_NQ)
     with federation.ranks.sharded_columns(len(server.params_D)):
-        updates_NQ = attack.tamper(updates_NQ, draws.malicious_N)
+        seen_NQ = attack.tamper(seen_NQ, draws.malicious_N)
         updates = Updates(
-            values=task.values(updates_NQ),
+            values=task.values(seen_NQ),
             sizes_N=draws.sizes_N,
             client_ids_N=draws.client_ids_N,
-            valid_N=finite_rows(updates_NQ),
+            valid_N=finite_rows(seen_NQ) if carried_NC is None else finite_rows(seen_NQ) & finite_rows(carried_NC),
             malicious_count=draws.malicious_N.sum(),
-            server=server_view(federation, server, root_D),
+            server=server_view(federation, server, root_D, carried_NC),
         )
         decision = federation.defense.apply(updates, server.defense_state, replayed(draws.uniforms_U))
         shadows = run_shadows(federation.shadows, server.shadow_states, updates, draws.uniforms_U)
 
     # Apply.
-    params_D, discarded = _moved(federation, server, decision)
+    params_D, discarded = _moved(federation, server, decision, carried_NC)
 
     # Measure.
     measures = None
     if (number + 1) % experiment.eval_every == 0 or number + 1 == experiment.rounds:
         measures = _measure(federation, params_D)
-        moves = [_moved(federation, server, each.decision) for each in shadows]
+        moves = [_moved(federation, server, each.decision, carried_NC) for each in shadows]
         shadows = [
             replace(each, measures=_measure(federation, moved_D))
             for each, (moved_D, _) in zip(shadows, moves, strict=True)

@@ -194,7 +194,7 @@ def build(experiment: Experiment) -> Federation:
         test_x=as_inputs(dataset.test_x, dataset).to(device),
         test_y=dataset.test_y.to(device),
         client_indices=client_indices,
-        model=model,
+        model=model.to(device),
         attack=attack,
         defense=defense,
         backend=backend,
@@ -256,6 +256,12 @@ def _check_ranks(federation: Federation) -> None:
     """Refuse methods that cannot run on sharded columns, and ranks with different settings or data."""
     if federation.ranks.is_single:
         return
+    if federation.model.layout.carried:
+        raise UserError(
+            f"model '{federation.model.name}' carries running statistics, which {federation.ranks.count} ranks would "
+            "have to average apart from the columns that they share; run it in one process, or without batch "
+            "normalisation"
+        )
     for defense, name in zip(
         (federation.defense, *federation.shadows),
         (federation.experiment.defense, *(shadow.name for shadow in federation.experiment.shadows)),
@@ -297,7 +303,8 @@ def empty_state(federation: Federation) -> ServerState:
         the server; a defense that learns before the first round has not learned yet.
     """
     params_D = federation.model.init(generator(federation.experiment.seed, "model")).to(federation.device)
-    size = (federation.experiment.clients, federation.ranks.width(len(params_D)), federation.device)
+    columns = federation.ranks.width(federation.defense_columns)
+    size = (federation.experiment.clients, columns, federation.device)
     with federation.ranks.sharded_columns(len(params_D)):
         return ServerState(
             0,

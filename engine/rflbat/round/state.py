@@ -1,6 +1,6 @@
 """State of a simulation: what stays fixed, what a round changes, and the outcome of a round.
 
-Axes: N clients of the round, D parameters.
+Axes: N clients of the round, D parameters, trained and carried.
 """
 
 from dataclasses import dataclass, field
@@ -64,6 +64,12 @@ class Federation:
     def needs(self) -> frozenset[str]:
         """Needs of the defense and of all shadows, as in ``Defense.needs``."""
         return frozenset().union(*(each.needs for each in (self.defense, *self.shadows)))
+
+    @property
+    def defense_columns(self) -> int:
+        """Number of columns of an update that attack and defense see; fewer than D if the model carries some."""
+        layout = self.model.layout
+        return layout.size if self.experiment.defense_vector == "all" else layout.trained
 
 
 @dataclass(frozen=True)

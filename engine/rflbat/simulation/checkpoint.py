@@ -101,9 +101,9 @@ def restore(federation: Federation, folder: RunFolder | None, path: Path | None)
 
 def _reached(federation: Federation, stored: OpenCheckpoint, folder: RunFolder, path: Path) -> tuple[int, float]:
     """Return next round and seconds of a checkpoint that fits the run, without reading its tensors."""
-    size = (federation.experiment.clients, federation.model.layout.size, torch.device("meta"))
+    size = (federation.experiment.clients, federation.defense_columns, torch.device("meta"))
     shadows = tuple(shadow.init(*size) for shadow in federation.shadows)
-    params_D = torch.empty(size[1], device="meta")
+    params_D = torch.empty(federation.model.layout.size, device="meta")
     previous_D = params_D if "history" in federation.needs else None
     whole = ServerState(0, params_D, federation.defense.init(*size), shadows, previous_D)
     server, seconds = _fitted(federation, whole, (stored.shapes, stored.meta), folder, path)

@@ -8,6 +8,7 @@ import re
 import torch
 from torch import Tensor
 
+from rflbat.arguments import calls
 from rflbat.attacks.base import Attack, SampleFormat
 from rflbat.attacks.registry import make_attack
 from rflbat.errors import UserError
@@ -94,7 +95,7 @@ def model_case(name: str) -> tuple[SampleFormat, Model]:
     """Build a model for the first format that it accepts: images of 28 x 28 pixels, or texts of 13 tokens.
 
     Args:
-        name: a model, as ``--model`` takes it.
+        name: a model, as ``--model`` takes it, or with parameters, ``NAME(parameter=value)``.
 
     Returns:
         the format, and the model for ``CLASSES`` classes.
@@ -107,10 +108,11 @@ def model_case(name: str) -> tuple[SampleFormat, Model]:
         (13,)
     """
     refusal = UserError("no format was tried")
+    ((_, model, arguments),) = calls(name, "model")
     for samples in (IMAGES[0], TEXTS[1]):
         try:
             words = 0 if samples.encode is None else VOCABULARY
-            return samples, make_model(name, samples.shape, CLASSES, words)
+            return samples, make_model(model, samples.shape, CLASSES, words, arguments)
         except UserError as error:
             refusal = error
     raise refusal

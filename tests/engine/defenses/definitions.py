@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.cluster import HDBSCAN
 
 from rflbat.defenses.registry import make_defense
-from rflbat.randomness import draw_source, hashed_uniforms
+from rflbat.randomness import draw_source, uniforms_at
 from rflbat.testing.subject import supplied
 from tests.oracles import defenses, kernels
 from tests.oracles.defenses import Answer, Round
@@ -121,7 +121,7 @@ def deepsight(updates: Any, sizes: Any) -> Answer:
     kinds.append([clusters(euclidean(energies), 2, False)])
     kinds.append([])
     for key in draw_source(0, "defense", 0, "cpu")(3):
-        noise = hashed_uniforms(key, 0, 40 * inputs).reshape(40, inputs).numpy()
+        noise = uniforms_at(key, 0, 40 * inputs).reshape(40, inputs).numpy()
         answers = []
         for row in rows:
             (weight, bias), (old_weight, old_bias) = parts(model + row), parts(model)

@@ -10,7 +10,7 @@ from rflbat.defenses.server_view import ServerView
 from rflbat.defenses.updates import Updates
 from rflbat.errors import UserError
 from rflbat.parameters import Layout
-from rflbat.randomness import draw_source, hashed_uniforms
+from rflbat.randomness import draw_source, uniforms_at
 
 
 def test_energies_and_exceedings():
@@ -47,7 +47,7 @@ def test_division_differences_are_mean_ratios_of_probabilities(monkeypatch):
     )
     found = division_differences(seen, draw_source(3, "defense", 0, "cpu"), 17, 2)
     for seed, key in enumerate(draw_source(3, "defense", 0, "cpu")(2)):
-        x_B = hashed_uniforms(key, 0, 34).view(17, 2)
+        x_B = uniforms_at(key, 0, 34).view(17, 2)
         base = torch.stack([logits(params_D, x).softmax(0) for x in x_B])
         for client in (0, 1, 3, 4):
             own = torch.stack([logits(params_D + updates_ND[client], x).softmax(0) for x in x_B])
@@ -56,7 +56,7 @@ def test_division_differences_are_mean_ratios_of_probabilities(monkeypatch):
 
 
 def test_noise_is_uniform_and_differs_by_key():
-    one, other = (hashed_uniforms(torch.tensor(key).double(), 0, 100_000) for key in (0.1, 0.100001))
+    one, other = (uniforms_at(torch.tensor(key).double(), 0, 100_000) for key in (0.1, 0.100001))
     for drawn in (one, other):
         counts = torch.histc(drawn, 20, 0, 1)
         assert float(((counts - 5000) ** 2 / 5000).sum()) < 45  # 19 degrees of freedom: p = 0.0007
