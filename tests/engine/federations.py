@@ -116,7 +116,7 @@ def small_federation(
         test_x=samples(tested),
         test_y=labels(tested),
         client_indices=np.array_split(np.arange(TRAINING), CLIENTS),
-        model=made,
+        model=made.to(device),
         attack=make_attack(attack, replace(FORMATS[model], device=device), 100.0, {}),
         defense=(made_defense := make_defense(defense, defense_args or {})),
         backend=backend or Backend("vmap", 5, 1, ""),
