@@ -161,12 +161,13 @@ def known_to_the_server(federation: Federation, columns: int) -> ServerView:
     return ServerView(vector_D, vector_D, model.layout, vector_D, forward, shape)
 
 
-def outputs_bytes(federation: Federation, clients: int) -> dict[str, int]:
+def outputs_bytes(federation: Federation, clients: int, held: int) -> dict[str, int]:
     """Compute the workspace of one forward pass of the clients' models, for a defense that asks for their outputs.
 
     Args:
         federation: what no round changes.
         clients: clients of the round N.
+        held: bytes that the defense itself holds at most; the pass runs inside it.
 
     Returns:
         the phase and its bytes; nothing if no defense needs it.
@@ -178,7 +179,7 @@ def outputs_bytes(federation: Federation, clients: int) -> dict[str, int]:
     updates_ND = torch.empty(min(models, clients), model.layout.size, device=META)
     x_B = torch.empty(inputs, *shape, device=META)
     forward = make_forward(model, torch.empty(model.layout.size, device=META))
-    return {"outputs": int(x_B.nbytes) + workspace(lambda: forward(updates_ND, x_B))}
+    return {"outputs": held + workspace(lambda: forward(updates_ND, x_B))}
 
 
 def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | None]:
@@ -229,7 +230,7 @@ def round_memory(federation: Federation) -> RoundMemory:
     before and after the round.
 
     Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, one forward pass of
-    the clients' models if a defense asks for their outputs, and one batch of the evaluation; before the first round the
+    the clients' models within it if a defense asks for their outputs, and one batch of the evaluation; before the first round the
     warm-up rounds of a defense that learns from root data.
 
     Each of several ranks holds its columns of the updates and states, and twice the updates of its next exchange.
@@ -253,6 +254,7 @@ def round_memory(federation: Federation) -> RoundMemory:
     data = (federation.train_x, federation.train_y, federation.test_x, federation.test_y)
     at_a_time = min(clients, backend.workers * backend.chunk)
     warm_up = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
+    defended = max(defense_bytes(each, clients, columns, sent, view) for each in defenses)
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
     return RoundMemory(
         resident={
@@ -265,8 +267,8 @@ def round_memory(federation: Federation) -> RoundMemory:
         phases={
             **warm_up,
             "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8,
-            "defense": max(defense_bytes(each, clients, columns, sent, view) for each in defenses),
-            **outputs_bytes(federation, clients),
+            "defense": defended,
+            **outputs_bytes(federation, clients, defended),
             "evaluation": evaluation_bytes(federation),
         },
     )
