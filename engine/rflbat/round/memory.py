@@ -230,8 +230,8 @@ def round_memory(federation: Federation) -> RoundMemory:
     before and after the round.
 
     Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, one forward pass of
-    the clients' models within it if a defense asks for their outputs, and one batch of the evaluation; before the first round the
-    warm-up rounds of a defense that learns from root data.
+    the clients' models within it if a defense asks for their outputs, and one batch of the evaluation; before the first
+    round the warm-up rounds of a defense that learns from root data.
 
     Each of several ranks holds its columns of the updates and states, and twice the updates of its next exchange.
     Workspaces of libraries and, on a CPU, the data set as it is stored are not included.
