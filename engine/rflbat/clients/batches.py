@@ -4,7 +4,7 @@ Axes: N clients of the round, S local steps, B batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,6 +58,21 @@ class Batches:
             own[rows] = other
             named[name] = own
         return Batches(**named)
+
+    def with_extra(self, extra: range, stream: np.random.Generator) -> "Batches":
+        """Return these batches with every poisoned sample replaced by one of the attack's own, drawn with replacement.
+
+        Args:
+            extra: positions of these samples in the training set.
+            stream: random stream of the round.
+
+        Returns:
+            the batches.
+        """
+        index_NSB = self.index_NSB.clone()
+        count = int(self.poisoned_NSB.sum())
+        index_NSB[self.poisoned_NSB] = torch.from_numpy(stream.integers(extra.start, extra.stop, count))
+        return replace(self, index_NSB=index_NSB)
 
     def joined(self, others: "Batches") -> "Batches":
         """Return these batches followed by those of further clients; shorter ones get steps without samples.

@@ -74,6 +74,8 @@ def row_sparse(
             return False, f"dense: weight_decay={optimizer.weight_decay:g} changes every row of {model.embedding}"
         if optimizer.rule is not None and not optimizer.rule.moves_only:
             return False, f"dense: local rule '{optimizer.rule.name}' reads every row of {model.embedding}"
+    if attack.triggers is not None:
+        return False, f"dense: the triggers of attack '{attack.name}' change from round to round"
     if not attack.row_wise:
         return False, f"dense: attack '{attack.name}' is not declared row-wise"
     if needs:

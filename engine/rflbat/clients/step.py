@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rflbat.attacks.base import Trigger
+from rflbat.attacks.labels import Poison
 from rflbat.clients.batches import Batches
 from rflbat.models.base import Gradients, Model
 from rflbat.randomness import hashed
@@ -107,7 +108,13 @@ def with_keys(batch_source: BatchSource, key_N: Tensor | None) -> BatchSource:
 
 
 def make_batch_source(
-    x: Tensor, labels: Tensor, batches: Batches, triggers: tuple[Trigger, ...], group_N: Tensor, target: int
+    x: Tensor,
+    labels: Tensor,
+    batches: Batches,
+    triggers: tuple[Trigger, ...],
+    group_N: Tensor,
+    target: int,
+    poison: Poison | None = None,
 ) -> BatchSource:
     """Build the source that gathers batches on the device and stamps and relabels their poisoned samples.
 
@@ -118,12 +125,17 @@ def make_batch_source(
         triggers: one per group of malicious clients (one group unless the backdoor is distributed).
         group_N: int64, the group whose trigger each client stamps.
         target: label of the poisoned samples.
+        poison: labels and eligibility of each training sample; None: all get the target.
 
     Returns:
         the batch source.
     """
-    index_NSB, weight_NSB = batches.index_NSB, batches.weight_NSB
-    labels_NSB = labels[index_NSB].masked_fill_(batches.poisoned_NSB, target)
+    index_NSB, weight_NSB, poisoned_NSB = batches.index_NSB, batches.weight_NSB, batches.poisoned_NSB
+    if poison is None:
+        labels_NSB = labels[index_NSB].masked_fill_(poisoned_NSB, target)
+    else:
+        poisoned_NSB = poisoned_NSB & poison.eligible_n[index_NSB]
+        labels_NSB = torch.where(poisoned_NSB, poison.label_n[index_NSB], labels[index_NSB])
     # All batches of a thread reuse one buffer: on a CPU fresh pages cost as much as the gather.
     rooms = threading.local()
 
@@ -131,7 +143,7 @@ def make_batch_source(
         index_nB = index_NSB[rows, step]
         x_nB = torch.index_select(x, 0, index_nB.reshape(-1), out=_room(rooms, x, index_nB.numel()))
         for number, trigger in enumerate(triggers):
-            poisoned_nB = batches.poisoned_NSB[rows, step]
+            poisoned_nB = poisoned_NSB[rows, step]
             x_nB = trigger(x_nB, (poisoned_nB & (group_N[rows, None] == number)).reshape(-1))
         return x_nB.view(*index_nB.shape, *x.shape[1:]), labels_NSB[rows, step], weight_NSB[rows, step]
 

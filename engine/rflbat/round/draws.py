@@ -3,8 +3,8 @@
 Axes: N clients of the round, S local steps, B batch, U uniforms.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class RoundDraws:
         groups: clients that train by one program each; a single group unless malicious clients train differently.
         touched: rows of the model's embedding that the clients touch; None if the clients train all parameters. It
             follows from the other draws, and its shape changes from round to round.
+        malicious_M: int64, positions of the malicious clients among the round's, ascending, on the device of the round.
+        attack_uniforms_U: float64 in [0, 1), for the attack.
         key_N: int64, key from which each client's model draws in training; None for a model that does not draw.
     """
 
@@ -65,6 +67,8 @@ class RoundDraws:
     groups: tuple[Group, ...] = ()
     touched: TouchedRows | None = None
     key_N: Tensor | None = None
+    malicious_M: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    attack_uniforms_U: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
     def to(self, device: torch.device | str) -> "RoundDraws":
         """Copy the draws to a device in a single transfer.
@@ -78,6 +82,7 @@ class RoundDraws:
         own = {"ids": self.client_ids_N, "roles": self.malicious_N, "sizes": self.sizes_N, "uniforms": self.uniforms_U}
         rows = {} if self.touched is None else self.touched.tensors()
         of_groups = {f"group{at}": each.rows_G for at, each in enumerate(self.groups) if each.rows_G is not None}
+        own |= {"attackers": self.malicious_M, "attack uniforms": self.attack_uniforms_U}
         own |= {} if self.key_N is None else {"keys": self.key_N}
         placed = transfer({**own, **vars(self.batches), **rows, **of_groups}, device)
         return replace(
@@ -90,6 +95,8 @@ class RoundDraws:
             groups=tuple(replace(each, rows_G=placed.get(f"group{at}")) for at, each in enumerate(self.groups)),
             touched=None if self.touched is None else self.touched.with_tensors(placed),
             key_N=placed.get("keys"),
+            malicious_M=placed["attackers"],
+            attack_uniforms_U=placed["attack uniforms"],
         )
 
 
@@ -233,6 +240,8 @@ def draw_round(
     poison_fraction: float,
     uniforms: int,
     keyed: bool = False,
+    extra: range = range(0),
+    attack_uniforms: Callable[[int], int] = lambda malicious: 0,
 ) -> RoundDraws:
     """Make all draws of a round, each kind from its own random stream of (seed, purpose, round).
 
@@ -243,6 +252,8 @@ def draw_round(
         poison_fraction: share of poisoned samples in a malicious client's batch, 0 to 1.
         uniforms: number of uniforms U, the largest that any of the round's defenses needs.
         keyed: whether the model draws in training.
+        extra: positions of the samples that replace poisoned ones; empty: these are stamped.
+        attack_uniforms: number of malicious clients -> number of uniforms that the attack draws.
 
     Returns:
         the draws, on the host.
@@ -251,6 +262,11 @@ def draw_round(
     malicious = draw_roles(experiment, round_number, clients)
     own = [samples[client] for client in clients]
     sizes = [len(each) for each in own]
+    batches = _draw_all_batches(experiment, round_number, own, malicious, poison_fraction)
+    if extra:
+        batches = batches.with_extra(extra, generator(experiment.seed, "extra-samples", round_number))
+    attackers = np.flatnonzero(malicious)
+    of_attack = generator(experiment.seed, "attack", round_number).random(attack_uniforms(len(attackers)))
     return RoundDraws(
         round_number=round_number,
         clients=clients,
@@ -258,8 +274,10 @@ def draw_round(
         client_ids_N=torch.from_numpy(clients),
         malicious_N=torch.from_numpy(malicious),
         sizes_N=torch.tensor(sizes, dtype=torch.float64),
-        batches=_draw_all_batches(experiment, round_number, own, malicious, poison_fraction),
+        batches=batches,
         uniforms_U=torch.from_numpy(generator(experiment.seed, "defense", round_number).random(uniforms)),
         groups=_groups(experiment, sizes, malicious),
         key_N=draw_keys(experiment.seed, "dropout", round_number, len(clients)) if keyed else None,
+        malicious_M=torch.from_numpy(attackers),
+        attack_uniforms_U=torch.from_numpy(of_attack),
     )

@@ -162,12 +162,13 @@ def known_to_the_server(federation: Federation, columns: int) -> ServerView:
     return ServerView(vector_D, vector_D, model.layout, vector_D, forward, shape)
 
 
-def outputs_bytes(federation: Federation, clients: int) -> dict[str, int]:
+def outputs_bytes(federation: Federation, clients: int, held: int) -> dict[str, int]:
     """Compute the workspace of one forward pass of the clients' models, for a defense that asks for their outputs.
 
     Args:
         federation: what no round changes.
         clients: clients of the round N.
+        held: bytes that the defense itself holds at most; the pass runs inside it.
 
     Returns:
         the phase and its bytes; nothing if no defense needs it.
@@ -179,7 +180,7 @@ def outputs_bytes(federation: Federation, clients: int) -> dict[str, int]:
     updates_ND = torch.empty(min(models, clients), model.layout.size, device=META)
     x_B = torch.empty(inputs, *shape, device=META)
     forward = make_forward(model, torch.empty(model.layout.size, device=META))
-    return {"outputs": int(x_B.nbytes) + workspace(lambda: forward(updates_ND, x_B))}
+    return {"outputs": held + workspace(lambda: forward(updates_ND, x_B))}
 
 
 def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | None]:
@@ -231,8 +232,8 @@ def round_memory(federation: Federation) -> RoundMemory:
     batch; the defenses' states, before and after the round.
 
     Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, one forward pass of
-    the clients' models if a defense asks for their outputs, and one batch of the evaluation; before the first round the
-    warm-up rounds of a defense that learns from root data.
+    the clients' models within it if a defense asks for their outputs, and one batch of the evaluation; before the first
+    round the warm-up rounds of a defense that learns from root data.
 
     Each of several ranks holds its columns of the updates and states, and twice the updates of its next exchange.
     Workspaces of libraries and, on a CPU, the data set as it is stored are not included.
@@ -258,6 +259,7 @@ def round_memory(federation: Federation) -> RoundMemory:
     width = trained.layout.size if ranks.is_single else columns
     # Two groups of clients: the updates of the larger one are copied into those of the round.
     apart = clients * width * 4 if len(experiment.optimizers) > 1 else 0
+    defended = max(defense_bytes(each, clients, columns, sent, view) for each in defenses)
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
     frozen = sum(each.nbytes for each in federation.model.constants.values())
     return RoundMemory(
@@ -272,8 +274,8 @@ def round_memory(federation: Federation) -> RoundMemory:
         phases={
             **warm_up,
             "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8 + apart,
-            "defense": max(defense_bytes(each, clients, columns, sent, view) for each in defenses),
-            **outputs_bytes(federation, clients),
+            "defense": defended,
+            **outputs_bytes(federation, clients, defended),
             "evaluation": evaluation_bytes(federation),
         },
     )

@@ -5,15 +5,19 @@ trains.
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rflbat.attacks.base import Trigger
+from rflbat.attacks.labels import Poison
 from rflbat.clients.executor import same_start
 from rflbat.clients.row_sparse import LocalTask, on_rows, touched_rows
 from rflbat.clients.step import BatchSource, make_batch_source, with_keys
 from rflbat.defenses.base import Decision, Updates
 from rflbat.randomness import replayed
+from rflbat.round.attacker import begin, send
 from rflbat.round.carried import next_columns, split_columns
 from rflbat.round.draws import RoundDraws, draw_round
 from rflbat.round.evaluation import evaluate
@@ -46,22 +50,27 @@ def apply_update(
     return torch.where(discarded, params_D, moved_D, out=moved_D), discarded
 
 
-def _batch_source(federation: Federation, x: Tensor, labels: Tensor, draws: RoundDraws) -> BatchSource:
+def _batch_source(
+    federation: Federation,
+    x: Tensor,
+    labels: Tensor,
+    draws: RoundDraws,
+    poison: Poison | None,
+    triggers: tuple[Trigger, ...],
+) -> BatchSource:
     """Build the batch source of a round, on the device that holds the draws and the samples."""
-    triggers = federation.attack.local_triggers
     group_N = (draws.malicious_N.cumsum(0) - 1) % len(triggers)
     # The server's own row stamps nothing, so it may be in any group.
     group_N = torch.nn.functional.pad(group_N, (0, len(draws.batches.index_NSB) - len(group_N)))
     # The roles are known on the host, so a round without malicious clients skips all triggers.
     laid = triggers if draws.malicious.any() else ()
-    return make_batch_source(x, labels, draws.batches, laid, group_N, federation.experiment.target)
+    return make_batch_source(x, labels, draws.batches, laid, group_N, federation.experiment.target, poison)
 
 
-def _measure(federation: Federation, params_D: Tensor) -> Tensor:
-    target = federation.experiment.target
-    return evaluate(
-        federation.model, params_D, federation.test_x, federation.test_y, federation.attack, target, federation.ranks
-    )
+def _measure(federation: Federation, params_D: Tensor, attack_state: Any) -> Tensor:
+    local, full = federation.attack.triggers_in(attack_state)
+    triggers = (full, *(local if len(local) > 1 else ()))
+    return evaluate(federation.model, params_D, federation.measured, triggers, federation.ranks)
 
 
 def _moved(
@@ -103,13 +112,21 @@ def run_round(federation: Federation, server: ServerState) -> tuple[ServerState,
         federation.attack.poison_fraction,
         uniforms,
         federation.model.draws,
+        federation.extra_positions,
+        lambda malicious: federation.attack.num_uniforms(malicious, federation.defense_columns),
     )
     draws = with_root_row(federation, draws)
     if federation.host_texts is not None:
         # The host finds the touched rows, because their number fixes the shapes of the round.
         touched = touched_rows(
             federation.model,
-            _batch_source(federation, *federation.host_texts, draws),
+            _batch_source(
+                federation,
+                *federation.host_texts,
+                draws,
+                federation.host_poison,
+                federation.attack.local_triggers,
+            ),
             clients,
             draws.batches.index_NSB.shape[1],
         )
@@ -133,10 +150,15 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
     Returns:
         as ``run_round``.
     """
-    experiment, attack, number = federation.experiment, federation.attack, draws.round_number
+    experiment, number = federation.experiment, draws.round_number
 
     # Batch and poison: the batch source applies the triggers.
-    batch_source = _batch_source(federation, federation.train_x, federation.train_y, draws)
+    attack_draw = replayed(draws.attack_uniforms_U)
+    attack_state = begin(federation, server, draws, attack_draw)
+    triggers, _ = federation.attack.triggers_in(attack_state)
+    batch_source = _batch_source(
+        federation, federation.train_x, federation.train_y, draws, federation.poison, triggers
+    )
     task = LocalTask(federation.model, same_start(server.params_D), with_keys(batch_source, draws.key_N))
     if draws.touched is not None:
         task = on_rows(task, draws.touched)
@@ -148,7 +170,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
     # Tamper and defend.
     seen_NQ, carried_NC = split_columns(federation, updates_NQ)
     with federation.ranks.sharded_columns(len(server.params_D)):
-        seen_NQ = attack.tamper(seen_NQ, draws.malicious_N)
+        seen_NQ = send(federation, server, draws, seen_NQ, attack_draw)
         updates = Updates(
             values=task.values(seen_NQ),
             sizes_N=draws.sizes_N,
@@ -166,10 +188,10 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
     # Measure.
     measures = None
     if (number + 1) % experiment.eval_every == 0 or number + 1 == experiment.rounds:
-        measures = _measure(federation, params_D)
+        measures = _measure(federation, params_D, attack_state)
         moves = [_moved(federation, server, each.decision, carried_NC) for each in shadows]
         shadows = [
-            replace(each, measures=_measure(federation, moved_D))
+            replace(each, measures=_measure(federation, moved_D, attack_state))
             for each, (moved_D, _) in zip(shadows, moves, strict=True)
         ]
     after = ServerState(
@@ -178,6 +200,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
         decision.state,
         tuple(each.decision.state for each in shadows),
         server.params_D if "history" in federation.needs else None,
+        attack_state,
     )
     return after, RoundOutcome(
         number, draws.clients, draws.malicious, decision, discarded, measures, tuple(shadows), chunk

@@ -138,7 +138,8 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
         )
     attack_name = experiment.attack or default_attack(experiment.dataset)
     experiment = replace(experiment, model=experiment.model or dataset.model, attack=attack_name)
-    format_ = SampleFormat(dataset.shape, dataset.high, dataset.encode, experiment.device)
+    folder = Path(experiment.data_dir) if experiment.data_dir else None
+    format_ = SampleFormat(dataset.shape, dataset.high, dataset.encode, experiment.device, dataset.low, folder)
     attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
     defense = make_defense(experiment.defense, experiment.defense_args)
     check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from rflbat.attacks.base import Attack
+from rflbat.attacks.labels import Poison
 from rflbat.clients.backend import Backend
 from rflbat.defenses.base import Decision, Defense
 from rflbat.experiment.config import Experiment
 from rflbat.models.base import Model
 from rflbat.ranks import SINGLE, Ranks
+from rflbat.round.evaluation import Measured
 from rflbat.round.shadows import ShadowOutcome
 
 
@@ -41,6 +43,10 @@ class Federation:
             that its clients touch; None if clients train all parameters.
         ranks: this process among those that run the simulation; each holds all of the above, but only its columns of
             the updates.
+        poison: labels of poisoned training samples, on the device; None: the target, for all.
+        host_poison: the same beside ``host_texts``.
+        test_poison: the same of the test samples.
+        extra_x: test samples that the attack brings, on the device; its training samples are the last of ``train_x``.
     """
 
     experiment: Experiment
@@ -59,11 +65,30 @@ class Federation:
     vocabulary: tuple[str, ...] | None = None
     host_texts: tuple[Tensor, Tensor] | None = None
     ranks: Ranks = SINGLE
+    poison: Poison | None = None
+    host_poison: Poison | None = None
+    test_poison: Poison | None = None
+    extra_x: Tensor | None = None
 
     @property
     def needs(self) -> frozenset[str]:
-        """Needs of the defense and of all shadows, as in ``Defense.needs``."""
-        return frozenset().union(*(each.needs for each in (self.defense, *self.shadows)))
+        """Needs of the defense and of all shadows, as in ``Defense.needs``, and of the attack."""
+        of_attack = frozenset({"history"} if self.attack.history else ())
+        return of_attack.union(*(each.needs for each in (self.defense, *self.shadows)))
+
+    @property
+    def extra_positions(self) -> range:
+        """Positions of the attack's own training samples, the last of ``train_x``; empty without any."""
+        extra = self.attack.extra
+        return range(0) if extra is None else range(len(self.train_x) - len(extra.train_x), len(self.train_x))
+
+    @property
+    def measured(self) -> Measured:
+        """How the global model is measured."""
+        success = self.attack.success
+        return Measured(
+            self.test_x, self.test_y, self.experiment.target, success, self.test_poison, self.extra_x
+        )
 
     @property
     def defense_columns(self) -> int:
@@ -82,6 +107,7 @@ class ServerState:
         defense_state: state of the defense; this rank's columns of the parts that have one column per parameter.
         shadow_states: states of the shadow defenses.
         previous_D: global parameters one round before, in the first round the initial ones; None unless needed.
+        attack_state: state of the attack; None if it has none.
     """
 
     round_number: int
@@ -89,6 +115,7 @@ class ServerState:
     defense_state: Any
     shadow_states: tuple[Any, ...] = ()
     previous_D: Tensor | None = None
+    attack_state: Any = None
 
 
 @dataclass(frozen=True)

@@ -215,4 +215,5 @@ def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
 def _memories(federation: Federation, server: ServerState) -> list[tuple[str, Any]]:
     """List the states of all defenses, each with the prefix of its tensor names in a checkpoint."""
     shadows = zip(federation.shadows, server.shadow_states, strict=True)
-    return [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]
+    found = [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]
+    return found if server.attack_state is None else [*found, ("attack.", server.attack_state)]

@@ -13,7 +13,16 @@ SETTINGS = {
     *("--dataset", "--data-dir", "--clients", "--participants", "--partition", "--alpha", "--model"),
     *("--dataset-arg", "--model-arg", "--tokenizer", "--shadow", "--optimizer", "--clip-norm", "--drop-last"),
     *("--attack", "--attack-arg", "--malicious", "--roles", "--attack-start", "--scale", "--target"),
-    *("--defense", "--defense-arg", "--rounds", "--local-steps", "--batch-size", "--lr", "--momentum"),
+    *(
+        "--defense",
+        "--defense-arg",
+        "--root-samples",
+        "--rounds",
+        "--local-steps",
+        "--batch-size",
+        "--lr",
+        "--momentum",
+    ),
     *("--weight-decay", "--server-lr", "--seed", "--device", "--backend", "--chunk", "--kernels"),
     *("--eval-every", "--checkpoint-every"),
 }

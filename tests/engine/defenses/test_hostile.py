@@ -129,7 +129,7 @@ def test_hostile_rounds(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_ten_thousand_hostile_rounds(name: str) -> None:
-    """12,800 rounds; more than six minutes of CPU time (`pytest -m slow tests/engine/defenses/test_hostile.py`)."""
+    """12,800 rounds, minutes of CPU time (`time pytest -m slow tests/engine/defenses/test_hostile.py`)."""
     assert SLOW * len(DEFENSES) >= 10_000
     explore(name, SLOW)
 
