@@ -144,12 +144,13 @@ def own_imports(module: ast.Module) -> set[tuple[str, ...]]:
 
 
 GROUND = {"errors", "randomness", "parameters", "transfer", "registry", "arguments", "ranks"}
-KINDS = {"data", "models", "attacks", "defenses", "clients"}
+KINDS = {"data", "models", "attacks", "defenses", "clients", "server"}
 MAY_IMPORT = {
     "storage": {"errors"},
     "data": {"storage"} | GROUND,
     "models": {"errors", "parameters", "randomness", "registry", "arguments"},
-    "attacks": {"errors", "randomness", "registry", "arguments"},
+    "attacks": {"data", "errors", "randomness", "registry", "arguments"},
+    "server": {"errors", "registry", "arguments"},
     "defenses": {"errors", "randomness", "registry", "arguments", "parameters"},
     "clients": {"models", "attacks"} | GROUND,
     "experiment": KINDS | GROUND,

@@ -39,9 +39,7 @@ def largest_z(clients: int, malicious: int) -> float:
     return max(0.0, NormalDist().inv_cdf((benign - supporters) / benign))
 
 
-def alie(
-    samples: SampleFormat, scale: float, *, z: float | None = None, ddof: int = 0, sign: str = "minus"
-) -> Attack:
+def alie(samples: SampleFormat, scale: float, *, z: float | None = None, ddof: int = 0, sign: str = "minus") -> Attack:
     """Send ``mean - z * std`` of the benign updates in every coordinate, the same vector from every malicious client.
 
     Args:

@@ -132,7 +132,7 @@ class Attack:
             classified as wanted; "labels": the same without a trigger; "test set": the same on ``extra.test_x``;
             "untargeted": not at all.
         labels: the label of each poisoned sample, and which samples are poisoned; None: the target, and all.
-        extra: samples that replace the poisoned ones.
+        extra: () -> samples that replace the poisoned ones; they are read when a run is built. Not with ``labels``.
         init: (parameters, device) -> state before the first round, a frozen dataclass of tensors.
         begin: (view, state, draw) -> state for this round, before local training in a round with malicious clients.
             Its ``view`` has no benign updates.
@@ -152,7 +152,7 @@ class Attack:
     knowledge: str = "own"
     success: str = "trigger"
     labels: Labels | None = None
-    extra: ExtraSamples | None = None
+    extra: Callable[[], ExtraSamples] | None = None
     init: Callable[[int, torch.device], Any] = no_state
     begin: Begin | None = None
     triggers: Callable[[Any], tuple[tuple[Trigger, ...], Trigger]] | None = None
@@ -168,6 +168,10 @@ class Attack:
                 raise UserError(f"attack '{self.name}': {field_name}={value!r}; allowed: {', '.join(allowed)}")
         if self.row_wise and self.knowledge == "omniscient":
             raise UserError(f"attack '{self.name}' is declared row-wise and omniscient; row-wise reads no other row")
+        if self.extra is not None and self.labels is not None:
+            raise UserError(
+                f"attack '{self.name}' brings samples of its own, which get the target, and relabels others"
+            )
         if self.success == "test set" and self.extra is None:
             raise UserError(f"attack '{self.name}' is measured on a test set, but it brings no extra samples")
 

@@ -71,10 +71,13 @@ def edge_case(samples: SampleFormat, scale: float, *, digit: int = 7, share: flo
     if not 0 <= digit < DIGITS:
         raise UserError(f"attack 'edge_case': digit={digit} is out of range; allowed: 0 to 9")
     check_share("edge_case", share)
-    if samples.data_dir is None:
-        raise UserError(f"attack 'edge_case' needs --data-dir, a folder of data sets with the folder {FOLDER}: {HINT}")
-    folder = samples.data_dir / FOLDER
-    extra = ExtraSamples(*(_digits(samples, folder, part, digit) for part in ("train", "t10k")))
+
+    def extra() -> ExtraSamples:
+        if samples.data_dir is None:
+            raise UserError(f"attack 'edge_case' needs --data-dir, a folder with the folder {FOLDER}: {HINT}")
+        folder = samples.data_dir / FOLDER
+        return ExtraSamples(*(_digits(samples, folder, part, digit) for part in ("train", "t10k")))
+
     return Attack(
         "edge_case",
         (no_trigger,),

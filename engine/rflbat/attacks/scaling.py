@@ -3,7 +3,6 @@
 Axes: M malicious clients of the round, D parameters.
 """
 
-import torch
 from torch import Tensor
 
 from rflbat.attacks.base import Tamper

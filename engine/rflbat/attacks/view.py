@@ -59,7 +59,7 @@ class Benign:
         """
         counted_N1, found = self.counted_N[:, None], []
         count = self.counted_N.sum()
-        for block_NC in self.matrix_ND.split(columns, 1):
+        for block_NC in torch.split(self.matrix_ND, columns, 1):
             own_NC = torch.where(counted_N1, block_NC, 0).to(torch.float64)
             mean_C = own_NC.sum(0) / count.clamp_min(1)
             squares_C = torch.where(counted_N1, (own_NC - mean_C).square(), 0).sum(0)
@@ -93,12 +93,14 @@ class AttackerView:
     @property
     def params_D(self) -> Tensor:
         """Global parameters before the round, of the columns of the updates. Knowledge: "model"."""
-        return self._granted("params_D", ("model", "omniscient"))
+        found: Tensor = self._granted("params_D", ("model", "omniscient"))
+        return found
 
     @property
     def previous_D(self) -> Tensor:
         """Global parameters one round before that, for an attack with ``history``. Knowledge: "model"."""
-        return self._granted("previous_D", ("model", "omniscient"))
+        found: Tensor = self._granted("previous_D", ("model", "omniscient"))
+        return found
 
     @property
     def layout(self) -> Any:
@@ -108,7 +110,8 @@ class AttackerView:
     @property
     def benign(self) -> Benign:
         """Benign updates of the round; not before local training. Knowledge: "omniscient"."""
-        return self._granted("benign", ("omniscient",))
+        found: Benign = self._granted("benign", ("omniscient",))
+        return found
 
     def _granted(self, what: str, levels: tuple[str, ...]) -> Any:
         if self.knowledge not in levels:

@@ -15,6 +15,7 @@ from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
 from rflbat.registry import Registry
+from rflbat.server.registry import SERVER_OPTIMIZERS, make_server_optimizer
 
 if TYPE_CHECKING:
     from rflbat.clients.optimizer import Optimizer
@@ -27,6 +28,7 @@ METHODS: dict[str, Registry[Any]] = {
     "local_rule": LOCAL_RULES,
     "attack_rule": LOCAL_RULES,
     "lr_schedule": LR_SCHEDULES,
+    "server_optimizer": SERVER_OPTIMIZERS,
 }
 """Settings that name a method -> registry. ``NAME_args`` holds the method's parameters; ``--NAME-arg`` adds one."""
 ROLES = ("redrawn", "fixed")
@@ -122,6 +124,10 @@ class Experiment:
     weight_decay: float = _option(0.0, "weight decay of the clients")
     clip_norm: float | None = _option(None, "largest L2 norm of a client's gradient in a step; default no limit")
     server_lr: float = _option(1.0, "learning rate of the server")
+    server_optimizer: str = _option("sgd", f"optimizer of the server: {', '.join(SERVER_OPTIMIZERS)}")
+    server_optimizer_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the server's optimizer, name=value; repeatable"}
+    )
     seed: int = _option(0, "key of every draw")
     device: str = _option("auto", f"device: {', '.join(DEVICES)}")
     backend: str = _option("auto", f"local training: {', '.join(BACKENDS)}")
@@ -149,6 +155,8 @@ class Experiment:
         make_rule(self.local_rule, self.local_rule_args)
         make_rule(self.attack_rule, self.attack_rule_args)
         self.lr_in(0)
+        if self.server_optimizer != "sgd":
+            make_server_optimizer(self.server_optimizer, self.server_optimizer_args)
         for label, name, given in self.shadows:
             shadow = make_defense(name, given)
             if shadow.pretrain is not None:

@@ -38,7 +38,9 @@ def make_poison(attack: Attack, labels_n: Tensor, classes: int, target: int, see
         return None
     poison = attack.labels(labels_n, classes, target, generator(seed, f"poison-labels-{part}"))
     if not (poison.eligible_n & (poison.label_n != labels_n)).any():
-        raise UserError(f"attack '{attack.name}' relabels no sample of the {part} set; the wanted labels are the true ones")
+        raise UserError(
+            f"attack '{attack.name}' relabels no sample of the {part} set; the wanted labels are the true ones"
+        )
     return poison
 
 

@@ -100,5 +100,7 @@ def _wanted(measured: Measured, rows: slice) -> tuple[Tensor, Tensor]:
 def _share_of_extra(model: Model, named: Mapping[str, Tensor], measured: Measured) -> Tensor:
     """Return the share of the extra samples that are classified as the target; every rank measures all of them."""
     assert measured.extra_x is not None
-    hits = [(model.apply(named, x_B).argmax(1) == measured.target).sum() for x_B in measured.extra_x.split(BATCH)]
-    return torch.stack(hits).sum() / len(measured.extra_x)
+    hits = [
+        (model.apply(named, x_B).argmax(1) == measured.target).sum() for x_B in torch.split(measured.extra_x, BATCH)
+    ]
+    return torch.stack(hits).sum().to(torch.float64) / len(measured.extra_x)

@@ -4,7 +4,7 @@ The code follows Algorithm 1 of the RFLBAT paper. Axes: N clients of the round, 
 trains.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -75,11 +75,25 @@ def _measure(federation: Federation, params_D: Tensor, attack_state: Any) -> Ten
 
 def _moved(
     federation: Federation, server: ServerState, decision: Decision, carried_NC: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Any]:
     """Apply a decision to the global model; its update is sharded by columns over the ranks."""
     update_D = federation.ranks.gather(decision.update, federation.defense_columns)
     update_D, carried_C = next_columns(federation, server.params_D, update_D, decision, carried_NC)
-    return apply_update(server.params_D, update_D, federation.experiment.server_lr, carried_C)
+    lr = federation.experiment.server_lr
+    if server.optimizer_state is None:
+        return *apply_update(server.params_D, update_D, lr, carried_C), None
+    step_D, state = federation.server_optimizer.apply(update_D, server.optimizer_state, lr)
+    params_D, discarded = apply_update(server.params_D, step_D, 1.0, carried_C)
+    return params_D, discarded, _unless(discarded, state, server.optimizer_state)
+
+
+def _unless(discarded: Tensor, state: Any, before: Any) -> Any:
+    """Return the next state of the server's optimizer, or the former one if the move was discarded."""
+    kept = {
+        item.name: torch.where(discarded, getattr(before, item.name), getattr(state, item.name))
+        for item in fields(state)
+    }
+    return replace(state, **kept)
 
 
 @torch.no_grad()
@@ -156,9 +170,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
     attack_draw = replayed(draws.attack_uniforms_U)
     attack_state = begin(federation, server, draws, attack_draw)
     triggers, _ = federation.attack.triggers_in(attack_state)
-    batch_source = _batch_source(
-        federation, federation.train_x, federation.train_y, draws, federation.poison, triggers
-    )
+    batch_source = _batch_source(federation, federation.train_x, federation.train_y, draws, federation.poison, triggers)
     task = LocalTask(federation.model, same_start(server.params_D), with_keys(batch_source, draws.key_N))
     if draws.touched is not None:
         task = on_rows(task, draws.touched)
@@ -183,7 +195,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
         shadows = run_shadows(federation.shadows, server.shadow_states, updates, draws.uniforms_U)
 
     # Apply.
-    params_D, discarded = _moved(federation, server, decision, carried_NC)
+    params_D, discarded, optimizer_state = _moved(federation, server, decision, carried_NC)
 
     # Measure.
     measures = None
@@ -192,7 +204,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
         moves = [_moved(federation, server, each.decision, carried_NC) for each in shadows]
         shadows = [
             replace(each, measures=_measure(federation, moved_D, attack_state))
-            for each, (moved_D, _) in zip(shadows, moves, strict=True)
+            for each, (moved_D, *_) in zip(shadows, moves, strict=True)
         ]
     after = ServerState(
         number + 1,
@@ -201,6 +213,7 @@ def run_drawn_round(federation: Federation, server: ServerState, draws: RoundDra
         tuple(each.decision.state for each in shadows),
         server.params_D if "history" in federation.needs else None,
         attack_state,
+        optimizer_state,
     )
     return after, RoundOutcome(
         number, draws.clients, draws.malicious, decision, discarded, measures, tuple(shadows), chunk

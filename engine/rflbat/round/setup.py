@@ -27,6 +27,7 @@ from rflbat.models.base import Model
 from rflbat.models.registry import make_model
 from rflbat.randomness import generator
 from rflbat.ranks import Ranks, get_ranks, take_device
+from rflbat.round.attacker import make_poison
 from rflbat.round.draws import most_steps
 from rflbat.round.needs import check_needs
 from rflbat.round.root_data import draw_root_data, pretrain_defense
@@ -161,7 +162,9 @@ def check_data(experiment: Experiment) -> None:
     Raises:
         UserError: as ``build``.
     """
-    resolved, dataset, _, defense = prepare(experiment)
+    resolved, dataset, attack, defense = prepare(experiment)
+    if attack.extra is not None:
+        attack.extra()
     divide(resolved, dataset, draw_root_data(defense, resolved.seed, len(dataset.train_y), resolved.root_samples))
 
 
@@ -185,13 +188,20 @@ def build(experiment: Experiment) -> Federation:
     model = _make_model(experiment, dataset)
     train_x = as_inputs(dataset.train_x, dataset)
     shadows = make_shadows(experiment)
-    needs = frozenset().union(*(each.needs for each in (defense, *shadows)))
+    needs = frozenset[str]().union(*(each.needs for each in (defense, *shadows)))
     sparse, _ = row_sparse(model, experiment.optimizers, attack, ranks.count, needs)
     backend = _choose_backend(experiment, model, train_x[0], sparse, ranks, [len(own) for own in client_indices])
+    extra = None if attack.extra is None else attack.extra()
+    own_x = [] if extra is None else [extra.train_x.to(device)]
+    own_y = [] if extra is None else [torch.full((len(extra.train_x),), experiment.target, device=device)]
+    poison, test_poison = (
+        make_poison(attack, labels, dataset.classes, experiment.target, experiment.seed, part)
+        for labels, part in ((dataset.train_y, "train"), (dataset.test_y, "test"))
+    )
     federation = Federation(
         experiment=experiment,
-        train_x=train_x.to(device),
-        train_y=dataset.train_y.to(device),
+        train_x=torch.cat([train_x.to(device), *own_x]) if own_x else train_x.to(device),
+        train_y=torch.cat([dataset.train_y.to(device), *own_y]),
         test_x=as_inputs(dataset.test_x, dataset).to(device),
         test_y=dataset.test_y.to(device),
         client_indices=client_indices,
@@ -205,6 +215,11 @@ def build(experiment: Experiment) -> Federation:
         vocabulary=dataset.words,
         host_texts=(train_x, dataset.train_y) if sparse else None,
         ranks=ranks,
+        poison=None if poison is None else poison.to(device),
+        host_poison=poison,
+        test_poison=None if test_poison is None else test_poison.to(device),
+        extra_x=None if extra is None else extra.test_x.to(device),
+        extra_samples=0 if extra is None else len(extra.train_x),
     )
     _check_ranks(federation)
     return federation
@@ -313,6 +328,8 @@ def empty_state(federation: Federation) -> ServerState:
             federation.defense.init(*size),
             tuple(shadow.init(*size) for shadow in federation.shadows),
             params_D if "history" in federation.needs else None,
+            federation.attack.init(columns, federation.device),
+            federation.server_optimizer.init(params_D[: federation.server_columns]),
         )
 
 

@@ -19,6 +19,8 @@ from rflbat.models.base import Model
 from rflbat.ranks import SINGLE, Ranks
 from rflbat.round.evaluation import Measured
 from rflbat.round.shadows import ShadowOutcome
+from rflbat.server.optimizers import ServerOptimizer
+from rflbat.server.registry import make_server_optimizer
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Federation:
         poison: labels of poisoned training samples, on the device; None: the target, for all.
         host_poison: the same beside ``host_texts``.
         test_poison: the same of the test samples.
-        extra_x: test samples that the attack brings, on the device; its training samples are the last of ``train_x``.
+        extra_x: test samples that the attack brings, on the device.
+        extra_samples: number of training samples that the attack brings, the last of ``train_x``.
     """
 
     experiment: Experiment
@@ -69,6 +72,7 @@ class Federation:
     host_poison: Poison | None = None
     test_poison: Poison | None = None
     extra_x: Tensor | None = None
+    extra_samples: int = 0
 
     @property
     def needs(self) -> frozenset[str]:
@@ -77,18 +81,26 @@ class Federation:
         return of_attack.union(*(each.needs for each in (self.defense, *self.shadows)))
 
     @property
+    def server_columns(self) -> int:
+        """Number of columns that the server's optimizer moves; averaged running statistics are not among them."""
+        average = self.experiment.batch_norm == "average" and self.experiment.defense_vector == "all"
+        return self.model.layout.size if average else self.model.layout.trained
+
+    @property
+    def server_optimizer(self) -> ServerOptimizer:
+        """Optimizer of the server."""
+        return make_server_optimizer(self.experiment.server_optimizer, self.experiment.server_optimizer_args)
+
+    @property
     def extra_positions(self) -> range:
         """Positions of the attack's own training samples, the last of ``train_x``; empty without any."""
-        extra = self.attack.extra
-        return range(0) if extra is None else range(len(self.train_x) - len(extra.train_x), len(self.train_x))
+        return range(len(self.train_x) - self.extra_samples, len(self.train_x))
 
     @property
     def measured(self) -> Measured:
         """How the global model is measured."""
         success = self.attack.success
-        return Measured(
-            self.test_x, self.test_y, self.experiment.target, success, self.test_poison, self.extra_x
-        )
+        return Measured(self.test_x, self.test_y, self.experiment.target, success, self.test_poison, self.extra_x)
 
     @property
     def defense_columns(self) -> int:
@@ -108,6 +120,7 @@ class ServerState:
         shadow_states: states of the shadow defenses.
         previous_D: global parameters one round before, in the first round the initial ones; None unless needed.
         attack_state: state of the attack; None if it has none.
+        optimizer_state: state of the server's optimizer; None if it has none.
     """
 
     round_number: int
@@ -116,6 +129,7 @@ class ServerState:
     shadow_states: tuple[Any, ...] = ()
     previous_D: Tensor | None = None
     attack_state: Any = None
+    optimizer_state: Any = None
 
 
 @dataclass(frozen=True)

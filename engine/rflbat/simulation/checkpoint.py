@@ -3,7 +3,8 @@
 import math
 import shlex
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ def _reached(federation: Federation, stored: OpenCheckpoint, folder: RunFolder, 
     shadows = tuple(shadow.init(*size) for shadow in federation.shadows)
     params_D = torch.empty(federation.model.layout.size, device="meta")
     previous_D = params_D if "history" in federation.needs else None
-    whole = ServerState(0, params_D, federation.defense.init(*size), shadows, previous_D)
+    attack_state = federation.attack.init(size[1], size[2])
+    optimizer_state = federation.server_optimizer.init(params_D[: federation.server_columns])
+    whole = ServerState(0, params_D, federation.defense.init(*size), shadows, previous_D, attack_state, optimizer_state)
     server, seconds = _fitted(federation, whole, (stored.shapes, stored.meta), folder, path)
     return server.round_number, seconds
 
@@ -141,7 +144,9 @@ def _deal(
         states.append(restore_state(state, named))
     params_D = everything("params_D", blank.params_D)
     previous_D = None if blank.previous_D is None else everything("previous_D", blank.previous_D)
-    return ServerState(int(number), params_D, states[0], tuple(states[1:]), previous_D), float(seconds)
+    return replace(
+        _with_memories(blank, states), round_number=int(number), params_D=params_D, previous_D=previous_D
+    ), float(seconds)
 
 
 def last_round(folder: RunFolder) -> int | None:
@@ -195,7 +200,9 @@ def _fitted(
         except ValueError as error:
             raise UserError(f"{path}: does not fit '{prefix.rstrip('.')}': {error}") from None
     placed = [params_D.to(blank.params_D.device) for params_D in models]
-    return ServerState(number, placed[0], states[0], tuple(states[1:]), *placed[1:]), float(seconds)
+    previous_D = placed[1] if len(placed) > 1 else None
+    server = replace(_with_memories(blank, states), round_number=number, params_D=placed[0], previous_D=previous_D)
+    return server, float(seconds)
 
 
 def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
@@ -213,7 +220,23 @@ def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
 
 
 def _memories(federation: Federation, server: ServerState) -> list[tuple[str, Any]]:
-    """List the states of all defenses, each with the prefix of its tensor names in a checkpoint."""
+    """List all states, each with the prefix of its tensor names in a checkpoint; a part without state has none."""
     shadows = zip(federation.shadows, server.shadow_states, strict=True)
     found = [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]
-    return found if server.attack_state is None else [*found, ("attack.", server.attack_state)]
+    others = (("attack.", server.attack_state), ("optimizer.", server.optimizer_state))
+    return [*found, *(other for other in others if other[1] is not None)]
+
+
+def _with_memories(blank: ServerState, states: Sequence[Any]) -> ServerState:
+    """Return a server with other states, in the order of ``_memories``."""
+    left = list(states)
+    defense_state, *shadow_states = (left.pop(0) for _ in range(1 + len(blank.shadow_states)))
+    attack_state = None if blank.attack_state is None else left.pop(0)
+    optimizer_state = None if blank.optimizer_state is None else left.pop(0)
+    return replace(
+        blank,
+        defense_state=defense_state,
+        shadow_states=tuple(shadow_states),
+        attack_state=attack_state,
+        optimizer_state=optimizer_state,
+    )

@@ -63,6 +63,8 @@ def describe(federation: Federation) -> dict[str, Any]:
         "sizes": [len(own) for own in federation.client_indices],
         "held_out": len(federation.root_indices),
         "stages": list(federation.defense.stages),
+        "knowledge": federation.attack.knowledge,
+        "success": federation.attack.success,
         "clients": federation.experiment.clients,
         "parameters": federation.model.layout.size,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
