@@ -144,13 +144,14 @@ def own_imports(module: ast.Module) -> set[tuple[str, ...]]:
 
 
 GROUND = {"errors", "randomness", "parameters", "transfer", "registry", "arguments", "ranks"}
-KINDS = {"data", "models", "attacks", "defenses", "clients", "server"}
+KINDS = {"data", "models", "attacks", "defenses", "clients", "server", "transforms"}
 MAY_IMPORT = {
     "storage": {"errors"},
     "data": {"storage"} | GROUND,
     "models": {"errors", "parameters", "randomness", "registry", "arguments"},
     "attacks": {"data", "errors", "randomness", "registry", "arguments"},
     "server": {"errors", "registry", "arguments"},
+    "transforms": {"defenses", "errors", "randomness", "registry", "arguments"},
     "defenses": {"errors", "randomness", "registry", "arguments", "parameters"},
     "clients": {"models", "attacks"} | GROUND,
     "experiment": KINDS | GROUND,
@@ -159,7 +160,7 @@ MAY_IMPORT = {
     "sweep": {"simulation", "round", "storage", "experiment", "clients"} | GROUND,
     "report": {"storage", "errors"},
     "trackers": {"simulation"} | GROUND,
-    "aggregation": {"defenses"} | GROUND,
+    "aggregation": {"defenses", "transforms"} | GROUND,
     "interop": {"aggregation", "defenses"} | GROUND,
     "testing": {"aggregation", "attacks", "clients", "defenses", "models", "storage"} | GROUND,
     "cli": {"sweep", "simulation", "round", "storage", "report", "trackers", "experiment"} | KINDS | GROUND,

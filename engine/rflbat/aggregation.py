@@ -16,6 +16,8 @@ from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from rflbat.parameters import Layout
 from rflbat.randomness import draw_source
+from rflbat.transforms.base import before as compose
+from rflbat.transforms.registry import make_transforms
 from rflbat_kernels import finite_rows
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -147,6 +149,7 @@ def aggregate(
     root: Any = None,
     outputs: Callable[..., Tensor] | None = None,
     sample_shape: Sequence[int] | None = None,
+    before: str | None = None,
     seed: int = 0,
     **arguments: object,
 ) -> Decision:
@@ -173,6 +176,7 @@ def aggregate(
         outputs: function (named parameters, x) -> logits ``(B, C)``, for a defense that feeds the clients' models
             (deepsight). It is called once per client.
         sample_shape: shape of one input of ``outputs``.
+        before: transforms of the updates before the defense, such as "nnm,clip(c=2)".
         seed: key of the random draws (such as k-means starts), any integer. Pass a different seed in each round if the
             draws of rounds are to differ.
         arguments: parameters of the defense, as in ``rflbat show NAME``.
@@ -202,7 +206,7 @@ def aggregate(
         raise UserError(f"seed is {seed!r}; expected an integer")
     clients, parameters = matrix_ND.shape
     device = matrix_ND.device
-    chosen = make_defense(defense, arguments)
+    chosen = compose(make_transforms(before), make_defense(defense, arguments))
     check_clients(chosen, arguments, clients)
     given = {
         "params": params,
@@ -221,6 +225,6 @@ def aggregate(
     )
     if clean is not None and state is not None:
         raise UserError("both state= and clean= are given; clean updates are only for the first round")
-    before = _first_state(chosen, clean, clients, parameters, device, seed) if state is None else state
-    _check_state(chosen, before, clients, parameters)
-    return chosen.apply(seen, before, draw_source(seed, "defense", 0, device))
+    first = _first_state(chosen, clean, clients, parameters, device, seed) if state is None else state
+    _check_state(chosen, first, clients, parameters)
+    return chosen.apply(seen, first, draw_source(seed, "defense", 0, device))

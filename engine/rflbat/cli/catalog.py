@@ -13,6 +13,7 @@ from rflbat.experiment.config import METHODS, Experiment
 from rflbat.experiment.recipes import RECIPES, Recipe
 from rflbat.registry import Documentation, Registry, documented
 from rflbat.trackers.registry import TRACKERS
+from rflbat.transforms.registry import TRANSFORMS
 
 
 def catalog() -> dict[str, dict[str, str]]:
@@ -72,7 +73,8 @@ def show(name: str) -> str:
 def _registries() -> dict[str, Registry[Any]]:
     """List every registry of methods once, under the first setting that names one of its members."""
     first = {registry.kind: setting for setting, registry in reversed(METHODS.items())}
-    return {setting: registry for setting, registry in METHODS.items() if first[registry.kind] == setting}
+    named = {setting: registry for setting, registry in METHODS.items() if first[registry.kind] == setting}
+    return {**named, "transform": TRANSFORMS}
 
 
 def _page(documentation: Documentation) -> str:

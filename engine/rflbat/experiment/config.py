@@ -16,6 +16,7 @@ from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
 from rflbat.registry import Registry
 from rflbat.server.registry import SERVER_OPTIMIZERS, make_server_optimizer
+from rflbat.transforms.registry import TRANSFORMS, make_transforms
 
 if TYPE_CHECKING:
     from rflbat.clients.optimizer import Optimizer
@@ -96,6 +97,9 @@ class Experiment:
     defense_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the defense, name=value; repeatable"}
     )
+    before: str | None = _option(
+        None, f"transforms of the updates before the defense, NAME,NAME(parameter=value),...: {', '.join(TRANSFORMS)}"
+    )
     shadow: str | None = _option(
         None, "shadow defenses, NAME,NAME(parameter=value),...: they judge every round and change nothing"
     )
@@ -152,6 +156,10 @@ class Experiment:
                 self._store({f"{setting}_args": check_arguments(f"{registry.kind} '{name}'", make, given)})
         check_arguments(f"data set '{self.dataset}'", DATASETS[self.dataset], self.load_args)
         defense = make_defense(self.defense, self.defense_args)
+        if self.before is not None:
+            from rflbat.transforms.base import before
+
+            before(make_transforms(self.before), defense)
         make_rule(self.local_rule, self.local_rule_args)
         make_rule(self.attack_rule, self.attack_rule_args)
         self.lr_in(0)

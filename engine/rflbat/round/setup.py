@@ -32,6 +32,8 @@ from rflbat.round.draws import most_steps
 from rflbat.round.needs import check_needs
 from rflbat.round.root_data import draw_root_data, pretrain_defense
 from rflbat.round.state import Federation, ServerState
+from rflbat.transforms.base import before
+from rflbat.transforms.registry import make_transforms
 from rflbat_kernels import dispatch
 
 DATA_DIR = "RFLBAT_DATA_DIR"
@@ -143,6 +145,7 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
     format_ = SampleFormat(dataset.shape, dataset.high, dataset.encode, experiment.device, dataset.low, folder)
     attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
     defense = make_defense(experiment.defense, experiment.defense_args)
+    defense = before(make_transforms(experiment.before), defense)
     check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)
     check_needs((defense, *make_shadows(experiment)), dataset.words is not None)
     return experiment, dataset, attack, defense
