@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import ATTACKS, make_attack
@@ -17,6 +18,7 @@ from rflbat.clients.row_sparse import row_sparse
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from rflbat.experiment.config import Experiment
+from rflbat.models.base import Model
 from rflbat.models.registry import MODELS, make_model
 from rflbat.randomness import generator
 from rflbat.round.evaluation import BATCH
@@ -66,6 +68,16 @@ def words_of(model: str) -> int:
     return WORDS if FORMATS[model].encode else 0
 
 
+def make_anywhere(name: str) -> Model:
+    """Make a model; under fake tensors, where a module cannot be built, outside of them and without its values."""
+    with unset_fake_temporarily():
+        made = MODELS[name](FORMATS[name].shape, CLASSES, words_of(name))
+    if not isinstance(torch.empty(1), FakeTensor):
+        return made
+    constants = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in made.constants.items()}
+    return replace(made, init=lambda stream: torch.zeros(made.layout.size), constants=constants)
+
+
 @dataclass(frozen=True)
 class Gathering:
     """A back end that does all but the gradients: gathers and stamps every batch, and writes the updates."""
@@ -96,7 +108,7 @@ def small_federation(
 ) -> Federation:
     """Make a federation of random samples; under fake tensors too, where it has no values."""
     shape, words = FORMATS[model].shape, words_of(model)
-    made = MODELS[model](shape, CLASSES, words)
+    made = make_anywhere(model)
     stream = generator(0, "samples")
 
     def samples(count):

@@ -74,7 +74,7 @@ class Benign:
 
 @dataclass(frozen=True, eq=False)
 class AttackerView:
-    """What an attacker sees in a round beside its own updates. Anything beyond its declared knowledge is refused.
+    """The part of a round that an attacker sees beside its own updates, as far as its declared knowledge goes.
 
     Args:
         name: the attack, for messages.

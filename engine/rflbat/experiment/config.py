@@ -81,7 +81,7 @@ class Experiment:
     roles: str = _option("redrawn", "malicious clients: redrawn in each round, or fixed")
     attack_start: int = _option(0, "first attacked round, counted from 0")
     attack_stop: int | None = _option(None, "first round after the attack; default the attack lasts until the end")
-    attack_every: int = _option(1, "attack in every so many rounds, from attack_start on")
+    attack_every: int = _option(1, "attack in every k-th round, from attack_start on")
     attack_rule: str | None = _option(None, f"local rule of the malicious clients: {', '.join(LOCAL_RULES)}")
     attack_rule_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the malicious clients' rule, name=value; repeatable"}
@@ -107,6 +107,7 @@ class Experiment:
         100, "training samples set aside for a defense that trains an update of the server's own"
     )
     defense_vector: str = _option("trained", "columns of the updates that attack and defense see: trained, or all")
+    start: str | None = _option(None, "safetensors file or run folder whose parameters the run starts from")
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
     local_epochs: int | None = _option(None, "epochs of a client in a round, instead of local_steps")

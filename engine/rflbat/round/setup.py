@@ -31,6 +31,7 @@ from rflbat.round.attacker import make_poison
 from rflbat.round.draws import most_steps
 from rflbat.round.needs import check_needs
 from rflbat.round.root_data import draw_root_data, pretrain_defense
+from rflbat.round.start import read_start
 from rflbat.round.state import Federation, ServerState
 from rflbat.transforms.base import before
 from rflbat.transforms.registry import make_transforms
@@ -69,6 +70,7 @@ def resolve(experiment: Experiment) -> Experiment:
         experiment,
         device=device,
         data_dir=str(Path(data_dir).resolve()) if data_dir else None,
+        start=str(Path(experiment.start).expanduser().resolve()) if experiment.start else None,
         participants=experiment.participants or experiment.clients,
     )
 
@@ -241,6 +243,22 @@ def _make_model(experiment: Experiment, dataset: Dataset) -> Model:
     return make_model(str(experiment.model), dataset.shape, dataset.classes, words, experiment.model_args)
 
 
+def model_of(experiment: Experiment) -> Model:
+    """Make the model of an experiment.
+
+    Args:
+        experiment: configuration.
+
+    Returns:
+        the model, on the CPU.
+
+    Raises:
+        UserError: as ``build``.
+    """
+    resolved, dataset, _, _ = prepare(experiment)
+    return _make_model(resolved, dataset)
+
+
 def _choose_backend(
     experiment: Experiment, model: Model, sample: Tensor, sparse: bool, ranks: Ranks, sizes: Sequence[int]
 ) -> Backend:
@@ -313,7 +331,7 @@ def _check_divisible(kind: str, name: str, federation: Federation, needs_all_col
 
 
 def empty_state(federation: Federation) -> ServerState:
-    """Return a server of the right shapes: drawn initial parameters, and initial defense states.
+    """Return a server of the right shapes: drawn initial parameters, zeros with ``--start``, and initial states.
 
     Args:
         federation: what no round changes.
@@ -321,7 +339,11 @@ def empty_state(federation: Federation) -> ServerState:
     Returns:
         the server; a defense that learns before the first round has not learned yet.
     """
-    params_D = federation.model.init(generator(federation.experiment.seed, "model")).to(federation.device)
+    start = federation.experiment.start
+    if start is None:
+        params_D = federation.model.init(generator(federation.experiment.seed, "model")).to(federation.device)
+    else:
+        params_D = torch.zeros(federation.model.layout.size, device=federation.device)
     columns = federation.ranks.width(federation.defense_columns)
     size = (federation.experiment.clients, columns, federation.device)
     with federation.ranks.sharded_columns(len(params_D)):
@@ -346,5 +368,8 @@ def initial_state(federation: Federation) -> ServerState:
         the server.
     """
     server = empty_state(federation)
+    if federation.experiment.start is not None:
+        params_D = read_start(Path(federation.experiment.start), federation.model.layout).to(federation.device)
+        server = replace(server, params_D=params_D, previous_D=None if server.previous_D is None else params_D)
     learned = pretrain_defense(federation, server.params_D)
     return server if learned is None else replace(server, defense_state=learned)

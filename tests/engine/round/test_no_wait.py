@@ -20,7 +20,7 @@ from rflbat.clients.backend import Backend
 from rflbat.clients.executor import same_start
 from rflbat.clients.optimizer import Optimizer
 from rflbat.clients.row_sparse import LocalTask, on_rows
-from rflbat.clients.step import make_batch_source
+from rflbat.clients.step import make_batch_source, with_keys
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.models.registry import MODELS
 from rflbat.round.records import download
@@ -111,9 +111,9 @@ def train(federation, draws, optimizer=STEPS[0]):
 def make_batch_source_of(federation, draws):
     triggers = federation.attack.local_triggers
     group_N = (draws.malicious_N.cumsum(0) - 1) % len(triggers)
-    return make_batch_source(
-        federation.train_x, federation.train_y, draws.batches, triggers, group_N, federation.experiment.target
-    )
+    target, poison = federation.experiment.target, federation.poison
+    own = make_batch_source(federation.train_x, federation.train_y, draws.batches, triggers, group_N, target, poison)
+    return with_keys(own, draws.key_N)
 
 
 def planned(federation, monkeypatch):
