@@ -72,6 +72,12 @@ def make_anywhere(name: str) -> Model:
     """Make a model; under fake tensors, where a module cannot be built, outside of them and without its values."""
     with unset_fake_temporarily():
         made = MODELS[name](FORMATS[name].shape, CLASSES, words_of(name))
+        # A module copies itself when it is first used.
+        x = torch.zeros(2, *FORMATS[name].shape, dtype=torch.int64 if words_of(name) else torch.float32)
+        named = {**made.layout.views(torch.zeros(made.layout.size)), **made.constants}
+        made.apply(named, x)
+        if made.train_apply is not None:
+            made.train_apply(named, x, torch.ones(2), torch.tensor(0))
     if not isinstance(torch.empty(1), FakeTensor):
         return made
     constants = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in made.constants.items()}

@@ -95,7 +95,8 @@ def test_so_it_does_with_the_attack_of_the_tutorial(fake):
 def test_every_model_and_attack_is_proved():
     models, attacks = zip(*pairs(), strict=True)
     assert set(models) == set(MODELS)
-    assert set(attacks) == set(ATTACKS)
+    # The samples here are not of 1 x 28 x 28 pixels.
+    assert set(attacks) == set(ATTACKS) - {"edge_case"}
 
 
 def train(federation, draws, optimizer=STEPS[0]):
@@ -175,9 +176,9 @@ def trigger(x, on_B):
     return x if on_B.any() else x.clone()
 
 
-def tamper(updates_ND, malicious_N):
-    updates_ND[malicious_N.nonzero()] *= 2
-    return updates_ND
+def tamper(own_MD, view, draw):
+    own_MD[(own_MD[:, 0] > 0).nonzero()] *= 2
+    return own_MD
 
 
 def apply(parameters, x):
