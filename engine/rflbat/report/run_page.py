@@ -67,7 +67,8 @@ def run_page(folder: RunFolder, path: Path | None = None, plotly_path: str = "")
     sections = _sections(data, bool(clients), shadow_table(own, rounds, shadows), _config_table(config))
     title = f"{own} on {config.get('dataset')}"
     done = f"{len(rounds)} of {config.get('rounds')} rounds"
-    subtitle = f"{config.get('attack') or 'no'} attack, {percent(config.get('malicious'))} malicious, {done}"
+    knowledge = f" (knowledge: {run['knowledge']})" if run.get("knowledge") else ""
+    subtitle = f"{config.get('attack') or 'no'} attack{knowledge}, {percent(config.get('malicious'))} malicious, {done}"
     page = Page(title, subtitle, _tiles(summary), sections, data, "run.js")
     return write_page(page, folder.path / PAGE if path is None else path, plotly_path)
 

@@ -37,6 +37,7 @@ SETTINGS = {
     "defense": "Defense",
     "seed": "Seed",
 }
+THREAT = {"knowledge": "Knowledge of the attacker", "success": "Attack measured by"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def closing_table(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
     """
     config = run.get("config", {})
     rows = [(label, _setting(name, config[name])) for name, label in SETTINGS.items() if config.get(name) is not None]
+    rows += [(label, str(run[name])) for name, label in THREAT.items() if run.get(name)]
     rows += [(label, percent(summary[name])) for name, label in METRICS.items() if summary.get(name) is not None]
     rows += [(label, str(summary[name])) for name, label in TROUBLE.items() if summary.get(name)]
     rounds, seconds = summary.get("rounds"), summary.get("seconds")
