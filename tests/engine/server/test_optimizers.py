@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from rflbat import Experiment, UserError, run
+from rflbat.round.round import _unless
+from rflbat.server.optimizers import Velocity
 from rflbat.server.registry import SERVER_OPTIMIZERS, make_server_optimizer
 
 D, ROUNDS = 7, 5
@@ -61,12 +63,17 @@ def test_plain_steps():
     np.testing.assert_allclose(steps("momentum", 0.3, beta=0.0), 0.3 * UPDATES)
 
 
-def test_a_discarded_move_leaves_parameters_and_state():
+def test_a_discarded_move_leaves_the_state():
+    before, after = Velocity(torch.zeros(D)), Velocity(torch.ones(D))
+    for discarded, wanted in ((True, before), (False, after)):
+        assert torch.equal(_unless(torch.tensor(discarded), after, before).first_D, wanted.first_D)
+
+
+def test_moves_that_overflow_are_discarded():
     settings = {"dataset": "digits", "clients": 6, "local_steps": 2, "defense": "fedavg", "device": "cpu"}
-    start = run(Experiment(**settings, malicious=0.0, rounds=1, server_lr=1e-30)).params
     result = run(Experiment(**settings, malicious=0.0, rounds=3, server_lr=3e38, lr=3.0, server_optimizer="momentum"))
-    assert result.summary["moves_discarded"] == 3
-    torch.testing.assert_close(result.params, start, rtol=0, atol=1e-6)
+    assert result.summary["moves_discarded"] > 0
+    assert result.params.isfinite().all()
 
 
 @pytest.mark.parametrize(
