@@ -81,7 +81,9 @@ def check_without_a_wait(federation):
     run_round(federation, server)  # handles and workspaces are made on first use
     with waits_raise(federation.device.type):
         after, outcome = run_round(federation, server)
-    assert download(outcome).measures.isfinite().all()
+    # An untargeted attack has no success rate.
+    measures = download(outcome).measures
+    assert measures.isfinite().all() or (federation.attack.success == "untargeted" and measures[0].isfinite())
     assert after.params_D.isfinite().all()
 
 

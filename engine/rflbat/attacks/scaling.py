@@ -20,6 +20,7 @@ def scaling(factor: float) -> Tamper | None:
         the tampering function; None for a factor of 1.
 
     Example:
+        >>> import torch
         >>> view, draw = AttackerView("pixel", "own", 2, 1), None
         >>> scaling(100.0)(torch.ones(1, 1), view, draw).tolist()
         [[100.0]]

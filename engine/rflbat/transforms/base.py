@@ -19,6 +19,16 @@ from rflbat.randomness import Draw
 from rflbat_kernels import Gram, squared_distances
 
 
+def same_rows(clients: int) -> int:
+    """Return the number of clients: each has a row of its own."""
+    return clients
+
+
+def no_uniforms(clients: int) -> int:
+    """Return 0: the transform draws no random numbers."""
+    return 0
+
+
 @dataclass(frozen=True)
 class Transform:
     """A function from updates to updates, before a defense.
@@ -32,8 +42,8 @@ class Transform:
 
     name: str
     apply: "Callable[[Updates, Draw], Transformed]"
-    rows: Callable[[int], int] = lambda clients: clients
-    num_uniforms: Callable[[int], int] = lambda clients: 0
+    rows: Callable[[int], int] = same_rows
+    num_uniforms: Callable[[int], int] = no_uniforms
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def clip(*, c: float | str = "median") -> Transform:
 
     Example:
         >>> import rflbat, numpy
-        >>> rflbat.aggregate(numpy.array([[3.0, 4.0]]), "fedavg", before="clip(c=1)").update.tolist()
-        [0.6, 0.8]
+        >>> rflbat.aggregate(numpy.array([[6.0, 8.0]]), "fedavg", before="clip(c=5)").update.tolist()
+        [3.0, 4.0]
 
     Source: Sun et al. 2019, "Can you really backdoor federated learning?", section 4.
     """

@@ -28,7 +28,9 @@ def trained(experiment: Experiment, number: int = 0) -> tuple[torch.Tensor, np.n
     params_D = empty_state(federation).params_D
     fraction = federation.attack.poison_fraction
     draws = draw_round(federation.experiment, number, federation.client_indices, fraction, 0)
-    source = _batch_source(federation, federation.train_x, federation.train_y, draws)
+    source = _batch_source(
+        federation, federation.train_x, federation.train_y, draws, federation.poison, federation.attack.local_triggers
+    )
     updates_ND, _ = train_groups(federation, LocalTask(federation.model, same_start(params_D), source), params_D, draws)
     return updates_ND, draws.malicious
 

@@ -159,7 +159,7 @@ def test_texts_are_refused_or_trained_densely():
         needs.check_needs([make_defense("flame", {}), make_defense("deepsight", {})], texts=True)
     needs.check_needs([make_defense("flame", {}), make_defense("fltrust", {})], texts=True)
     federation = small_federation("lstm", "sentence", defense="flame")
-    sparse, reason = row_sparse(federation.model, 0.0, federation.attack, needs=federation.needs)
+    sparse, reason = row_sparse(federation.model, [], federation.attack, needs=federation.needs)
     assert (sparse, reason) == (False, "dense: a defense needs params in the columns of all parameters")
 
 
