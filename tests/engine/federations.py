@@ -46,15 +46,18 @@ FORMATS = {model: format_of(model) for model in MODELS}
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Every model with every attack that suits its samples."""
+    """Every functional model with every attack that suits its samples, and a model of a module with one of them."""
     found = []
     for model in MODELS:
+        of_module = MODELS[model](FORMATS[model].shape, CLASSES, words_of(model)).train_apply is not None
         for attack in ATTACKS:
             try:
                 make_attack(attack, FORMATS[model], 1.0, {})
             except UserError:
                 continue
             found.append((model, attack))
+            if of_module:
+                break
     return found
 
 
