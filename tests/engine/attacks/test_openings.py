@@ -126,7 +126,7 @@ def test_an_attack_gets_its_own_rows_alone():
         {"success": "test set"},
         {"labels": all_to_all, "extra": lambda: None},
     ],
-    ids=str,
+    ids=lambda changes: ",".join(changes),
 )
 def test_declarations_that_contradict_are_refused(changes):
     with pytest.raises(UserError, match="attack 'mine'"):
