@@ -11,10 +11,13 @@ from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from rflbat.report.threats import THREAT
+
 # Settings over which a sweep is averaged, or that do not affect the result of a run.
 INCIDENTAL = frozenset({"seed", "data_dir", "checkpoint_every"})
 METRICS = {
     "accuracy": "Accuracy",
+    "accuracy_lost": "Accuracy lost",
     "attack_success_rate": "Attack success rate",
     "attack_success_rate_inclusive": "Attack success rate, inclusive",
     "recall": "Malicious dropped (recall)",
@@ -37,7 +40,6 @@ SETTINGS = {
     "defense": "Defense",
     "seed": "Seed",
 }
-THREAT = {"knowledge": "Knowledge of the attacker", "success": "Attack measured by"}
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,11 @@ def test_an_untargeted_attack_has_no_success_rate(tmp_path, capsys):
     grid = ["--grid", "malicious=0,0.2", "--out", str(tmp_path / "sweep"), "--jobs", "1"]
     assert main(["sweep", *words[:-4], "--defense", "fedavg", *grid]) == 0
     assert main(["report", str(tmp_path / "sweep")]) == 0
+    header, clean, attacked = (tmp_path / "sweep" / "table.csv").read_text().splitlines()
+    rows = [dict(zip(header.split(","), row.split(","), strict=True)) for row in (clean, attacked)]
+    gap = float(rows[0]["accuracy_mean"]) - float(rows[1]["accuracy_mean"])
+    assert rows[0]["accuracy_lost_mean"] == ""
+    assert float(rows[1]["accuracy_lost_mean"]) == pytest.approx(gap)
 
 
 def test_label_flipping_is_measured_by_the_pair(tmp_path):
