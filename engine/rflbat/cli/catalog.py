@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rflbat.arguments import lookup
+from rflbat.data.registry import AUGMENTATIONS
 from rflbat.errors import UserError
 from rflbat.experiment.config import METHODS, Experiment
 from rflbat.experiment.recipes import RECIPES, Recipe
@@ -74,7 +75,7 @@ def _registries() -> dict[str, Registry[Any]]:
     """List every registry of methods once, under the first setting that names one of its members."""
     first = {registry.kind: setting for setting, registry in reversed(METHODS.items())}
     named = {setting: registry for setting, registry in METHODS.items() if first[registry.kind] == setting}
-    return {**named, "transform": TRANSFORMS}
+    return {**named, "transform": TRANSFORMS, "augmentation": AUGMENTATIONS}
 
 
 def _page(documentation: Documentation) -> str:

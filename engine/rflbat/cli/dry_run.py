@@ -49,7 +49,8 @@ def _settings(federation: Federation) -> Rows:
     return [
         (
             "data set",
-            f"{experiment.dataset}, {len(federation.train_x)} samples to train on and {len(federation.test_x)} to test",
+            f"{experiment.dataset}, {len(federation.train_x)} samples to train on and {len(federation.test_x)} to test"
+            + (f", augmented by {experiment.augment}" if experiment.augment else ""),
         ),
         (
             "clients",

@@ -115,8 +115,11 @@ def make_batch_source(
     group_N: Tensor,
     target: int,
     poison: Poison | None = None,
+    augment: Callable[[Tensor, slice | Tensor, int], Tensor] | None = None,
 ) -> BatchSource:
     """Build the source that gathers batches on the device and stamps and relabels their poisoned samples.
+
+    Samples are augmented before they are stamped, so a trigger lies where it lies at test time.
 
     Args:
         x: all training samples as floats, on the device.
@@ -126,6 +129,7 @@ def make_batch_source(
         group_N: int64, the group whose trigger each client stamps.
         target: label of the poisoned samples.
         poison: labels and eligibility of each training sample; None: all get the target.
+        augment: change of the clean samples, as ``rflbat.data.augment.Augment``; None: none.
 
     Returns:
         the batch source.
@@ -142,6 +146,8 @@ def make_batch_source(
     def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         index_nB = index_NSB[rows, step]
         x_nB = torch.index_select(x, 0, index_nB.reshape(-1), out=_room(rooms, x, index_nB.numel()))
+        if augment is not None:
+            x_nB = augment(x_nB, rows, step)
         for number, trigger in enumerate(triggers):
             poisoned_nB = poisoned_NSB[rows, step]
             x_nB = trigger(x_nB, (poisoned_nB & (group_N[rows, None] == number)).reshape(-1))

@@ -10,7 +10,7 @@ from rflbat.arguments import Call, calls, check_arguments, lookup
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.registry import BACKENDS, LR_SCHEDULES, OPTIMIZERS
 from rflbat.clients.rules.registry import LOCAL_RULES, make_rule
-from rflbat.data.registry import DATASETS, PARTITIONS, TOKENIZERS, default_attack
+from rflbat.data.registry import AUGMENTATIONS, DATASETS, PARTITIONS, TOKENIZERS, check_augment, default_attack
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
@@ -66,6 +66,9 @@ class Experiment:
     participants: int | None = _option(None, "clients drawn for each round; default all")
     partition: str = _option("iid", f"how samples are divided among clients: {', '.join(PARTITIONS)}")
     alpha: float = _option(1.0, "Dirichlet concentration; small is skewed")
+    augment: str | None = _option(
+        None, f"augmentation of training images, NAME,NAME(parameter=value),...: {', '.join(AUGMENTATIONS)}"
+    )
     model: str | None = _option(None, f"model: {', '.join(MODELS)}; default the data set's")
     model_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the model, name=value; repeatable"}
@@ -156,6 +159,7 @@ class Experiment:
                 make, given = lookup(registry.kind, registry, name), getattr(self, f"{setting}_args")
                 self._store({f"{setting}_args": check_arguments(f"{registry.kind} '{name}'", make, given)})
         check_arguments(f"data set '{self.dataset}'", DATASETS[self.dataset], self.load_args)
+        check_augment(self.augment)
         defense = make_defense(self.defense, self.defense_args)
         if self.before is not None:
             from rflbat.transforms.base import before

@@ -54,6 +54,7 @@ class RoundDraws:
         malicious_M: int64, positions of the malicious clients among the round's, ascending, on the device of the round.
         attack_uniforms_U: float64 in [0, 1), for the attack.
         key_N: int64, key from which each client's model draws in training; None for a model that does not draw.
+        augment_key_N: int64, key from which each client's samples are augmented; None without augmentation.
     """
 
     round_number: int
@@ -67,6 +68,7 @@ class RoundDraws:
     groups: tuple[Group, ...] = ()
     touched: TouchedRows | None = None
     key_N: Tensor | None = None
+    augment_key_N: Tensor | None = None
     malicious_M: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     attack_uniforms_U: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float64))
 
@@ -84,6 +86,7 @@ class RoundDraws:
         of_groups = {f"group{at}": each.rows_G for at, each in enumerate(self.groups) if each.rows_G is not None}
         own |= {"attackers": self.malicious_M, "attack uniforms": self.attack_uniforms_U}
         own |= {} if self.key_N is None else {"keys": self.key_N}
+        own |= {} if self.augment_key_N is None else {"augment keys": self.augment_key_N}
         placed = transfer({**own, **vars(self.batches), **rows, **of_groups}, device)
         return replace(
             self,
@@ -95,13 +98,14 @@ class RoundDraws:
             groups=tuple(replace(each, rows_G=placed.get(f"group{at}")) for at, each in enumerate(self.groups)),
             touched=None if self.touched is None else self.touched.with_tensors(placed),
             key_N=placed.get("keys"),
+            augment_key_N=placed.get("augment keys"),
             malicious_M=placed["attackers"],
             attack_uniforms_U=placed["attack uniforms"],
         )
 
 
 def draw_keys(seed: int, purpose: str, round_number: int, clients: int) -> Tensor:
-    """Draw the keys from which the models of a round draw in training.
+    """Draw the keys of a round's clients, from which more is drawn on the device by ``randomness.hashed``.
 
     Args:
         seed: seed of the run.
@@ -278,6 +282,9 @@ def draw_round(
         uniforms_U=torch.from_numpy(generator(experiment.seed, "defense", round_number).random(uniforms)),
         groups=_groups(experiment, sizes, malicious),
         key_N=draw_keys(experiment.seed, "dropout", round_number, len(clients)) if keyed else None,
+        augment_key_N=(
+            None if experiment.augment is None else draw_keys(experiment.seed, "augment", round_number, len(clients))
+        ),
         malicious_M=torch.from_numpy(attackers),
         attack_uniforms_U=torch.from_numpy(of_attack),
     )

@@ -289,7 +289,9 @@ def _training_bytes(federation: Federation, trained: Model) -> int:
     """Compute the memory that one client of a chunk holds while it trains."""
     experiment = federation.experiment
     copies = max(each.copies for each in experiment.optimizers)
-    return bytes_per_client(trained, federation.train_x[0].to(META), experiment.batch_size, copies)
+    # Augmentation writes a second batch.
+    augmented = experiment.batch_size * federation.train_x[0].nbytes if federation.augmentations else 0
+    return bytes_per_client(trained, federation.train_x[0].to(META), experiment.batch_size, copies) + augmented
 
 
 def readable(count: int) -> str:

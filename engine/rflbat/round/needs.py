@@ -68,7 +68,10 @@ def with_root_row(federation: Federation, draws: RoundDraws) -> RoundDraws:
     keys = draws.key_N
     if keys is not None:
         keys = torch.cat([keys, draw_keys(experiment.seed, "root-dropout", draws.round_number, 1)])
-    return replace(draws, batches=draws.batches.joined(own), groups=groups, key_N=keys)
+    of_samples = draws.augment_key_N
+    if of_samples is not None:
+        of_samples = torch.cat([of_samples, draw_keys(experiment.seed, "root-augment", draws.round_number, 1)])
+    return replace(draws, batches=draws.batches.joined(own), groups=groups, key_N=keys, augment_key_N=of_samples)
 
 
 def _with_root_row(groups: tuple[Group, ...], steps: int, row: int) -> tuple[Group, ...]:

@@ -18,6 +18,7 @@ from rflbat.clients.executor import same_start
 from rflbat.clients.row_sparse import LocalTask
 from rflbat.clients.sharded import train_sharded
 from rflbat.clients.step import make_batch_source, with_keys
+from rflbat.data.augment import by_key
 from rflbat.defenses.base import Defense, NoState, Updates
 from rflbat.defenses.fedavg import fedavg
 from rflbat.errors import UserError
@@ -102,7 +103,13 @@ def clean_updates(federation: Federation, params_D: Tensor) -> Tensor:
             poison_fraction=0.0,
             drop_last=experiment.drop_last,
         ).to(device)
-        batch_source = make_batch_source(federation.train_x, federation.train_y, batches, (), ids_N, experiment.target)
+        augment = None
+        if federation.augmentations:
+            of_samples = draw_keys(experiment.seed, "held-out-augment", number, CLIENTS).to(device)
+            augment = by_key(federation.augmentations, of_samples)
+        batch_source = make_batch_source(
+            federation.train_x, federation.train_y, batches, (), ids_N, experiment.target, augment=augment
+        )
         keyed = federation.model.draws
         key_N = draw_keys(experiment.seed, "held-out-dropout", number, CLIENTS).to(device) if keyed else None
         task = LocalTask(federation.model, same_start(params_D), with_keys(batch_source, key_N))

@@ -15,6 +15,7 @@ from rflbat.attacks.labels import Poison
 from rflbat.clients.executor import same_start
 from rflbat.clients.row_sparse import LocalTask, on_rows, touched_rows
 from rflbat.clients.step import BatchSource, make_batch_source, with_keys
+from rflbat.data.augment import by_key
 from rflbat.defenses.base import Decision, Updates
 from rflbat.randomness import replayed
 from rflbat.round.attacker import begin, send
@@ -64,7 +65,8 @@ def _batch_source(
     group_N = torch.nn.functional.pad(group_N, (0, len(draws.batches.index_NSB) - len(group_N)))
     # The roles are known on the host, so a round without malicious clients skips all triggers.
     laid = triggers if draws.malicious.any() else ()
-    return make_batch_source(x, labels, draws.batches, laid, group_N, federation.experiment.target, poison)
+    augment = by_key(federation.augmentations, draws.augment_key_N)
+    return make_batch_source(x, labels, draws.batches, laid, group_N, federation.experiment.target, poison, augment)
 
 
 def _measure(federation: Federation, params_D: Tensor, attack_state: Any) -> Tensor:

@@ -18,7 +18,7 @@ from rflbat.clients.backend import Backend, choose_backend
 from rflbat.clients.row_sparse import at_most_with_rows, row_sparse
 from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.partition import partition
-from rflbat.data.registry import default_attack, load
+from rflbat.data.registry import default_attack, load, make_augmentations
 from rflbat.defenses.base import Defense, check_clients
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
@@ -137,6 +137,7 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
     """
     experiment = resolve(experiment)
     dataset = _load_data(experiment)
+    make_augmentations(experiment.augment, dataset)
     if experiment.target >= dataset.classes:
         raise UserError(
             f"target={experiment.target} is not a label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
@@ -225,6 +226,7 @@ def build(experiment: Experiment) -> Federation:
         test_poison=None if test_poison is None else test_poison.to(device),
         extra_x=None if extra is None else extra.test_x.to(device),
         extra_samples=0 if extra is None else len(extra.train_x),
+        augmentations=make_augmentations(experiment.augment, dataset),
     )
     _check_ranks(federation)
     return federation

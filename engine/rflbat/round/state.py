@@ -13,6 +13,7 @@ from torch import Tensor
 from rflbat.attacks.base import Attack
 from rflbat.attacks.labels import Poison
 from rflbat.clients.backend import Backend
+from rflbat.data.augment import Augmentation
 from rflbat.defenses.base import Decision, Defense
 from rflbat.experiment.config import Experiment
 from rflbat.models.base import Model
@@ -50,6 +51,7 @@ class Federation:
         test_poison: the same of the test samples.
         extra_x: test samples that the attack brings, on the device.
         extra_samples: number of training samples that the attack brings, the last of ``train_x``.
+        augmentations: changes of the training images, in the order in which they are applied.
     """
 
     experiment: Experiment
@@ -73,6 +75,7 @@ class Federation:
     test_poison: Poison | None = None
     extra_x: Tensor | None = None
     extra_samples: int = 0
+    augmentations: tuple[Augmentation, ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:

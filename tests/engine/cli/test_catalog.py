@@ -10,7 +10,7 @@ from rflbat.cli.catalog import catalog, show
 from rflbat.cli.main import main
 from rflbat.clients.registry import LR_SCHEDULES
 from rflbat.clients.rules.registry import LOCAL_RULES
-from rflbat.data.registry import DATASETS
+from rflbat.data.registry import AUGMENTATIONS, DATASETS
 from rflbat.defenses.registry import DEFENSES
 from rflbat.errors import UserError
 from rflbat.experiment.recipes import RECIPES
@@ -29,6 +29,7 @@ REGISTRIES = {
     "lr_schedules": LR_SCHEDULES,
     "server_optimizers": SERVER_OPTIMIZERS,
     "transforms": TRANSFORMS,
+    "augmentations": AUGMENTATIONS,
     "recipes": RECIPES,
     "trackers": TRACKERS,
     "kernels": IMPLEMENTATIONS,

@@ -24,7 +24,7 @@ SETTINGS = {
         "--momentum",
     ),
     *("--weight-decay", "--server-lr", "--seed", "--device", "--backend", "--chunk", "--kernels"),
-    *("--eval-every", "--checkpoint-every", "--start", "--before", "--batch-norm", "--defense-vector"),
+    *("--eval-every", "--checkpoint-every", "--augment", "--start", "--before", "--batch-norm", "--defense-vector"),
     *("--attack-stop", "--attack-every", "--attack-rule", "--attack-rule-arg", "--attack-lr", "--attack-momentum"),
     *("--attack-weight-decay", "--attack-steps", "--attack-epochs", "--local-epochs", "--local-rule"),
     *("--local-rule-arg", "--lr-schedule", "--lr-schedule-arg", "--server-optimizer", "--server-optimizer-arg"),

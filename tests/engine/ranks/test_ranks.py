@@ -38,6 +38,7 @@ CASES = {name: {**SMALL, "defense": name} for name in DEFENSES if name != "deeps
     "seven": {**SMALL, "defense": "multikrum", "participants": 7, "backend": "vmap", "chunk": 2},
     "loop": {**SMALL, "defense": "median", "backend": "loop", "eval_every": 2},
     "diverges": {**SMALL, "defense": "rflbat", "lr": 30.0, "scale": 3e38},
+    "augmented": {**SMALL, "defense": "median", "augment": "crop(padding=2),flip"},
     "passes": {
         **SMALL,
         "defense": "rfa",
