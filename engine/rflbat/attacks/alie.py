@@ -57,7 +57,8 @@ def alie(samples: SampleFormat, scale: float, *, z: float | None = None, ddof: i
 
     Conventions:
         The plain mean, regardless of numbers of samples. A benign update with a NaN or infinity does not count. ByzFL
-        uses z = 1.5 for every n and f.
+        uses z = 1.5 for every n and f. With few malicious clients the quantile is negative; z is then 0, and they send
+        the benign mean.
 
     Needs:
         All benign updates of the round; the paper estimates mean and deviation from those of the malicious clients. One

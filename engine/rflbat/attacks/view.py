@@ -48,7 +48,10 @@ class Benign:
         return self.weighted_sum(self.weights_N)
 
     def std_D(self, ddof: int = 0, columns: int = 2**16) -> Tensor:
-        """Compute the standard deviation of each column over the counted rows, in float64 over blocks of columns.
+        """Compute the standard deviation of each column over the counted rows, over blocks of columns.
+
+        Distances from the mean are in the dtype of the updates, where they are exact for close values; their squares
+        are summed in float64.
 
         Args:
             ddof: subtracted from the number of rows, 0 or 1.
@@ -57,14 +60,20 @@ class Benign:
         Returns:
             ``(D,)`` in the dtype of the updates; 0 where fewer than ``ddof + 1`` rows count.
         """
-        counted_N1, found = self.counted_N[:, None], []
-        count = self.counted_N.sum()
-        for block_NC in torch.split(self.matrix_ND, columns, 1):
-            own_NC = torch.where(counted_N1, block_NC, 0).to(torch.float64)
-            mean_C = own_NC.sum(0) / count.clamp_min(1)
-            squares_C = torch.where(counted_N1, (own_NC - mean_C).square(), 0).sum(0)
-            found.append((squares_C / (count - ddof).clamp_min(1)).sqrt().to(block_NC.dtype))
-        return torch.cat(found)
+        blocks = zip(torch.split(self.matrix_ND, columns, 1), torch.split(self.mean_D, columns), strict=True)
+        norms = [
+            torch.linalg.vector_norm(
+                torch.where(self.counted_N[:, None], block_NC, mean_C).sub_(mean_C), dim=0, dtype=torch.float64
+            )
+            for block_NC, mean_C in blocks
+        ]
+        free = (self.counted_N.sum() - ddof).clamp_min(1).to(torch.float64)
+        return torch.cat(norms).div_(free.sqrt()).to(self.matrix_ND.dtype)
+
+    @cached_property
+    def norms_N(self) -> Tensor:
+        """Norms of the counted rows, float64; 0 for the others."""
+        return self.gram.raw_NN.diagonal().clamp_min(0).sqrt()
 
     @cached_property
     def gram(self) -> Gram:
@@ -120,5 +129,6 @@ class AttackerView:
                 f"it needs {' or '.join(levels)}"
             )
         if self.known.get(what) is None:
-            raise UserError(f"attack '{self.name}' reads {what}, which is not there at this point of a round")
+            hint = "; `history=True` asks for it" if what == "previous_D" else ""
+            raise UserError(f"attack '{self.name}' reads {what}, which is not there at this point of a round{hint}")
         return self.known[what]

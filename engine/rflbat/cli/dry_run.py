@@ -58,7 +58,11 @@ def _settings(federation: Federation) -> Rows:
             f"{local} with batches of {experiment.batch_size}",
         ),
         ("model", f"{federation.model.name}, {_parameters(federation)}"),
-        ("attack", f"{federation.attack.name} by {experiment.malicious:g} of the clients"),
+        (
+            "attack",
+            f"{federation.attack.name} by {experiment.malicious:g} of the clients (knowledge: "
+            f"{federation.attack.knowledge}; measured by: {federation.attack.success})",
+        ),
         ("defense", f"{federation.defense.name}{shadows}"),
         *_needs(federation),
         ("device", str(federation.device)),

@@ -62,6 +62,8 @@ class Batches:
     def with_extra(self, extra: range, stream: np.random.Generator) -> "Batches":
         """Return these batches with every poisoned sample replaced by one of the attack's own, drawn with replacement.
 
+        One is drawn for each position, poisoned or not, so roles and shares do not affect the draws.
+
         Args:
             extra: positions of these samples in the training set.
             stream: random stream of the round.
@@ -69,10 +71,8 @@ class Batches:
         Returns:
             the batches.
         """
-        index_NSB = self.index_NSB.clone()
-        count = int(self.poisoned_NSB.sum())
-        index_NSB[self.poisoned_NSB] = torch.from_numpy(stream.integers(extra.start, extra.stop, count))
-        return replace(self, index_NSB=index_NSB)
+        drawn_NSB = torch.from_numpy(stream.integers(extra.start, extra.stop, self.index_NSB.shape))
+        return replace(self, index_NSB=torch.where(self.poisoned_NSB, drawn_NSB, self.index_NSB))
 
     def joined(self, others: "Batches") -> "Batches":
         """Return these batches followed by those of further clients; shorter ones get steps without samples.

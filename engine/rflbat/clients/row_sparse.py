@@ -78,6 +78,8 @@ def row_sparse(
         return False, f"dense: the triggers of attack '{attack.name}' change from round to round"
     if not attack.row_wise:
         return False, f"dense: attack '{attack.name}' is not declared row-wise"
+    if attack.knowledge != "own":
+        return False, f"dense: attack '{attack.name}' sees the global model in the columns of all parameters"
     if needs:
         return False, f"dense: a defense needs {', '.join(sorted(needs))} in the columns of all parameters"
     if ranks > 1:

@@ -1,16 +1,18 @@
-"""The attacker's part of a round: its labels, its state, and the updates that it sends.
+"""The attacker's part of a round: its labels and samples, its state, and the updates that it sends.
 
 Axes: N clients of the round, D parameters, n samples.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from rflbat.attacks.base import Attack
+from rflbat.attacks.base import Attack, ExtraSamples
 from rflbat.attacks.labels import Poison
 from rflbat.attacks.tampering import send_updates
 from rflbat.attacks.view import AttackerView
+from rflbat.data.base import Dataset
 from rflbat.errors import UserError
 from rflbat.randomness import Draw, generator
 from rflbat.round.draws import RoundDraws
@@ -32,16 +34,61 @@ def make_poison(attack: Attack, labels_n: Tensor, classes: int, target: int, see
         the table; None if every poisoned sample gets the target.
 
     Raises:
-        UserError: no test sample counts for the attack's success.
+        UserError: no sample gets another label than its own.
     """
     if attack.labels is None:
         return None
     poison = attack.labels(labels_n, classes, target, generator(seed, f"poison-labels-{part}"))
     if not (poison.eligible_n & (poison.label_n != labels_n)).any():
+        why = "the wanted labels are the true ones" if poison.eligible_n.any() else "no sample has the relabelled class"
         raise UserError(
-            f"attack '{attack.name}' relabels no sample of the {part} set; the wanted labels are the true ones"
+            f"attack '{attack.name}' relabels no sample of the {part} set: {why} "
+            f"(target={target}; the labels are 0 to {classes - 1})"
         )
     return poison
+
+
+def extra_samples(attack: Attack, dataset: Dataset) -> ExtraSamples | None:
+    """Read the samples that an attack brings.
+
+    Args:
+        attack: the attack.
+        dataset: the data set.
+
+    Returns:
+        the samples; None if the attack brings none.
+
+    Raises:
+        UserError: there are none, or they have another shape than those of the data set; or as the attack raises it.
+    """
+    if attack.extra is None:
+        return None
+    extra = attack.extra()
+    for part, x in (("training", extra.train_x), ("test", extra.test_x)):
+        if not len(x) or tuple(x.shape[1:]) != dataset.shape:
+            raise UserError(
+                f"attack '{attack.name}' brings {len(x)} {part} samples of shape {tuple(x.shape[1:])}; "
+                f"needed: at least one of shape {dataset.shape}"
+            )
+    return extra
+
+
+def with_extra(x: Tensor, labels_n: Tensor, extra: ExtraSamples | None, target: int) -> tuple[Tensor, Tensor]:
+    """Append the training samples that an attack brings, labelled as the target.
+
+    Args:
+        x: training samples as model inputs.
+        labels_n: their labels.
+        extra: the samples of the attack.
+        target: label that the attacker wants.
+
+    Returns:
+        all samples and labels, on the device of ``x``; the given ones if there are no others.
+    """
+    if extra is None:
+        return x, labels_n
+    own_x = extra.train_x.to(x.device, x.dtype)
+    return torch.cat([x, own_x]), torch.cat([labels_n, labels_n.new_full((len(own_x),), target)])
 
 
 def _known(federation: Federation, server: ServerState) -> dict[str, Any]:

@@ -223,17 +223,43 @@ def evaluation_bytes(federation: Federation) -> int:
     return int(x.nbytes) + workspace(lambda: model.apply(named, x))
 
 
+def attack_parts(federation: Federation, clients: int, width: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Bound what the attack holds: its state before and after the round, its tables, and what it sends.
+
+    Args:
+        federation: what no round changes.
+        clients: clients of the round N.
+        width: stored columns of the updates on a rank.
+
+    Returns:
+        bytes of the resident parts, and of the phase, in which the malicious rows are copied and replaced; an
+        omniscient attack also holds a block of columns of all rows. Nothing for an attack without them.
+    """
+    experiment, attack = federation.experiment, federation.attack
+    state = attack.init(-(-federation.defense_columns // federation.ranks.count), META)
+    held = 0 if state is None else 2 * sum(each.nbytes for each in state_tensors(state).values())
+    tables = [each for each in (federation.poison, federation.test_poison) if each is not None]
+    held += sum(part.nbytes for each in tables for part in (each.label_n, each.eligible_n))
+    resident = {"attack": held} if held else {}
+    pool = clients if experiment.roles == "redrawn" else experiment.clients
+    malicious = min(clients, int(experiment.malicious * pool + 0.5))
+    if attack.tamper is None or not malicious:
+        return resident, {}
+    block = clients * min(width, 2**16) if attack.knowledge == "omniscient" else 0
+    return resident, {"tampering": 4 * (2 * malicious * width + block)}
+
+
 def round_memory(federation: Federation) -> RoundMemory:
     """Compute the memory of a round by part.
 
     Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model, and ``4 D`` of
     the model one round before if a defense needs it; the constants of the model; ``4 N D`` bytes of updates, or the
     upper bound of row-sparse ones, and one more row for the server's own update; the draws, 13 bytes per sample of a
-    batch; the defenses' states, before and after the round.
+    batch; the states of defenses and attack, before and after the round, and the attack's table of labels.
 
-    Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, one forward pass of
-    the clients' models within it if a defense asks for their outputs, and one batch of the evaluation; before the first
-    round the warm-up rounds of a defense that learns from root data.
+    Phases: the clients that are trained at a time (``clients.memory``), the malicious rows that the attack replaces,
+    the defense's workspace, one forward pass of the clients' models within it if a defense asks for their outputs, and
+    one batch of the evaluation; before the first round the warm-up rounds of a defense that learns from root data.
 
     Each of several ranks holds its columns of the updates and states, and twice the updates of its next exchange.
     Workspaces of libraries and, on a CPU, the data set as it is stored are not included.
@@ -253,7 +279,8 @@ def round_memory(federation: Federation) -> RoundMemory:
     defenses = (federation.defense, *federation.shadows)
     states = [state_tensors(each.init(experiment.clients, columns, META)) for each in defenses]
     trained, sent = most_sent(federation, clients)
-    data = (federation.train_x, federation.train_y, federation.test_x, federation.test_y)
+    data = [federation.train_x, federation.train_y, federation.test_x, federation.test_y]
+    data += [] if federation.extra_x is None else [federation.extra_x]
     at_a_time = min(clients, backend.workers * backend.chunk)
     warm_up = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
     width = trained.layout.size if ranks.is_single else columns
@@ -262,6 +289,7 @@ def round_memory(federation: Federation) -> RoundMemory:
     defended = max(defense_bytes(each, clients, columns, sent, view) for each in defenses)
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
     frozen = sum(each.nbytes for each in federation.model.constants.values())
+    of_attack, tampering = attack_parts(federation, clients, width)
     return RoundMemory(
         resident={
             "data set": sum(each.nbytes for each in data),
@@ -270,10 +298,12 @@ def round_memory(federation: Federation) -> RoundMemory:
             "updates": rows * width * 4,
             "draws": rows * _steps(federation) * experiment.batch_size * 13,
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
+            **of_attack,
         },
         phases={
             **warm_up,
             "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8 + apart,
+            **tampering,
             "defense": defended,
             **outputs_bytes(federation, clients, defended),
             "evaluation": evaluation_bytes(federation),

@@ -27,7 +27,7 @@ from rflbat.models.base import Model
 from rflbat.models.registry import make_model
 from rflbat.randomness import generator
 from rflbat.ranks import Ranks, get_ranks, take_device
-from rflbat.round.attacker import make_poison
+from rflbat.round.attacker import extra_samples, make_poison, with_extra
 from rflbat.round.draws import most_steps
 from rflbat.round.needs import check_needs
 from rflbat.round.root_data import draw_root_data, pretrain_defense
@@ -169,8 +169,7 @@ def check_data(experiment: Experiment) -> None:
         UserError: as ``build``.
     """
     resolved, dataset, attack, defense = prepare(experiment)
-    if attack.extra is not None:
-        attack.extra()
+    extra_samples(attack, dataset)
     divide(resolved, dataset, draw_root_data(defense, resolved.seed, len(dataset.train_y), resolved.root_samples))
 
 
@@ -192,22 +191,20 @@ def build(experiment: Experiment) -> Federation:
     ranks = get_ranks()
     device = _choose_device(experiment, ranks)
     model = _make_model(experiment, dataset)
-    train_x = as_inputs(dataset.train_x, dataset)
+    extra = extra_samples(attack, dataset)
+    train_x, train_y = with_extra(as_inputs(dataset.train_x, dataset), dataset.train_y, extra, experiment.target)
     shadows = make_shadows(experiment)
     needs = frozenset[str]().union(*(each.needs for each in (defense, *shadows)))
     sparse, _ = row_sparse(model, experiment.optimizers, attack, ranks.count, needs)
     backend = _choose_backend(experiment, model, train_x[0], sparse, ranks, [len(own) for own in client_indices])
-    extra = None if attack.extra is None else attack.extra()
-    own_x = [] if extra is None else [extra.train_x.to(device)]
-    own_y = [] if extra is None else [torch.full((len(extra.train_x),), experiment.target, device=device)]
     poison, test_poison = (
         make_poison(attack, labels, dataset.classes, experiment.target, experiment.seed, part)
         for labels, part in ((dataset.train_y, "train"), (dataset.test_y, "test"))
     )
     federation = Federation(
         experiment=experiment,
-        train_x=torch.cat([train_x.to(device), *own_x]) if own_x else train_x.to(device),
-        train_y=torch.cat([dataset.train_y.to(device), *own_y]),
+        train_x=train_x.to(device),
+        train_y=train_y.to(device),
         test_x=as_inputs(dataset.test_x, dataset).to(device),
         test_y=dataset.test_y.to(device),
         client_indices=client_indices,
@@ -219,7 +216,7 @@ def build(experiment: Experiment) -> Federation:
         shadows=shadows,
         root_indices=root_indices,
         vocabulary=dataset.words,
-        host_texts=(train_x, dataset.train_y) if sparse else None,
+        host_texts=(train_x, train_y) if sparse else None,
         ranks=ranks,
         poison=None if poison is None else poison.to(device),
         host_poison=poison,

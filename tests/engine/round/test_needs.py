@@ -169,5 +169,5 @@ def test_the_memory_of_a_round_counts_the_needs():
     )
     assert rooted.resident["updates"] == plain.resident["updates"] * 14 / 13
     assert watched.resident["global model"] == plain.resident["global model"] * 4 / 3
-    assert "outputs" not in plain.phases
+    assert not {"outputs", "tampering"} & plain.phases.keys()
     assert looked.phases["outputs"] > 13 * 7850 * 4

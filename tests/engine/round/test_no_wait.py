@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from rflbat.attacks.labels import Poison
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import Backend
 from rflbat.clients.executor import same_start
@@ -28,6 +29,7 @@ from rflbat.round.round import run_drawn_round, run_round
 from rflbat.round.setup import empty_state
 from tests.engine.brief import BRIEF, NEEDING
 from tests.engine.federations import CLIENTS, FORMATS, Gathering, back_ends, is_row_sparse, pairs, small_federation
+from tests.engine.simulation.stateful_attack import moving
 from tests.engine.test_registry import code_of
 from tests.kernels.device_waits import Crossings, cluster_nothing
 
@@ -90,6 +92,22 @@ def test_so_it_does_with_the_attack_of_the_tutorial(fake):
     federation = small_federation("logistic", "pixel", backend=Gathering(), device="cuda")
     attack = names["checkerboard"](replace(FORMATS["logistic"], device="cuda"), 3.0)
     assert_one_upload_and_one_download(replace(federation, attack=attack))
+
+
+def test_so_it_does_with_tables_of_labels(fake):
+    federation = small_federation("logistic", "label_flip", backend=Gathering(), device="cuda")
+    tables = {}
+    for name, labels_n in (("poison", federation.train_y), ("test_poison", federation.test_y)):
+        tables[name] = Poison(torch.zeros_like(labels_n), torch.ones_like(labels_n, dtype=torch.bool))
+    assert_one_upload_and_one_download(replace(federation, **tables))
+
+
+def test_so_it_does_with_samples_and_a_state_of_the_attack(fake):
+    federation = small_federation("logistic", "pixel", backend=Gathering(), device="cuda")
+    attack = moving(replace(FORMATS["logistic"], device="cuda"), 1.0)
+    attack = replace(attack, success="test set", extra=lambda: None, history=True, knowledge="model")
+    more = {"extra_samples": 5, "extra_x": torch.zeros_like(federation.test_x[:3])}
+    assert_one_upload_and_one_download(replace(federation, attack=attack, **more))
 
 
 def test_every_model_and_attack_is_proved():
