@@ -82,7 +82,7 @@ def _moved(
     update_D = federation.ranks.gather(decision.update, federation.defense_columns)
     update_D, carried_C = next_columns(federation, server.params_D, update_D, decision, carried_NC)
     lr = federation.experiment.server_lr
-    if server.optimizer_state is None:
+    if federation.experiment.server_optimizer == "sgd":  # in one pass, without a step of its own
         return *apply_update(server.params_D, update_D, lr, carried_C), None
     step_D, state = federation.server_optimizer.apply(update_D, server.optimizer_state, lr)
     params_D, discarded = apply_update(server.params_D, step_D, 1.0, carried_C)
@@ -91,6 +91,8 @@ def _moved(
 
 def _unless(discarded: Tensor, state: Any, before: Any) -> Any:
     """Return the next state of the server's optimizer, or the former one if the move was discarded."""
+    if state is None:
+        return None
     kept = {
         item.name: torch.where(discarded, getattr(before, item.name), getattr(state, item.name))
         for item in fields(state)
