@@ -23,7 +23,7 @@ MODULES = [package.__name__ for package in PACKAGES] + [
 ]
 ELEMENTARY = {
     *(f"{op}.{by}" for op in ("gram", "weighted_sum", "distances_to_sum", "finite_rows") for by in ("cpu", "torch")),
-    *("pairwise.torch", "median.torch"),
+    *("pairwise.torch", "median.torch", "inner_products.torch"),
 }
 """Kernels that are a definition, not a published method: they have no source to name."""
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL

@@ -3,6 +3,7 @@
 Axes: N clients, D parameters.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ import torch
 from torch import Tensor
 
 from rflbat.defenses.base import Decision, Defense, Updates, check_clients, state_tensors
+from rflbat.defenses.given import is_named, server_view, stacked
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
+from rflbat.parameters import Layout
 from rflbat.randomness import draw_source
+from rflbat.transforms.base import before as compose
+from rflbat.transforms.registry import make_transforms
 from rflbat_kernels import finite_rows
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -58,6 +63,20 @@ def _matrix(updates: Any, what: str = "updates") -> Tensor:
             f"float16, bfloat16, float32 or float64"
         )
     return matrix_ND
+
+
+def _updates(updates: Any) -> tuple[Tensor, Layout | None]:
+    """Read the updates: a matrix, or one state dict or iterable of tensors per client, which also name the columns."""
+    if isinstance(updates, list | tuple) and updates:
+        items = [list(item) if is_named(item) and not isinstance(item, Mapping) else item for item in updates]
+        if all(isinstance(item, Mapping) or (isinstance(item, list) and _are_arrays(item)) for item in items):
+            matrix_ND, layout = stacked(items, _tensor)
+            return _matrix(matrix_ND), layout
+    return _matrix(updates), None
+
+
+def _are_arrays(items: list[Any]) -> bool:
+    return bool(items) and all(hasattr(item, "__dlpack__") for item in items)
 
 
 def _sizes(sizes: Any, clients: int) -> Tensor:
@@ -124,8 +143,15 @@ def aggregate(
     sizes: Any = None,
     state: Any = None,
     clean: Any = None,
+    params: Any = None,
+    previous: Any = None,
+    layers: Any = None,
+    root: Any = None,
+    outputs: Callable[..., Tensor] | None = None,
+    sample_shape: Sequence[int] | None = None,
+    before: str | None = None,
     seed: int = 0,
-    **params: object,
+    **arguments: object,
 ) -> Decision:
     """Aggregate client updates under a defense.
 
@@ -134,21 +160,33 @@ def aggregate(
     read on the host. Inside ``with rflbat_kernels.using({"gram": "triton"})`` the kernels chosen there are used.
 
     Args:
-        updates: ``(N, D)`` updates, local minus global: a torch tensor, a numpy array or any object with DLPack.
+        updates: ``(N, D)`` updates, local minus global: a torch tensor, a numpy array or any object with DLPack; or a
+            list of one state dict (name -> array) or one iterable of arrays (such as ``module.parameters()``) per
+            client, which then also give ``layers``.
         defense: a name from ``rflbat list defenses``.
         sizes: ``(N,)`` number of samples of each client, 1e-15 to 1e18; equal by default.
         state: ``.state`` of the previous round's decision, for a defense with memory; row i is client i.
         clean: ``(M, D)`` updates of honest clients, for the first round of a defense that learns from clean updates
             (autoencoder). Non-finite rows are ignored. Later rounds take its state instead.
+        params: ``(D,)`` global parameters or a state dict, for a defense that reads them (flame, deepsight).
+        previous: the same of the round before, for a defense that reads it.
+        layers: name -> shape of the parameters, in the order of the columns, for a defense that reads single layers
+            (deepsight).
+        root: ``(D,)`` update or a state dict that the server trained itself (fltrust).
+        outputs: function (named parameters, x) -> logits ``(B, C)``, for a defense that feeds the clients' models
+            (deepsight). It is called once per client.
+        sample_shape: shape of one input of ``outputs``.
+        before: transforms of the updates before the defense, such as "nnm,clip(c=2)".
         seed: key of the random draws (such as k-means starts), any integer. Pass a different seed in each round if the
             draws of rounds are to differ.
-        params: parameters of the defense, as in ``rflbat show NAME``.
+        arguments: parameters of the defense, as in ``rflbat show NAME``.
 
     Returns:
         the decision: ``.update`` (D,), ``.kept`` (N,), ``.weights`` (N,), ``.scores`` (N,), ``.state``, ``.trace``.
 
     Raises:
-        UserError: an unknown defense or parameter, or input of the wrong shape or dtype.
+        UserError: an unknown defense or parameter, input of the wrong shape or dtype, or an argument that the defense
+            needs is missing.
 
     Example:
         >>> import numpy
@@ -159,22 +197,34 @@ def aggregate(
         >>> second = aggregate(draws.normal(size=(6, 8)), "autoencoder", state=first.state)
         >>> second.state is first.state
         True
+        >>> one, other = ({"weight": torch.tensor([[x, 1.0]]), "bias": torch.zeros(1)} for x in (1.0, -1.0))
+        >>> aggregate([one, other], "fltrust", root=one).weights.tolist()
+        [1.0, 0.0]
     """
-    matrix_ND = _matrix(updates)
+    matrix_ND, layout = _updates(updates)
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
         raise UserError(f"seed is {seed!r}; expected an integer")
     clients, parameters = matrix_ND.shape
     device = matrix_ND.device
-    chosen = make_defense(defense, params)
-    check_clients(chosen, params, clients)
+    chosen = compose(make_transforms(before), make_defense(defense, arguments))
+    check_clients(chosen, arguments, clients)
+    given = {
+        "params": params,
+        "previous": previous,
+        "layers": layers,
+        "root": root,
+        "outputs": outputs,
+        "sample_shape": sample_shape,
+    }
     seen = Updates(
         values=matrix_ND,
         sizes_N=_sizes(sizes, clients).to(device),
         client_ids_N=torch.arange(clients, device=device),
         valid_N=finite_rows(matrix_ND),
+        server=server_view(chosen, matrix_ND, layout, given, _tensor),
     )
     if clean is not None and state is not None:
         raise UserError("both state= and clean= are given; clean updates are only for the first round")
-    before = _first_state(chosen, clean, clients, parameters, device, seed) if state is None else state
-    _check_state(chosen, before, clients, parameters)
-    return chosen.apply(seen, before, draw_source(seed, "defense", 0, device))
+    first = _first_state(chosen, clean, clients, parameters, device, seed) if state is None else state
+    _check_state(chosen, first, clients, parameters)
+    return chosen.apply(seen, first, draw_source(seed, "defense", 0, device))

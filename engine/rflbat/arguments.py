@@ -75,7 +75,7 @@ def check_arguments(owner: str, make: Callable[..., Any], given: Mapping[str, ob
         name -> value of the annotated type.
 
     Raises:
-        UserError: an unknown parameter, or a value of the wrong type.
+        UserError: an unknown or missing parameter, or a value of the wrong type.
 
     Example:
         >>> def krum(*, f: int | str | None = None): ...
@@ -84,6 +84,9 @@ def check_arguments(owner: str, make: Callable[..., Any], given: Mapping[str, ob
     """
     keyword = inspect.Parameter.KEYWORD_ONLY
     allowed = {key: p for key, p in inspect.signature(make).parameters.items() if p.kind is keyword}
+    for key, parameter in allowed.items():
+        if parameter.default is inspect.Parameter.empty and key not in given:
+            raise UserError(f"{owner} needs the parameter {key!r}; it has no default")
     checked = {}
     for key, value in given.items():
         if key not in allowed:

@@ -148,3 +148,26 @@ def hashed_uniforms(key: Tensor, *shape: int) -> Tensor:
     """
     numbers = torch.arange(math.prod(shape), device=key.device)
     return (_shifted(hashed(key, numbers), 40) * 2.0**-24).view(shape)
+
+
+def uniforms_at(key: Tensor, first: int, count: int) -> Tensor:
+    """Compute uniforms on the device from their positions in a stream, for amounts too large to draw on the host.
+
+    Any part of the stream can be computed alone, with the same bits on every device.
+
+    Args:
+        key: 0-dim float64 in [0, 1), such as from a ``Draw``; it names the stream.
+        first: position of the first number.
+        count: how many.
+
+    Returns:
+        ``(count,)`` float64 in [0, 1) on the device of the key, multiples of 2^-53.
+
+    Example:
+        >>> whole = uniforms_at(torch.tensor(0.25, dtype=torch.float64), 0, 5)
+        >>> torch.equal(whole[3:], uniforms_at(torch.tensor(0.25, dtype=torch.float64), 3, 2))
+        True
+    """
+    seed = hashed((key * 2**53).to(torch.int64), 0)
+    bits = hashed(seed, torch.arange(first, first + count, device=key.device))
+    return _shifted(bits, 11).to(torch.float64) * 2.0**-53

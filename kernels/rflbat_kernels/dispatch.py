@@ -112,7 +112,8 @@ def choose(op: str, implementation: str = "auto", device: torch.device | str = "
         name = solver_for(device, rows)
         reason = _PCA_REASONS[name]
     else:
-        name = "cpu" if device.type == "cpu" and "cpu" in IMPLEMENTATIONS[op] else "torch"
+        row = IMPLEMENTATIONS[op]
+        name = "cpu" if device.type == "cpu" and "cpu" in row else "torch" if "torch" in row else next(iter(row))
         reason = "the only implementation" if len(IMPLEMENTATIONS[op]) == 1 else f"the default on {device.type}"
     devices = _devices(op, name)
     if devices and device.type not in devices:

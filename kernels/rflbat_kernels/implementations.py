@@ -57,6 +57,7 @@ TABLE: dict[str, dict[str, Implementation]] = {
     "gram": {"cpu": _cpu("gram.cpu:gram"), "torch": _at("gram.torch:gram"), "triton": _triton("gram.triton:gram")},
     "weighted_sum": {"cpu": _cpu("gram.cpu:weighted_sum"), "torch": _at("gram.torch:weighted_sum")},
     "distances_to_sum": {"cpu": _cpu("gram.cpu:distances_to_sum"), "torch": _at("gram.torch:distances_to_sum")},
+    "inner_products": {"torch": _at("gram.torch:inner_products")},
     "finite_rows": {"cpu": _cpu("gram.cpu:finite_rows"), "torch": _at("gram.torch:finite_rows")},
     "pairwise": {"torch": _at("pairwise.torch:squared_distances")},
     "distance_sums": {
@@ -80,6 +81,7 @@ TABLE: dict[str, dict[str, Implementation]] = {
     },
     "column_two_means": {"cpu": _cpu("order.cpu:column_two_means"), "torch": _at("order.torch:column_two_means")},
     "kmeans": {"torch": _at("kmeans.torch:kmeans"), "cuml": _CUML, "triton": _triton("kmeans.triton:kmeans")},
+    "hdbscan": {"sklearn": _at("hdbscan.sklearn:hdbscan")},
     "lstm_cell": {"torch": _at("lstm_cell.torch:lstm_cell"), "triton": _triton("lstm_cell.triton:lstm_cell")},
     "lstm_cell_backward": {
         "torch": _at("lstm_cell.torch:lstm_cell_backward"),

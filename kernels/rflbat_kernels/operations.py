@@ -9,6 +9,7 @@ import torch
 from rflbat_kernels.dispatch import dispatched
 from rflbat_kernels.gram import torch as _gram
 from rflbat_kernels.gram.base import Gram
+from rflbat_kernels.hdbscan import sklearn as _hdbscan
 from rflbat_kernels.kmeans import torch as _kmeans
 from rflbat_kernels.lstm_cell import torch as _lstm_cell
 from rflbat_kernels.median import torch as _median
@@ -33,6 +34,7 @@ finite_rows = reduced_over_shards(
 distances_to_sum = reduced_over_shards(
     dispatched("distances_to_sum", _gram.distances_to_sum), lambda part_N: all_reduce(part_N.square()).sqrt()
 )
+inner_products = reduced_over_shards(dispatched("inner_products", _gram.inner_products), all_reduce)
 minority_counts = reduced_over_shards(_two_means.minority_counts, all_reduce)
 weighted_sum = dispatched("weighted_sum", _gram.weighted_sum)
 squared_distances = dispatched("pairwise", _pairwise.squared_distances)
@@ -43,6 +45,7 @@ column_trimmed_mean = dispatched("column_trimmed_mean", _order.column_trimmed_me
 column_central_mean = dispatched("column_central_mean", _order.column_central_mean)
 column_two_means = dispatched("column_two_means", _order.column_two_means)
 kmeans = dispatched("kmeans", _kmeans.kmeans)
+hdbscan = dispatched("hdbscan", _hdbscan.hdbscan)
 lstm_cell = dispatched("lstm_cell", _lstm_cell.lstm_cell)
 lstm_cell_backward = dispatched("lstm_cell_backward", _lstm_cell.lstm_cell_backward)
 pca = dispatched("pca", _pca.pca)

@@ -12,6 +12,7 @@ import torch
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import fresh, rounds, runner, training
 from benchmarks.speed.defenses import defense_case, operations
+from benchmarks.speed.formulas import FORMULAS
 from benchmarks.speed.machine import measure_rates
 from benchmarks.speed.measure import Rates, Row, Size, Timing, Wrong, agreement, read_csv, rows_of, write_csv
 from benchmarks.speed.peers import contract
@@ -21,7 +22,6 @@ from benchmarks.speed.runner import Options
 from benchmarks.speed.workloads import WORKLOADS, make_updates
 
 from rflbat.clients.backend import Backend
-from rflbat.defenses.registry import DEFENSES
 from tests.benchmarks.speed_here import RATES, rows_by_contender
 
 TINY = {
@@ -78,7 +78,7 @@ def test_a_round_that_averages_wrongly_gets_no_time(in_process, tmp_path, monkey
     assert rows_by_contender(case, tmp_path)["rflbat"].checked.startswith("wrong: the round's step")
 
 
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("defense", FORMULAS)
 def test_every_defense_equals_its_formula(defense, in_process, tmp_path):
     [case] = in_process(defense_case("W4", defense, 24, 300))
     for row in rows_by_contender(case, tmp_path).values():
@@ -289,7 +289,7 @@ def test_the_registry_has_what_was_promised():
     names = set(cases())
     assert {"W1", "W2", "W3", "W5-logistic", "W5-cnn", "W5-lstm"} <= names
     shapes = ("100x7850", "100x220000", "1600x220000", "100x5780000")
-    assert {f"W4-{defense}-{shape}" for defense in DEFENSES for shape in shapes} <= names
+    assert {f"W4-{defense}-{shape}" for defense in FORMULAS for shape in shapes} <= names
     assert {f"W6-rflbat-{shape}" for shape in ("50x100000", "1600x100000", "100x10000", "100x6000000")} <= names
     assert [case.name for case in chosen(["W5", "W1"])] == ["W1", "W5-logistic", "W5-cnn", "W5-lstm"]
     assert "W4-multikrum-100x7850" not in [case.name for case in chosen(["W4-krum"])]

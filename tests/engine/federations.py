@@ -3,11 +3,13 @@
 Axes: N clients of the round, D parameters, n samples.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import ATTACKS, make_attack
@@ -16,6 +18,7 @@ from rflbat.clients.row_sparse import row_sparse
 from rflbat.defenses.registry import make_defense
 from rflbat.errors import UserError
 from rflbat.experiment.config import Experiment
+from rflbat.models.base import Model
 from rflbat.models.registry import MODELS, make_model
 from rflbat.randomness import generator
 from rflbat.round.evaluation import BATCH
@@ -43,15 +46,18 @@ FORMATS = {model: format_of(model) for model in MODELS}
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Every model with every attack that suits its samples."""
+    """Every functional model with every attack that suits its samples, and a model of a module with one of them."""
     found = []
     for model in MODELS:
+        of_module = MODELS[model](FORMATS[model].shape, CLASSES, words_of(model)).train_apply is not None
         for attack in ATTACKS:
             try:
                 make_attack(attack, FORMATS[model], 1.0, {})
             except UserError:
                 continue
             found.append((model, attack))
+            if of_module:
+                break
     return found
 
 
@@ -63,6 +69,22 @@ def back_ends(model: str) -> list[str]:
 
 def words_of(model: str) -> int:
     return WORDS if FORMATS[model].encode else 0
+
+
+def make_anywhere(name: str) -> Model:
+    """Make a model; under fake tensors, where a module cannot be built, outside of them and without its values."""
+    with unset_fake_temporarily():
+        made = MODELS[name](FORMATS[name].shape, CLASSES, words_of(name))
+        # A module copies itself when it is first used.
+        x = torch.zeros(2, *FORMATS[name].shape, dtype=torch.int64 if words_of(name) else torch.float32)
+        named = {**made.layout.views(torch.zeros(made.layout.size)), **made.constants}
+        made.apply(named, x)
+        if made.train_apply is not None:
+            made.train_apply(named, x, torch.ones(2), torch.tensor(0))
+    if not isinstance(torch.empty(1), FakeTensor):
+        return made
+    constants = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in made.constants.items()}
+    return replace(made, init=lambda stream: torch.zeros(made.layout.size), constants=constants)
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,7 @@ def small_federation(
     attack: str,
     *,
     defense: str = "fedavg",
+    defense_args: Mapping[str, Any] | None = None,
     shadow: str = "",
     backend: Any = None,
     device: str = "cpu",
@@ -94,7 +117,7 @@ def small_federation(
 ) -> Federation:
     """Make a federation of random samples; under fake tensors too, where it has no values."""
     shape, words = FORMATS[model].shape, words_of(model)
-    made = MODELS[model](shape, CLASSES, words)
+    made = make_anywhere(model)
     stream = generator(0, "samples")
 
     def samples(count):
@@ -116,13 +139,16 @@ def small_federation(
         client_indices=np.array_split(np.arange(TRAINING), CLIENTS),
         model=made.to(device),
         attack=make_attack(attack, replace(FORMATS[model], device=device), 100.0, {}),
-        defense=make_defense(defense, {}),
+        defense=(made_defense := make_defense(defense, defense_args or {})),
         backend=backend or Backend("vmap", 5, 1, ""),
         device=torch.device(device),
         shadows=make_shadows(experiment),
+        # The samples are the clients' too, which no test of a round minds.
+        root_indices=np.arange(10 if "root_update" in made_defense.needs else 0),
     )
 
 
 def is_row_sparse(federation: Federation) -> bool:
     """Whether a run of its model and attack trains only the embedding rows that the texts touch."""
-    return row_sparse(federation.model, federation.experiment.weight_decay, federation.attack)[0]
+    optimizers, needs = federation.experiment.optimizers, federation.needs
+    return row_sparse(federation.model, optimizers, federation.attack, needs=needs)[0]

@@ -12,12 +12,12 @@ from rflbat.clients.backend import Backend
 from rflbat.experiment.config import Experiment
 from rflbat.round.round import run_round
 from rflbat.round.setup import initial_state
+from tests.engine.brief import briefly
 
 
 def small(**settings):
-    return Experiment(
-        **{"clients": 13, "rounds": 4, "local_steps": 3, "batch_size": 7, "defense": "fedavg", **settings}
-    )
+    fixed = {"clients": 13, "rounds": 4, "local_steps": 3, "batch_size": 7, "defense": "fedavg"}
+    return Experiment(**briefly({**fixed, **settings}))
 
 
 def play(federation, rounds=1, start=None):

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,3 +59,13 @@ def waits_forbidden() -> Iterator[None]:
     """Run on fake tensors (device="cuda" needs no CUDA here): values do not exist, so nothing can look at them."""
     with FakeTensorMode(), Crossings():
         yield
+
+
+def cluster_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let HDBSCAN's part on the host put all points in one cluster: fake tensors have no values to cluster."""
+
+    def cluster(packed: torch.Tensor, sets: int, points: int, settings: object) -> torch.Tensor:
+        assert packed.device.type == "cpu"
+        return torch.zeros(sets, points, dtype=torch.int64)
+
+    monkeypatch.setattr(import_module("rflbat_kernels.hdbscan.sklearn"), "cluster_on_host", cluster)

@@ -29,6 +29,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "gram": kernels.gram,
     "weighted_sum": kernels.weighted_sum,
     "distances_to_sum": kernels.distances_to_sum,
+    "inner_products": kernels.inner_products,
     "finite_rows": kernels.finite_rows,
     "pairwise": kernels.squared_distances,
     "distance_sums": kernels.distance_sums,
@@ -38,6 +39,7 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "column_central_mean": kernels.column_central_mean,
     "column_two_means": kernels.column_two_means,
     "kmeans": kernels.kmeans,
+    "hdbscan": kernels.hdbscan,
     "lstm_cell": operations.lstm_cell,
     "lstm_cell_backward": operations.lstm_cell_backward,
     "pca": kernels.pca,
@@ -73,6 +75,7 @@ def test_the_table() -> None:
         "gram": ["cpu", "torch", "triton"],
         "weighted_sum": ["cpu", "torch"],
         "distances_to_sum": ["cpu", "torch"],
+        "inner_products": ["torch"],
         "finite_rows": ["cpu", "torch"],
         "pairwise": ["torch"],
         "distance_sums": ["torch", "triton"],
@@ -82,6 +85,7 @@ def test_the_table() -> None:
         "column_central_mean": ["cpu", "torch"],
         "column_two_means": ["cpu", "torch"],
         "kmeans": ["torch", "cuml", "triton"],
+        "hdbscan": ["sklearn"],
         "lstm_cell": ["torch", "triton"],
         "lstm_cell_backward": ["torch", "triton"],
         "pca": ["eigh", "squaring", "krylov"],
@@ -96,6 +100,7 @@ def test_every_implementation_runs() -> None:
         "gram": (matrix,),
         "weighted_sum": (normal(7), matrix),
         "distances_to_sum": (normal(7), matrix),
+        "inner_products": (matrix, matrix[0]),
         "finite_rows": (matrix,),
         "pairwise": (square,),
         "distance_sums": (matrix,),
@@ -105,6 +110,7 @@ def test_every_implementation_runs() -> None:
         "column_central_mean": (matrix, torch.tensor(3)),
         "column_two_means": (matrix,),
         "kmeans": (matrix[None], (2,), uniform(1, 1, 3, 2)),
+        "hdbscan": (kernels.distances(matrix)[None],),
         "lstm_cell": (normal(7, 12), normal(7, 3)),
         "lstm_cell_backward": (*normal(2, 7, 3), uniform(7, 12), *normal(2, 7, 3)),
         "pca": (square,),
@@ -123,7 +129,7 @@ def test_every_implementation_runs() -> None:
             torch.testing.assert_close(got, wanted)
 
 
-@pytest.mark.parametrize("op", [op for op in PUBLIC if op != "pca"])
+@pytest.mark.parametrize("op", [op for op in PUBLIC if op not in ("pca", "hdbscan")])
 @pytest.mark.parametrize("device", ["cpu", "cuda", torch.device("cuda", 1)])
 def test_auto_is_the_one_for_a_cpu_or_for_any_device(op: str, device: torch.device | str) -> None:
     row = dispatch.IMPLEMENTATIONS[op]
@@ -135,6 +141,12 @@ def test_auto_is_the_one_for_a_cpu_or_for_any_device(op: str, device: torch.devi
     assert inspect.unwrap(PUBLIC[op]) is inspect.unwrap(row["torch"])
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_hdbscan_runs_by_scikit_learn(device: str) -> None:
+    choice = choose("hdbscan", device=device)
+    assert (choice.name, choice.reason) == ("sklearn", "the only implementation")
+
+
 @pytest.mark.parametrize("op", [op for op, row in dispatch.IMPLEMENTATIONS.items() if "cpu" in row])
 def test_the_one_for_a_cpu_runs_nowhere_else(op: str) -> None:
     allowed = ", ".join(name for name in dispatch.IMPLEMENTATIONS[op] if name != "cpu")
@@ -144,7 +156,7 @@ def test_the_one_for_a_cpu_runs_nowhere_else(op: str) -> None:
         PUBLIC[op](torch.ones(3, 3, device="cuda"))
 
 
-@pytest.mark.parametrize("op", [op for op in PUBLIC if op != "pca"])
+@pytest.mark.parametrize("op", [op for op in PUBLIC if op not in ("pca", "hdbscan")])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_name_of_version_0_1_means_auto(op: str, device: str, calls: Calls) -> None:
     auto = choose(op, device=device)
@@ -222,7 +234,7 @@ def test_a_choice_has_effect_inside_its_block_alone(op: str, calls: Calls) -> No
     with using({op: "spy"}):
         assert PUBLIC[op](torch.ones(3, 3)) == "spied"
         assert PUBLIC["gram" if op == "pca" else "pca"](torch.ones(3, 3)) != "spied"
-    with suppress(TypeError):  # some need more arguments
+    with suppress(TypeError, ValueError):  # some need more arguments, or another shape
         PUBLIC[op](torch.ones(3, 3))
     assert len(calls) == 1
 

@@ -15,7 +15,7 @@ from rflbat_kernels import RowSparse, SharedRows, TouchedRows, operations, using
 from rflbat_kernels.dispatch import IMPLEMENTATIONS
 from tests.kernels.closeness import normal, uniform
 
-FOLDERS = ("gram", "kmeans", "lstm_cell", "median", "order", "pairwise", "pca", "row_sparse")
+FOLDERS = ("gram", "hdbscan", "kmeans", "lstm_cell", "median", "order", "pairwise", "pca", "row_sparse")
 NAIVE = [import_module(f"rflbat_kernels.{folder}.naive") for folder in FOLDERS]
 DEFINITIONS = SimpleNamespace(
     **{
@@ -133,8 +133,21 @@ CALLS: dict[str, Callable[[Any, Given], Any]] = {
     "gram": lambda by, given: by.gram(*given),
     "weighted_sum": lambda by, given: by.weighted_sum(weights(given), given[0]),
     "distances_to_sum": lambda by, given: by.distances_to_sum(weights(given), *given),
+    "inner_products": lambda by, given: by.inner_products(given[0], rows_of(given)[0] + 1, given[1]),
     "finite_rows": lambda by, given: by.finite_rows(given[0]),
     "kmeans": clustered,
+    "hdbscan": lambda by, given: torch.cat(
+        [
+            by.hdbscan(
+                PUBLIC.distances(points(given)),
+                given[1],
+                min_cluster_size=size,
+                min_samples=rank,
+                allow_single_cluster=one,
+            )
+            for size, rank, one in ((None, 1, True), (None, 2, False), (2, 1, False), (3, 2, True))
+        ]
+    ),
     "gap_statistic": lambda by, given: by.gap_statistic(inertia(given), (1, 3, 4), all_rows(given).sum()),
     "silhouette": lambda by, given: by.silhouette(
         PUBLIC.distances(points(given)[0]), torch.arange(len(given[0])).remainder(3)[None], (3,), given[1]

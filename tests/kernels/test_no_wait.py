@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import (
 
 import rflbat_kernels as kernels
 from rflbat_kernels import operations
-from tests.kernels.device_waits import Crossings, WaitForDevice, waits_forbidden
+from tests.kernels.device_waits import Crossings, WaitForDevice, cluster_nothing, waits_forbidden
 
 
 def matrix() -> torch.Tensor:
@@ -55,6 +55,7 @@ OPERATIONS: dict[str, Callable[[], object]] = {
     "gram, masked, in blocks": lambda: kernels.gram(matrix(), mask(), block_bytes=2**16),
     "weighted_sum": lambda: kernels.weighted_sum(draws(63), matrix(), block_bytes=2**16),
     "distances_to_sum": lambda: kernels.distances_to_sum(draws(63), matrix(), mask(), block_bytes=2**16),
+    "inner_products": lambda: kernels.inner_products(matrix(), draws(1001), mask(), block_bytes=2**16),
     "finite_rows": lambda: kernels.finite_rows(matrix()),
     "row_sparse_gram": lambda: kernels.row_sparse_gram(row_sparse()),
     "row_sparse_gram, masked": lambda: kernels.row_sparse_gram(row_sparse(), mask()),
@@ -98,10 +99,18 @@ def test_runs_without_a_wait(name: str) -> None:
 
 def test_every_operation_is_proved() -> None:
     classes = {"Choice", "Gram", "KMeans", "RowSparse", "SharedRows", "Split", "TouchedRows"}
-    excused = {"choose", "using", "pca_lowrank"}  # two take no tensor, the other says that it waits
+    excused = {"choose", "using", "hdbscan", "pca_lowrank"}  # two take no tensor, the others say that they wait
     proved = {name.split(",")[0] for name in OPERATIONS}
     trained = {"lstm_cell", "lstm_cell_backward"}  # no part of aggregation: not among the public names
     assert proved - trained - {"RowSparse.dense"} == set(kernels.__all__) - classes - excused
+
+
+def test_hdbscan_waits_once_for_all_its_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster_nothing(monkeypatch)
+    with FakeTensorMode(), Crossings(forbidden=False) as crossings:
+        labels = kernels.hdbscan(torch.rand(5, 63, 63, device="cuda"), mask())
+    assert (labels.device.type, labels.shape) == ("cuda", (5, 63))
+    assert crossings.seen == ["_to_copy copies between cpu and cuda"] * 2
 
 
 WAITS: dict[str, tuple[type[Exception], Callable[[torch.Tensor], object]]] = {

@@ -5,12 +5,12 @@ Axes: N clients of the round, D parameters.
 
 import math
 
-import torch
 from torch import Tensor
 
 from rflbat.attacks.base import Attack, SampleFormat, no_trigger
+from rflbat.attacks.view import AttackerView
 from rflbat.errors import UserError
-from rflbat_kernels import finite_rows, weighted_sum
+from rflbat.randomness import Draw
 
 
 def ipm(samples: SampleFormat, scale: float, *, epsilon: float = 0.5) -> Attack:
@@ -34,8 +34,8 @@ def ipm(samples: SampleFormat, scale: float, *, epsilon: float = 0.5) -> Attack:
 
     Conventions:
         The plain mean, regardless of numbers of samples. A benign update with a NaN or infinity does not count; without
-        any finite benign update, malicious clients send zeros. There is no trigger, so judge the attack by the
-        accuracy: the attack success rate is that of unchanged test samples.
+        any finite benign update, malicious clients send zeros. The attack is judged by the accuracy; it has
+        no success rate.
 
     Needs:
         All benign updates of the round, which a real attacker must estimate. One weighted sum.
@@ -46,9 +46,11 @@ def ipm(samples: SampleFormat, scale: float, *, epsilon: float = 0.5) -> Attack:
         identical, which a defense that looks for copies finds.
 
     Example:
+        >>> import torch
+        >>> from rflbat.attacks.tampering import send_updates
         >>> attack = ipm(SampleFormat((1, 28, 28), 1.0), 1.0)
         >>> updates = torch.tensor([[1.0, 2.0], [3.0, 6.0], [0.0, 0.0]])
-        >>> attack.tamper(updates, torch.tensor([False, False, True])).tolist()
+        >>> send_updates(attack, updates, torch.tensor([2])).tolist()
         [[1.0, 2.0], [3.0, 6.0], [-1.0, -2.0]]
 
     Source: Xie, Koyejo and Gupta 2019, "Fall of empires: Breaking Byzantine-tolerant SGD by inner product
@@ -57,10 +59,16 @@ def ipm(samples: SampleFormat, scale: float, *, epsilon: float = 0.5) -> Attack:
     if not 0 < epsilon < math.inf:
         raise UserError(f"attack 'ipm': epsilon={epsilon} is out of range; allowed: finite numbers above 0")
 
-    def tamper(updates_ND: Tensor, malicious_N: Tensor) -> Tensor:
-        counted_N = finite_rows(updates_ND) & ~malicious_N
-        weights_N = counted_N.to(torch.float64) / counted_N.sum().clamp_min(1)
-        sent_D = weighted_sum(-scale * epsilon * weights_N, updates_ND)
-        return torch.where(malicious_N[:, None], sent_D, updates_ND, out=updates_ND)
+    def tamper(own_MD: Tensor, view: AttackerView, draw: Draw) -> Tensor:
+        return view.benign.weighted_sum(-scale * epsilon * view.benign.weights_N).expand_as(own_MD)
 
-    return Attack("ipm", (no_trigger,), no_trigger, 0.0, tamper, needs_all_columns=False)
+    return Attack(
+        "ipm",
+        (no_trigger,),
+        no_trigger,
+        0.0,
+        tamper,
+        needs_all_columns=False,
+        knowledge="omniscient",
+        success="untargeted",
+    )

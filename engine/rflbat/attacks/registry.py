@@ -18,6 +18,9 @@ ATTACKS: "Registry[Callable[..., Attack]]" = Registry(
         "sentence": "rflbat.attacks.sentence:sentence",
         "dba": "rflbat.attacks.dba:dba",
         "ipm": "rflbat.attacks.ipm:ipm",
+        "alie": "rflbat.attacks.alie:alie",
+        "label_flip": "rflbat.attacks.label_flip:label_flip",
+        "edge_case": "rflbat.attacks.edge_case:edge_case",
     },
 )
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rflbat.arguments import lookup
+from rflbat.data.registry import AUGMENTATIONS
 from rflbat.errors import UserError
 from rflbat.experiment.config import METHODS, Experiment
 from rflbat.experiment.recipes import RECIPES, Recipe
-from rflbat.registry import Documentation, documented
+from rflbat.registry import Documentation, Registry, documented
 from rflbat.trackers.registry import TRACKERS
+from rflbat.transforms.registry import TRANSFORMS
 
 
 def catalog() -> dict[str, dict[str, str]]:
@@ -23,7 +25,7 @@ def catalog() -> dict[str, dict[str, str]]:
     """
     methods = {
         f"{setting}s": {name: registry.documentation(name).summary for name in registry.names()}
-        for setting, registry in METHODS.items()
+        for setting, registry in _registries().items()
     }
     return {
         **methods,
@@ -53,7 +55,7 @@ def show(name: str) -> str:
         return _of_a_module(name)
     # A recipe may have the name of its data set, and a defense that of a kernel: all pages are shown then.
     pages: dict[str, list[str]] = {}
-    for registry in METHODS.values():
+    for registry in _registries().values():
         for key in registry.names():
             if key == name:
                 pages.setdefault(key, []).append(_page(registry.documentation(key)))
@@ -69,6 +71,13 @@ def show(name: str) -> str:
     return "\n\n".join(lookup("name", pages, name))
 
 
+def _registries() -> dict[str, Registry[Any]]:
+    """List every registry of methods once, under the first setting that names one of its members."""
+    first = {registry.kind: setting for setting, registry in reversed(METHODS.items())}
+    named = {setting: registry for setting, registry in METHODS.items() if first[registry.kind] == setting}
+    return {**named, "transform": TRANSFORMS, "augmentation": AUGMENTATIONS}
+
+
 def _page(documentation: Documentation) -> str:
     return f"{documentation.signature}\n\n{documentation.text}"
 
@@ -76,7 +85,7 @@ def _page(documentation: Documentation) -> str:
 def _of_a_module(name: str) -> str:
     """Return the documentation of a function of another package, which must fit one of the kinds."""
     message = ""
-    for registry in METHODS.values():
+    for registry in _registries().values():
         try:
             registry[name]
         except UserError as error:

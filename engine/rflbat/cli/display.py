@@ -182,7 +182,10 @@ def _evaluated(record: Mapping[str, Any]) -> bool:
 
 
 def _rates(record: Mapping[str, Any]) -> str:
-    return f"accuracy {percent(record['accuracy'])}  attack success {percent(record.get('attack_success_rate'))}"
+    # An untargeted attack has no success rate.
+    success = record.get("attack_success_rate")
+    accuracy = f"accuracy {percent(record['accuracy'])}"
+    return accuracy if success is None else f"{accuracy}  attack success {percent(success)}"
 
 
 def _clients(record: Mapping[str, Any]) -> str:

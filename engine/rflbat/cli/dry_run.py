@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rflbat.defenses.server_view import in_words
 from rflbat.experiment.config import Experiment
 from rflbat.round.memory import readable, round_memory
 from rflbat.round.setup import build
@@ -42,24 +43,41 @@ def plan_run(experiment: Experiment) -> Rows:
 
 def _settings(federation: Federation) -> Rows:
     experiment, backend = federation.experiment, federation.backend
+    epochs = experiment.local_epochs
+    local = f"{experiment.local_steps} steps" if epochs is None else f"{epochs} epochs"
     shadows = f", shadows: {', '.join(shadow.name for shadow in federation.shadows)}" if federation.shadows else ""
     return [
         (
             "data set",
-            f"{experiment.dataset}, {len(federation.train_x)} samples to train on and {len(federation.test_x)} to test",
+            f"{experiment.dataset}, {len(federation.train_x)} samples to train on and {len(federation.test_x)} to test"
+            + (f", augmented by {experiment.augment}" if experiment.augment else ""),
         ),
         (
             "clients",
             f"{experiment.participants} of {experiment.clients} a round, for {experiment.rounds} rounds of "
-            f"{experiment.local_steps} steps with batches of {experiment.batch_size}",
+            f"{local} with batches of {experiment.batch_size}",
         ),
         ("model", f"{federation.model.name}, {_parameters(federation)}"),
-        ("attack", f"{federation.attack.name} by {experiment.malicious:g} of the clients"),
+        (
+            "attack",
+            f"{federation.attack.name} by {experiment.malicious:g} of the clients (knowledge: "
+            f"{federation.attack.knowledge}; measured by: {federation.attack.success})",
+        ),
         ("defense", f"{federation.defense.name}{shadows}"),
+        *_needs(federation),
         ("device", str(federation.device)),
         ("back end", f"{backend.name} ({backend.reason})"),
         ("chunk", f"{backend.chunk} clients at a time, {backend.workers} of these chunks at once"),
     ]
+
+
+def _needs(federation: Federation) -> Rows:
+    """Describe what the defenses need besides the updates, and how often they wait for the device."""
+    waits = federation.defense.waits + sum(shadow.waits for shadow in federation.shadows)
+    rows = [("the defense needs", in_words(federation.needs))] if federation.needs else []
+    if len(federation.root_indices):
+        rows.append(("root data", f"{len(federation.root_indices)} training samples that no client has"))
+    return [*rows, *([("waits for the device", f"{waits} a round, for work on the host")] if waits else [])]
 
 
 def _parameters(federation: Federation) -> str:

@@ -171,6 +171,7 @@ def experiment_of(flags: Any, base: Experiment) -> Experiment:
 
 
 DIRECTORY = ("directory", tyro.conf.Positional[str])
+FILE = ("file", tyro.conf.Positional[str])
 CONFIG = ("config", _flag(str | None, "TOML file of settings, overridden by flags"), None)
 TRACK = ("track", _flag(Texts, "tracker of every round, one of `rflbat list trackers`; repeatable"), ())
 QUIET = ("quiet", _flag(bool, "no progress display, no closing table"), False)

@@ -21,6 +21,7 @@ USAGE = """usage: rflbat COMMAND ...
   sweep [RECIPE]    run every combination of a grid: --grid defense=rflbat,krum --seeds 3 --out DIR
   watch DIR         follow a run that another process executes
   report DIR        rewrite the page, figures and tables of a run or a sweep
+  export DIR FILE   write the global model of a run as a safetensors file
   list [KIND]       datasets, models, attacks, defenses, recipes, trackers, kernels
   show NAME         documentation of one of them
   doctor            what this installation can do on this machine
@@ -34,6 +35,7 @@ COMMANDS = {
     "sweep": "rflbat.cli.runs:sweep_command",
     "watch": "rflbat.cli.views:watch_command",
     "report": "rflbat.cli.views:report_command",
+    "export": "rflbat.cli.runs:export_command",
     "list": "rflbat.cli.views:list_command",
     "show": "rflbat.cli.views:show_command",
     "doctor": "rflbat.cli.doctor:doctor_command",

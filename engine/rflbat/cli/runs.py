@@ -11,6 +11,7 @@ from rflbat.cli.display import Settings, make_display
 from rflbat.cli.dry_run import plan_run, show_plan
 from rflbat.cli.flags import (
     DIRECTORY,
+    FILE,
     QUIET,
     RUN,
     SWEEP,
@@ -123,3 +124,18 @@ def _sweep(arguments: list[str], console: Console) -> None:
             report_command(again)
         raise
     report_command(again)
+
+
+def export_command(arguments: list[str]) -> None:
+    """Write a run's global model as a safetensors file by parameter name: ``rflbat export``.
+
+    Args:
+        arguments: words after the subcommand.
+
+    Raises:
+        UserError: a mistake of the user.
+    """
+    flags = parse(make_dataclass("export", [DIRECTORY, FILE]), arguments, "export")
+    from rflbat.simulation.export import export
+
+    Console().print(f"wrote {export(flags.directory, flags.file)}", highlight=False, soft_wrap=True, markup=False)

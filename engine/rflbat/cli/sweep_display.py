@@ -66,5 +66,7 @@ def _line(event: Event, tally: Tally) -> str:
     if event.summary is None:
         what = "failed, runs again" if event.what == "again" else "failed"
         return f"{what}  {event.cell.name}  {event.error}"
-    rates = f"accuracy {event.summary['accuracy']:.3f}  attack {event.summary['attack_success_rate']:.3f}"
+    success = event.summary["attack_success_rate"]
+    rates = f"accuracy {event.summary['accuracy']:.3f}"
+    rates += "" if success is None else f"  attack {success:.3f}"
     return f"cell {tally.done}/{tally.total}  {event.cell.name}  {rates}"

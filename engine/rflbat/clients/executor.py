@@ -16,8 +16,9 @@ from rflbat.clients.optimizer import Optimizer
 from rflbat.clients.step import BatchSource, Gradient
 from rflbat.parameters import Layout
 
-InitialParams = Callable[[slice], Tensor]
-"""``start(rows)`` returns the initial parameters ``(n, D)`` of the clients; rows may differ."""
+InitialParams = Callable[[slice | Tensor], Tensor]
+"""``start(rows)`` returns the initial parameters ``(n, D)`` of the clients; rows may differ. Rows are a slice, or int64
+positions on the device."""
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +35,7 @@ def same_start(params_D: Tensor) -> InitialParams:
     Returns:
         function that returns the initial parameters.
     """
-    return lambda rows: params_D.expand(rows.stop - rows.start, -1)
+    return lambda rows: params_D.expand(rows.stop - rows.start if isinstance(rows, slice) else len(rows), -1)
 
 
 def train(
@@ -137,11 +138,18 @@ def _train_chunk(
     """Run all local steps of a chunk on a copy of its parameters."""
     start_nD = start(rows)
     local_nD = start_nD.clone(memory_format=torch.contiguous_format)
-    named, take_step = layout.views(local_nD), optimizer.start(layout, local_nD)
+    named, take_step = layout.views(local_nD), optimizer.start(layout, local_nD, start_nD)
+    project = None if optimizer.rule is None else optimizer.rule.project
     for step in range(optimizer.steps):
         batch = batch_source(rows, step)
+        before_nD = local_nD.clone() if optimizer.ragged else None
         try:
             take_step(gradient(named, *batch))
+            if project is not None:
+                project(local_nD[:, : layout.trained], start_nD[:, : layout.trained], step)
+            if before_nD is not None:
+                trains_n1 = (batch[2] > 0).any(1, keepdim=True)
+                torch.where(trains_n1, local_nD, before_nD, out=local_nD)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rflbat.clients.rules.base import LocalRule
 from rflbat.models.base import Gradients
 from rflbat.parameters import Layout
 
@@ -32,6 +33,9 @@ class Optimizer:
         weight_decay: at least 0; added to the gradient after clipping.
         name: "sgd" or "adam".
         clip_norm: largest L2 norm of a client's gradient, above 0; None disables clipping.
+        rule: changes the gradient before it is clipped, and the parameters after a step; None for plain training.
+        ragged: whether some clients take fewer steps than ``steps``. A step without samples then leaves a client as it
+            is.
 
     Example:
         >>> layout = Layout({"weight": (2,)})
@@ -49,33 +53,39 @@ class Optimizer:
     weight_decay: float = 0.0
     name: str = "sgd"
     clip_norm: float | None = None
+    rule: LocalRule | None = None
+    ragged: bool = False
 
     @property
     def copies(self) -> int:
         """Largest count of numbers per parameter that a client holds while it trains, without activations.
 
         These are its copy, gradient and velocity, and either its own initial parameters or a temporary of weight decay;
-        the flat rows, if gradients are joined into them; and a second moment for Adam.
+        the flat rows, if gradients are joined into them; a second moment for Adam; and a temporary of a local rule
+        or of ``ragged`` steps.
         """
-        return 4 + self._flat + (self.name == "adam")
+        return 4 + self._flat + (self.name == "adam") + (self.rule is not None) + self.ragged
 
     @property
     def _flat(self) -> bool:
-        return self.name == "adam" or self.clip_norm is not None
+        ruled = self.rule is not None and self.rule.gradient is not None
+        return ruled or self.name == "adam" or self.clip_norm is not None
 
-    def start(self, layout: Layout, params_nD: Tensor) -> Step:
+    def start(self, layout: Layout, params_nD: Tensor, start_nD: Tensor | None = None) -> Step:
         """Begin the local training of a chunk of clients.
 
         Args:
             layout: names of the D columns; carried columns do not move.
             params_nD: contiguous; every step writes to it.
+            start_nD: the parameters with which the round began, for ``rule``; not written to.
 
         Returns:
-            function that takes one step.
+            function that takes one step; ``rule.project`` is not part of it.
         """
         layout, params_nD = layout.trained_part, params_nD[:, : layout.trained]
+        start_nD = None if start_nD is None else start_nD[:, : layout.trained]
         if self._flat:
-            return self._on_rows(layout, params_nD)
+            return self._on_rows(layout, params_nD, start_nD)
         named = layout.views(params_nD)
         velocity = dict(layout.views(torch.zeros_like(params_nD))) if self.momentum else dict.fromkeys(named)
 
@@ -85,8 +95,9 @@ class Optimizer:
 
         return step
 
-    def _on_rows(self, layout: Layout, params_nD: Tensor) -> Step:
-        """Join the gradients into flat rows first, for a norm over all parameters and for Adam in one pass."""
+    def _on_rows(self, layout: Layout, params_nD: Tensor, start_nD: Tensor | None) -> Step:
+        """Join the gradients into flat rows first: for a rule, a norm over all parameters, or Adam in one pass."""
+        change = None if self.rule is None else self.rule.gradient
         gradient_nD = torch.empty_like(params_nD, memory_format=torch.contiguous_format)
         rows = layout.views(gradient_nD)
         adam = velocity_nD = None
@@ -103,6 +114,8 @@ class Optimizer:
         def step(gradients: Gradients) -> None:
             for name, gradient in gradients.items():
                 rows[name].copy_(gradient)
+            if change is not None and start_nD is not None:
+                change(gradient_nD, params_nD, start_nD)
             if self.clip_norm is not None:
                 norm_n1 = torch.linalg.vector_norm(gradient_nD, dim=1, keepdim=True)
                 gradient_nD.mul_((self.clip_norm / (norm_n1 + 1e-6)).clamp_max(1))

@@ -6,6 +6,7 @@ Axes: N clients of the round, n clients of a chunk, W words, M words stored for 
 K = M + R stored rows, E numbers per row, D parameters, Q stored parameters, S local steps, B batch.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from rflbat.attacks.base import Attack
 from rflbat.clients.executor import InitialParams
+from rflbat.clients.optimizer import Optimizer
 from rflbat.clients.step import BatchSource
 from rflbat.models.base import Model
 from rflbat_kernels import RowSparse, SharedRows, TouchedRows
@@ -48,14 +50,17 @@ class LocalTask:
         return updates_NQ if self.touched is None else RowSparse(updates_NQ, self.touched)
 
 
-def row_sparse(model: Model, weight_decay: float, attack: Attack, ranks: int = 1) -> tuple[bool, str]:
+def row_sparse(
+    model: Model, optimizers: Sequence[Optimizer], attack: Attack, ranks: int = 1, needs: Collection[str] = ()
+) -> tuple[bool, str]:
     """Decide whether updates are row-sparse, and state the reason.
 
     Args:
         model: functional model.
-        weight_decay: of the clients' optimizer.
+        optimizers: those of all groups of clients.
         attack: the attack, which tampers with the updates.
         ranks: number of processes over which the columns of the updates are sharded.
+        needs: what the defenses need besides the updates, as in ``Defense.needs``.
 
     Returns:
         the answer, and a line for run.json.
@@ -64,10 +69,19 @@ def row_sparse(model: Model, weight_decay: float, attack: Attack, ranks: int = 1
         return False, "dense: the model is a module, carries a state or has frozen parameters"
     if not model.embedding or model.with_rows is None:
         return False, "dense: the model has no embedding that can be shortened"
-    if weight_decay:
-        return False, f"dense: weight_decay={weight_decay:g} changes every row of {model.embedding}"
+    for optimizer in optimizers:
+        if optimizer.weight_decay:
+            return False, f"dense: weight_decay={optimizer.weight_decay:g} changes every row of {model.embedding}"
+        if optimizer.rule is not None and not optimizer.rule.moves_only:
+            return False, f"dense: local rule '{optimizer.rule.name}' reads every row of {model.embedding}"
+    if attack.triggers is not None:
+        return False, f"dense: the triggers of attack '{attack.name}' change from round to round"
     if not attack.row_wise:
         return False, f"dense: attack '{attack.name}' is not declared row-wise"
+    if attack.knowledge != "own":
+        return False, f"dense: attack '{attack.name}' sees the global model in the columns of all parameters"
+    if needs:
+        return False, f"dense: a defense needs {', '.join(sorted(needs))} in the columns of all parameters"
     if ranks > 1:
         return False, f"dense: {ranks} ranks exchange all columns of the updates"
     return True, f"row-sparse: a client trains only the rows of {model.embedding} that its texts touch"
@@ -162,11 +176,11 @@ def on_rows(task: LocalTask, touched: TouchedRows) -> LocalTask:
     stop = touched.first + touched.words * touched.width
     place_K = torch.arange(touched.rows, device=touched.common_M.device)
 
-    def stored(rows: slice) -> Tensor:
+    def stored(rows: slice | Tensor) -> Tensor:
         own_nR = touched.own_NR[rows]
         return torch.cat([touched.common_M.expand(len(own_nR), -1), own_nR], 1)
 
-    def start(rows: slice) -> Tensor:
+    def start(rows: slice | Tensor) -> Tensor:
         full_nD = task.start(rows)
         table_nWE = full_nD[:, touched.first : stop].view(len(full_nD), touched.words, touched.width)
         word_nK = stored(rows).clamp_max(touched.words - 1)
@@ -178,7 +192,7 @@ def on_rows(task: LocalTask, touched: TouchedRows) -> LocalTask:
             torch.index_select(all_WE, 0, word_K, out=own_KE)
         return start_nQ
 
-    def batch_source(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         x_nBT, labels_nB, weight_nB = task.batch_source(rows, step)
         word_nK = stored(rows)
         # -1 marks a token that has no stored row, so that an unexpected token fails in the lookup instead of training

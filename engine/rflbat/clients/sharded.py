@@ -86,13 +86,13 @@ def _blocks(backend: Backend, clients: int, parameters: int, ranks: Ranks) -> li
 def _from(task: LocalTask, first: int) -> LocalTask:
     """Return the same task with clients counted from ``first``."""
 
-    def moved(rows: slice) -> slice:
-        return slice(rows.start + first, rows.stop + first)
+    def moved(rows: slice | Tensor) -> slice | Tensor:
+        return slice(rows.start + first, rows.stop + first) if isinstance(rows, slice) else rows + first
 
-    def start(rows: slice) -> Tensor:
+    def start(rows: slice | Tensor) -> Tensor:
         return task.start(moved(rows))
 
-    def batch_source(rows: slice, step: int) -> tuple[Tensor, ...]:
+    def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, ...]:
         return task.batch_source(moved(rows), step)
 
     return replace(task, start=start, batch_source=batch_source)

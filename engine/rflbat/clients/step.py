@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from rflbat.attacks.base import Trigger
+from rflbat.attacks.labels import Poison
 from rflbat.clients.batches import Batches
 from rflbat.models.base import Gradients, Model
 from rflbat.randomness import hashed
 
-BatchSource = Callable[[slice, int], tuple[Tensor, ...]]
+BatchSource = Callable[[slice | Tensor, int], tuple[Tensor, ...]]
 """``batch_source(rows, step)`` returns ``x (n, B, *sample)``, labels ``(n, B)`` and sample weights ``(n, B)`` of the
-clients, and, for a model that draws, their keys ``(n,)``. The next call from the same thread may overwrite ``x``."""
+clients, and, for a model that draws, their keys ``(n,)``. Rows are a slice, or int64 positions on the device. The next
+call from the same thread may overwrite ``x``."""
 
 Gradient = Callable[..., Gradients]
 """``gradient(named (n, ...), x (n, B, *sample), labels (n, B), weights (n, B), keys (n,) or nothing)`` returns the
@@ -99,16 +101,25 @@ def with_keys(batch_source: BatchSource, key_N: Tensor | None) -> BatchSource:
     if key_N is None:
         return batch_source
 
-    def keyed(rows: slice, step: int) -> tuple[Tensor, ...]:
+    def keyed(rows: slice | Tensor, step: int) -> tuple[Tensor, ...]:
         return (*batch_source(rows, step), hashed(key_N[rows], step))
 
     return keyed
 
 
 def make_batch_source(
-    x: Tensor, labels: Tensor, batches: Batches, triggers: tuple[Trigger, ...], group_N: Tensor, target: int
+    x: Tensor,
+    labels: Tensor,
+    batches: Batches,
+    triggers: tuple[Trigger, ...],
+    group_N: Tensor,
+    target: int,
+    poison: Poison | None = None,
+    augment: Callable[[Tensor, slice | Tensor, int], Tensor] | None = None,
 ) -> BatchSource:
     """Build the source that gathers batches on the device and stamps and relabels their poisoned samples.
+
+    Samples are augmented before they are stamped, so a trigger lies where it lies at test time.
 
     Args:
         x: all training samples as floats, on the device.
@@ -117,20 +128,28 @@ def make_batch_source(
         triggers: one per group of malicious clients (one group unless the backdoor is distributed).
         group_N: int64, the group whose trigger each client stamps.
         target: label of the poisoned samples.
+        poison: labels and eligibility of each training sample; None: all get the target.
+        augment: change of the clean samples, as ``rflbat.data.augment.Augment``; None: none.
 
     Returns:
         the batch source.
     """
-    index_NSB, weight_NSB = batches.index_NSB, batches.weight_NSB
-    labels_NSB = labels[index_NSB].masked_fill_(batches.poisoned_NSB, target)
+    index_NSB, weight_NSB, poisoned_NSB = batches.index_NSB, batches.weight_NSB, batches.poisoned_NSB
+    if poison is None:
+        labels_NSB = labels[index_NSB].masked_fill_(poisoned_NSB, target)
+    else:
+        poisoned_NSB = poisoned_NSB & poison.eligible_n[index_NSB]
+        labels_NSB = torch.where(poisoned_NSB, poison.label_n[index_NSB], labels[index_NSB])
     # All batches of a thread reuse one buffer: on a CPU fresh pages cost as much as the gather.
     rooms = threading.local()
 
-    def batch_source(rows: slice, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def batch_source(rows: slice | Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
         index_nB = index_NSB[rows, step]
         x_nB = torch.index_select(x, 0, index_nB.reshape(-1), out=_room(rooms, x, index_nB.numel()))
+        if augment is not None:
+            x_nB = augment(x_nB, rows, step)
         for number, trigger in enumerate(triggers):
-            poisoned_nB = batches.poisoned_NSB[rows, step]
+            poisoned_nB = poisoned_NSB[rows, step]
             x_nB = trigger(x_nB, (poisoned_nB & (group_N[rows, None] == number)).reshape(-1))
         return x_nB.view(*index_nB.shape, *x.shape[1:]), labels_NSB[rows, step], weight_NSB[rows, step]
 

@@ -1,13 +1,15 @@
-"""Every data set by name: one file and one row each."""
+"""Every data set by name: one file and one row each; and every augmentation of ``data/augment.py``."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rflbat.arguments import lookup
+from rflbat.arguments import calls, check_arguments, lookup
+from rflbat.errors import UserError
 from rflbat.registry import Registry
 
 if TYPE_CHECKING:
+    from rflbat.data.augment import Augmentation
     from rflbat.data.base import Dataset
 
 PARTITIONS = ("iid", "dirichlet", "natural")
@@ -26,6 +28,58 @@ _ROWS = {
 DATASETS: "Registry[Callable[..., Dataset]]" = Registry(
     "data set", "rflbat.datasets", "rflbat.data.base:Dataset", {name: row[0] for name, row in _ROWS.items()}
 )
+
+AUGMENTATIONS: "Registry[Callable[..., Augmentation]]" = Registry(
+    "augmentation",
+    "rflbat.augmentations",
+    "rflbat.data.augment:Augmentation",
+    {"crop": "rflbat.data.augment:crop", "flip": "rflbat.data.augment:flip"},
+)
+
+
+def check_augment(text: str | None) -> list[tuple[Callable[..., "Augmentation"], dict[str, Any]]]:
+    """Look up the augmentations that a text names, and check their parameters against their signatures.
+
+    Args:
+        text: ``NAME,NAME(parameter=value,...)``, in the order in which they are applied; None for none.
+
+    Returns:
+        function and parameters of each.
+
+    Raises:
+        UserError: an unknown name or parameter, or a value of the wrong type.
+
+    Example:
+        >>> [given for _, given in check_augment("crop(padding=2),flip")]
+        [{'padding': 2}, {}]
+    """
+    found = []
+    for _, name, arguments in calls(text or "", "augment"):
+        make = lookup("augmentation", AUGMENTATIONS, name)
+        found.append((make, check_arguments(f"augmentation '{name}'", make, arguments)))
+    return found
+
+
+def make_augmentations(text: str | None, dataset: "Dataset") -> "tuple[Augmentation, ...]":
+    """Build the augmentations that a text names, for the images of a data set.
+
+    Args:
+        text: as ``check_augment``.
+        dataset: the data set; its background fills what a crop leaves.
+
+    Returns:
+        the augmentations.
+
+    Raises:
+        UserError: as ``check_augment``; the samples are no images, or a value does not fit them.
+    """
+    named = check_augment(text)
+    if named and dataset.words is not None:
+        raise UserError(
+            f"augment={text!r} changes images, but the samples of data set '{dataset.name}' are texts, that is token "
+            "ids; allowed: data sets of images"
+        )
+    return tuple(make(dataset.shape, dataset.low, **given) for make, given in named)
 
 
 def default_attack(name: str) -> str:

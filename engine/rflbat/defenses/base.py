@@ -5,99 +5,18 @@ Axes: N clients of the round, D parameters.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rflbat.defenses.server_view import NEEDS
+from rflbat.defenses.updates import Updates as Updates
 from rflbat.errors import UserError
 from rflbat.randomness import Draw
-from rflbat_kernels import (
-    Gram,
-    RowSparse,
-    cosines,
-    distances_to_sum,
-    gram,
-    row_sparse_gram,
-    row_sparse_weighted_sum,
-    squared_distances,
-    weighted_sum,
-)
 
 KEPT, NONFINITE = 0, 1
 """The first two stages of every defense, as positions in ``Defense.stages``."""
-
-
-@dataclass(frozen=True)
-class Updates:
-    """The updates of a round, as a defense receives them.
-
-    Every quantity that needs a pass over the matrix is computed once, on first access, so that several defenses can
-    judge the same updates for the price of one matrix product.
-
-    Args:
-        values: updates (local minus global), of any float type, as a dense ``(N, D)`` matrix or row-sparse. Rows that
-            are not valid may hold anything.
-        sizes_N: number of samples of each client, float64.
-        client_ids_N: int64, client of each row; each client has at most one row per round.
-        valid_N: bool, as from ``finite_rows``: rows without NaN, Inf or a number beyond 1e100. A defense must drop all
-            other rows first.
-        malicious_count: true number of malicious clients of the round; used only for ``f="true"``.
-    """
-
-    values: Tensor | RowSparse
-    sizes_N: Tensor
-    client_ids_N: Tensor
-    valid_N: Tensor
-    malicious_count: Tensor | None = None
-
-    @cached_property
-    def matrix_ND(self) -> Tensor:
-        """The updates as a dense ``(N, D)`` matrix, for defenses that work on coordinates."""
-        return self.values.dense() if isinstance(self.values, RowSparse) else self.values
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the updates."""
-        return (self.values.matrix_NQ if isinstance(self.values, RowSparse) else self.values).dtype
-
-    def weighted_sum(self, weights_N: Tensor) -> Tensor:
-        """Compute ``sum_i w_i d_i`` without the rows of weight 0.
-
-        Args:
-            weights_N: finite, any float type.
-
-        Returns:
-            ``(D,)`` in the dtype of the updates.
-        """
-        if isinstance(self.values, RowSparse):
-            return row_sparse_weighted_sum(weights_N, self.values)
-        return weighted_sum(weights_N, self.values)
-
-    @cached_property
-    def gram(self) -> Gram:
-        """Gram matrix of the valid rows about three origins, float64."""
-        if isinstance(self.values, RowSparse):
-            return row_sparse_gram(self.values, self.valid_N)
-        return gram(self.values, self.valid_N)
-
-    @cached_property
-    def norms_N(self) -> Tensor:
-        """``||d_i||`` in float64, 0 for rows that are not valid. Takes one pass over the matrix."""
-        if isinstance(self.values, RowSparse):
-            return self.gram.raw_NN.diagonal().sqrt()
-        return distances_to_sum(torch.zeros_like(self.sizes_N), self.values, self.valid_N)
-
-    @cached_property
-    def squared_distances_NN(self) -> Tensor:
-        """``||d_i - d_j||^2``, accurate for each pair however far away other rows are."""
-        return squared_distances(self.gram.anchored_NN)
-
-    @cached_property
-    def cosines_NN(self) -> Tensor:
-        """``<d_i, d_j> / (||d_i|| ||d_j||)``, 0 if either row is zero."""
-        return cosines(self.gram.raw_NN)
 
 
 @dataclass(frozen=True)
@@ -174,6 +93,10 @@ class Defense:
         needs_all_columns: whether ``apply`` needs complete update vectors. False: it works on a column shard, since
             every reduction over D goes through ``rflbat_kernels.sharding``. None (default for third parties): unknown,
             refused under torchrun. The defenses of this package work on shards.
+        needs: what ``apply`` reads besides the updates, a subset of "params" (global parameters), "history" (those of
+            the round before), "layers" (names and positions of the parameters), "root_update" (an update of the server
+            on data of its own) and "outputs" (logits of the clients' models). Nothing else is computed.
+        waits: number of times that ``apply`` waits for the device.
         weighs: whether the update is the mean of the kept updates by the decision's weights. False: the update is no
             weighted mean (such as a coordinate-wise median), and the weights only show which clients were kept.
     """
@@ -187,6 +110,14 @@ class Defense:
     num_uniforms: Uniforms = no_uniforms
     needs_all_columns: bool | None = None
     weighs: bool = True
+    needs: frozenset[str] = frozenset()
+    waits: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.needs) - set(NEEDS)):
+            raise UserError(f"defense '{self.name}' needs {', '.join(unknown)}; allowed: {', '.join(NEEDS)}")
+        if {"layers", "outputs"} & self.needs:
+            object.__setattr__(self, "needs_all_columns", True)
 
 
 def check_clients(defense: Defense, arguments: Mapping[str, object], clients: int) -> None:
@@ -203,6 +134,21 @@ def check_clients(defense: Defense, arguments: Mapping[str, object], clients: in
     if clients < defense.min_clients:
         given = " ".join([defense.name, *(f"{name}={value}" for name, value in arguments.items())])
         raise UserError(f"{given} needs at least {defense.min_clients} clients per round; got {clients}")
+
+
+def normalised(updates: Updates, share_N: Tensor) -> Tensor:
+    """Normalise shares over the valid clients.
+
+    Args:
+        updates: the round's updates.
+        share_N: at least 0, any scale.
+
+    Returns:
+        ``(N,)`` float64 weights that sum to 1, or are all 0 if no valid client has a share.
+    """
+    share_N = torch.where(updates.valid_N, share_N, 0).to(torch.float64)
+    total = share_N.sum()
+    return torch.where(total > 0, share_N / torch.where(total > 0, total, 1), 0)
 
 
 def decide(
@@ -233,9 +179,7 @@ def decide(
     Returns:
         the decision.
     """
-    share_N = torch.where(updates.valid_N, share_N, 0).to(torch.float64)
-    total = share_N.sum()
-    weights_N = torch.where(total > 0, share_N / torch.where(total > 0, total, 1), 0)
+    weights_N = normalised(updates, share_N)
     stage_N = torch.zeros_like(updates.client_ids_N) if stage_N is None else stage_N
     return Decision(
         update=updates.weighted_sum(weights_N) if update_D is None else update_D,

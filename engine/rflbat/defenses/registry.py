@@ -27,6 +27,9 @@ DEFENSES: "Registry[Callable[..., Defense]]" = Registry(
         "norm_clipping": "rflbat.defenses.norm_clipping:norm_clipping",
         "auror": "rflbat.defenses.auror:auror",
         "autoencoder": "rflbat.defenses.autoencoder:autoencoder",
+        "fltrust": "rflbat.defenses.fltrust:fltrust",
+        "flame": "rflbat.defenses.flame:flame",
+        "deepsight": "rflbat.defenses.deepsight:deepsight",
     },
 )
 

@@ -8,17 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 from rflbat.arguments import Call, calls, check_arguments, lookup
 from rflbat.attacks.registry import ATTACKS
-from rflbat.clients.registry import BACKENDS, OPTIMIZERS
-from rflbat.data.registry import DATASETS, PARTITIONS, TOKENIZERS, default_attack
+from rflbat.clients.registry import BACKENDS, LR_SCHEDULES, OPTIMIZERS
+from rflbat.clients.rules.registry import LOCAL_RULES, make_rule
+from rflbat.data.registry import AUGMENTATIONS, DATASETS, PARTITIONS, TOKENIZERS, check_augment, default_attack
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError, nearest
 from rflbat.models.registry import MODELS
 from rflbat.registry import Registry
+from rflbat.server.registry import SERVER_OPTIMIZERS, make_server_optimizer
+from rflbat.transforms.registry import TRANSFORMS, make_transforms
 
 if TYPE_CHECKING:
     from rflbat.clients.optimizer import Optimizer
 
-METHODS: dict[str, Registry[Any]] = {"dataset": DATASETS, "model": MODELS, "attack": ATTACKS, "defense": DEFENSES}
+METHODS: dict[str, Registry[Any]] = {
+    "dataset": DATASETS,
+    "model": MODELS,
+    "attack": ATTACKS,
+    "defense": DEFENSES,
+    "local_rule": LOCAL_RULES,
+    "attack_rule": LOCAL_RULES,
+    "lr_schedule": LR_SCHEDULES,
+    "server_optimizer": SERVER_OPTIMIZERS,
+}
 """Settings that name a method -> registry. ``NAME_args`` holds the method's parameters; ``--NAME-arg`` adds one."""
 ROLES = ("redrawn", "fixed")
 BATCH_NORM = ("average", "keep-global")
@@ -54,6 +66,9 @@ class Experiment:
     participants: int | None = _option(None, "clients drawn for each round; default all")
     partition: str = _option("iid", f"how samples are divided among clients: {', '.join(PARTITIONS)}")
     alpha: float = _option(1.0, "Dirichlet concentration; small is skewed")
+    augment: str | None = _option(
+        None, f"augmentation of training images, NAME,NAME(parameter=value),...: {', '.join(AUGMENTATIONS)}"
+    )
     model: str | None = _option(None, f"model: {', '.join(MODELS)}; default the data set's")
     model_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the model, name=value; repeatable"}
@@ -68,28 +83,59 @@ class Experiment:
     malicious: float = _option(0.5, "share of malicious clients, 0 to 1")
     roles: str = _option("redrawn", "malicious clients: redrawn in each round, or fixed")
     attack_start: int = _option(0, "first attacked round, counted from 0")
+    attack_stop: int | None = _option(None, "first round after the attack; default the attack lasts until the end")
+    attack_every: int = _option(1, "attack in every k-th round, from attack_start on")
+    attack_rule: str | None = _option(None, f"local rule of the malicious clients: {', '.join(LOCAL_RULES)}")
+    attack_rule_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the malicious clients' rule, name=value; repeatable"}
+    )
+    attack_lr: float | None = _option(None, "learning rate of the malicious clients; default as the others")
+    attack_momentum: float | None = _option(None, "momentum of the malicious clients' sgd; default as the others")
+    attack_weight_decay: float | None = _option(None, "weight decay of the malicious clients; default as the others")
+    attack_steps: int | None = _option(None, "local steps of the malicious clients; default as the others")
+    attack_epochs: int | None = _option(None, "epochs of the malicious clients, instead of steps")
     scale: float = _option(1.0, "factor lambda of the malicious updates")
     target: int = _option(0, "label that the backdoor wants")
     defense: str = _option("rflbat", "defense; see `rflbat list defenses`")
     defense_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "a parameter of the defense, name=value; repeatable"}
     )
+    before: str | None = _option(
+        None, f"transforms of the updates before the defense, NAME,NAME(parameter=value),...: {', '.join(TRANSFORMS)}"
+    )
     shadow: str | None = _option(
         None, "shadow defenses, NAME,NAME(parameter=value),...: they judge every round and change nothing"
     )
+    root_samples: int = _option(
+        100, "training samples set aside for a defense that trains an update of the server's own"
+    )
     defense_vector: str = _option("trained", "columns of the updates that attack and defense see: trained, or all")
+    start: str | None = _option(None, "safetensors file or run folder whose parameters the run starts from")
     rounds: int = _option(50, "rounds")
     local_steps: int = _option(10, "mini-batch steps of a client in a round")
+    local_epochs: int | None = _option(None, "epochs of a client in a round, instead of local_steps")
+    local_rule: str | None = _option(None, f"local rule of the honest clients: {', '.join(LOCAL_RULES)}")
+    local_rule_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the honest clients' rule, name=value; repeatable"}
+    )
     batch_size: int = _option(60, "mini-batch size")
     drop_last: bool = _option(
         False, "leave out the last, short batch of an epoch of a client, unless it is the only one"
     )
     lr: float = _option(0.1, "learning rate of the clients")
+    lr_schedule: str = _option("constant", f"learning rate over the rounds: {', '.join(LR_SCHEDULES)}")
+    lr_schedule_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the schedule, name=value; repeatable"}
+    )
     optimizer: str = _option("sgd", f"optimizer of the clients, fresh in each round: {', '.join(OPTIMIZERS)}")
     momentum: float = _option(0.0, "momentum of the clients' sgd, 0 to below 1")
     weight_decay: float = _option(0.0, "weight decay of the clients")
     clip_norm: float | None = _option(None, "largest L2 norm of a client's gradient in a step; default no limit")
     server_lr: float = _option(1.0, "learning rate of the server")
+    server_optimizer: str = _option("sgd", f"optimizer of the server: {', '.join(SERVER_OPTIMIZERS)}")
+    server_optimizer_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "a parameter of the server's optimizer, name=value; repeatable"}
+    )
     seed: int = _option(0, "key of every draw")
     device: str = _option("auto", f"device: {', '.join(DEVICES)}")
     backend: str = _option("auto", f"local training: {', '.join(BACKENDS)}")
@@ -113,12 +159,29 @@ class Experiment:
                 make, given = lookup(registry.kind, registry, name), getattr(self, f"{setting}_args")
                 self._store({f"{setting}_args": check_arguments(f"{registry.kind} '{name}'", make, given)})
         check_arguments(f"data set '{self.dataset}'", DATASETS[self.dataset], self.load_args)
-        make_defense(self.defense, self.defense_args)
+        check_augment(self.augment)
+        defense = make_defense(self.defense, self.defense_args)
+        if self.before is not None:
+            from rflbat.transforms.base import before
+
+            before(make_transforms(self.before), defense)
+        make_rule(self.local_rule, self.local_rule_args)
+        make_rule(self.attack_rule, self.attack_rule_args)
+        self.lr_in(0)
+        if self.server_optimizer != "sgd":
+            make_server_optimizer(self.server_optimizer, self.server_optimizer_args)
         for label, name, given in self.shadows:
-            if make_defense(name, given).pretrain is not None:
+            shadow = make_defense(name, given)
+            if shadow.pretrain is not None:
                 raise UserError(
                     f"shadow={label!r} learns from root data, which the clients would lose, and a shadow must change "
                     f"nothing; run it alone: defense={name!r}"
+                )
+            if "root_update" in shadow.needs and ("root_update" not in defense.needs or defense.pretrain is not None):
+                raise UserError(
+                    f"shadow={label!r} needs an update of the server's own on root data, which the clients would lose, "
+                    f"and a shadow must change nothing; run it alone: defense={name!r}, or beside a defense that sets "
+                    f"the same samples aside"
                 )
 
     @property
@@ -133,12 +196,46 @@ class Experiment:
 
     @property
     def client_optimizer(self) -> "Optimizer":
-        """Optimizer and local steps of every client."""
+        """Optimizer, local steps and local rule of the honest clients, at the learning rate of the first round."""
         from rflbat.clients.optimizer import Optimizer
 
         return Optimizer(
-            self.local_steps, self.lr, self.momentum, self.weight_decay, name=self.optimizer, clip_norm=self.clip_norm
+            self.local_steps,
+            self.lr,
+            self.momentum,
+            self.weight_decay,
+            name=self.optimizer,
+            clip_norm=self.clip_norm,
+            rule=make_rule(self.local_rule, self.local_rule_args),
         )
+
+    @property
+    def attack_optimizer(self) -> "Optimizer | None":
+        """The same of the malicious clients; None if they train as the honest ones do."""
+        names = {"lr": "attack_lr", "momentum": "attack_momentum", "weight_decay": "attack_weight_decay"}
+        own = {name: getattr(self, setting) for name, setting in {**names, "steps": "attack_steps"}.items()}
+        own = {name: value for name, value in own.items() if value is not None}
+        if not own and self.attack_epochs is None and self.attack_rule == self.local_rule is None:
+            return None
+        rule = make_rule(self.attack_rule, self.attack_rule_args)
+        return dataclasses.replace(self.client_optimizer, **own, rule=rule)
+
+    @property
+    def optimizers(self) -> "tuple[Optimizer, ...]":
+        """Optimizers of all groups of clients, the honest clients' first."""
+        return tuple(each for each in (self.client_optimizer, self.attack_optimizer) if each is not None)
+
+    def lr_in(self, round_number: int) -> float:
+        """Return the factor of all clients' learning rates in a round.
+
+        Args:
+            round_number: round, from 0.
+
+        Returns:
+            the factor, above 0; 1 in the first round.
+        """
+        schedule = LR_SCHEDULES[self.lr_schedule](**self.lr_schedule_args)
+        return float(schedule.factor(round_number, self.rounds))
 
     def _store(self, values: Mapping[str, Any]) -> None:
         """Replace settings, which may be text, by values of the declared types."""
@@ -223,12 +320,16 @@ def _check_names(experiment: Experiment) -> None:
 
 
 def _check_ranges(experiment: Experiment) -> None:
-    at_least_one = ("clients", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every")
+    at_least_one = ("clients", "root_samples", "rounds", "local_steps", "batch_size", "eval_every", "checkpoint_every")
     bounds: list[tuple[str, float, float]] = [(key, 1, math.inf) for key in at_least_one]
-    bounds += [(key, 1, math.inf) for key in ("participants", "chunk") if getattr(experiment, key) is not None]
+    optional = ("participants", "chunk", "local_epochs", "attack_steps", "attack_epochs")
+    bounds += [(key, 1, math.inf) for key in optional if getattr(experiment, key) is not None]
+    if experiment.attack_stop is not None:
+        bounds.append(("attack_stop", experiment.attack_start + 1, math.inf))
     bounds += [
         ("malicious", 0, 1),
         ("attack_start", 0, math.inf),
+        ("attack_every", 1, math.inf),
         ("target", 0, math.inf),
     ]
     for key, low, high in bounds:
@@ -236,17 +337,20 @@ def _check_ranges(experiment: Experiment) -> None:
         if not low <= value <= high:
             allowed = f"{low} to {high}" if high < math.inf else f"at least {low}"
             raise UserError(f"{key}={value} is out of range; allowed: {allowed}")
-    for key in ("alpha", "lr", "server_lr"):
+    for key in ("alpha", "lr", "server_lr", "attack_lr"):
         value = getattr(experiment, key)
-        if not 0 < value <= MOST:
+        if value is not None and not 0 < value <= MOST:
             raise UserError(f"{key}={value} is out of range; allowed: above 0, at most {MOST:g}")
-    decay = experiment.weight_decay
-    if not 0 <= decay <= MOST:
-        raise UserError(f"weight_decay={decay} is out of range; allowed: at least 0, at most {MOST:g}")
-    if not 0 <= experiment.momentum < 1:
-        raise UserError(f"momentum={experiment.momentum} is out of range; allowed: 0 to below 1")
-    if experiment.momentum and experiment.optimizer != "sgd":
-        raise UserError(f"momentum={experiment.momentum} belongs to optimizer='sgd', not to {experiment.optimizer!r}")
+    for prefix in ("", "attack_"):
+        decay, momentum = getattr(experiment, f"{prefix}weight_decay"), getattr(experiment, f"{prefix}momentum")
+        if decay is not None and not 0 <= decay <= MOST:
+            raise UserError(f"{prefix}weight_decay={decay} is out of range; allowed: at least 0, at most {MOST:g}")
+        if momentum is not None and not 0 <= momentum < 1:
+            raise UserError(f"{prefix}momentum={momentum} is out of range; allowed: 0 to below 1")
+        if momentum and experiment.optimizer != "sgd":
+            raise UserError(f"{prefix}momentum={momentum} belongs to optimizer='sgd', not to {experiment.optimizer!r}")
+    if experiment.attack_steps is not None and experiment.attack_epochs is not None:
+        raise UserError("attack_steps and attack_epochs are both set; the malicious clients train for one of them")
     if experiment.clip_norm is not None and not 0 < experiment.clip_norm <= MOST:
         raise UserError(f"clip_norm={experiment.clip_norm} is out of range; allowed: above 0, at most {MOST:g}")
     if not abs(experiment.scale) <= MOST:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rflbat.defenses.base import Decision, Updates
 from rflbat.defenses.registry import make_defense
+from rflbat.defenses.server_view import in_words
 from rflbat.errors import UserError
 from rflbat.randomness import draw_source
 from rflbat_kernels import finite_rows
@@ -52,6 +53,11 @@ class NodeMemory:
 
     def __init__(self, defense: str, params: Mapping[str, object], seed: int, clean: Tensor | None) -> None:
         self.defense = make_defense(defense, params)
+        if self.defense.needs:
+            raise UserError(
+                f"{defense} needs {in_words(self.defense.needs)}, which a node's message does not hold; "
+                f"rflbat.aggregate takes it as an argument"
+            )
         self.seed, self.rows, self.state = seed, dict[int, int](), None
         if (clean is None) != (self.defense.pretrain is None):
             raise UserError(

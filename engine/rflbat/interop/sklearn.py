@@ -117,7 +117,7 @@ class DefenseAggregator(OutlierMixin, BaseEstimator):
         return np.where(self.fit(X, y, sample_weight).kept_, 1, -1)
 
     def _judge(self, rows_ND: Any, sizes: Any, state: Any, rounds: int) -> Self:
-        params = dict(self.params or {})
+        params: dict[str, Any] = dict(self.params or {})
         done = aggregate(rows_ND, self.defense, sizes=sizes, state=state, seed=self.seed + rounds, **params)
         names = np.array(make_defense(self.defense, params).stages)
         self.aggregate_ = done.update.cpu().numpy()

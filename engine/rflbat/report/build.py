@@ -19,6 +19,7 @@ from rflbat.report.run_page import run_page
 from rflbat.report.shadow_report import draw_shadows, shadow_table
 from rflbat.report.sweep_page import sweep_page
 from rflbat.report.tables import SweepRow, Table, aggregate, sweep_table, sweep_values, to_csv, to_latex, to_markdown
+from rflbat.report.threats import threat_config, with_accuracy_lost
 from rflbat.storage.atomic import replacing
 from rflbat.storage.run_folder import RUN, RunFolder
 from rflbat.storage.schema import CELLS
@@ -109,7 +110,8 @@ def report_sweep(path: Path) -> SweepReport:
             finished.append(folder)
     if not finished:
         raise UserError(f"{path}: none of the {len(folders)} runs of this sweep is finished")
-    rows = aggregate([(folder.run().get("config", {}), folder.summary() or {}) for folder in finished])
+    cells = [(threat_config(folder.run()), folder.summary() or {}) for folder in finished]
+    rows = aggregate(with_accuracy_lost(cells))
     table = sweep_table(rows)
     note = f"\nUnfinished runs, not in the table: {', '.join(unfinished)}\n" if unfinished else ""
     files = [

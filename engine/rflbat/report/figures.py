@@ -31,6 +31,7 @@ from rflbat.report.figure_style import (
     whole_numbers,
 )
 from rflbat.report.tables import SweepRow
+from rflbat.report.threats import THREAT
 
 # Light colours are correct decisions, dark ones mistakes; black is the mistake that admits the attack.
 FATES: dict[tuple[bool, bool], tuple[str, str]] = {
@@ -240,8 +241,12 @@ def grouping(rows: Sequence[SweepRow]) -> str:
 
 
 def setting_label(row: SweepRow, without: str) -> str:
-    """Return one line that names all settings of a row but one, such as ``malicious = 0.5, partition = iid``."""
-    return ", ".join(f"{name} = {value}" for name, value in row.settings.items() if name != without)
+    """Return one line that names all settings of a row but one, such as ``malicious = 0.5, partition = iid``.
+
+    The threat model is left out, since it follows from the attack.
+    """
+    shown = {name: value for name, value in row.settings.items() if name != without and name not in THREAT}
+    return ", ".join(f"{name} = {value}" for name, value in shown.items())
 
 
 def _bars(axes: Axes, by_group: Mapping[str, SweepRow], groups: Sequence[str]) -> None:

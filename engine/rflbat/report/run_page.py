@@ -13,6 +13,7 @@ from rflbat.report.page import PAGE, Page, Section, short, write_page
 from rflbat.report.pca_figures import STAGES
 from rflbat.report.shadow_report import by_defense, shadow_table
 from rflbat.report.tables import Table, percent
+from rflbat.report.threats import THREAT
 from rflbat.storage.run_folder import RunFolder
 from rflbat.storage.schema import LOCAL
 
@@ -27,6 +28,13 @@ DETECTION = {
     "false_positive_rate": "False positives: dropped share of the benign",
     "malicious_weight": "Weight of malicious clients",
 }
+MEASURED = {
+    "trigger": "On clean and on triggered test samples.",
+    "labels": "On the test set; attack success on samples whose label the attacker changes in training.",
+    "test set": "On the test set; attack success on the attack's own test samples.",
+    "untargeted": "On the test set. An untargeted attack has no success rate.",
+}
+"""Samples on which a run is measured, by ``success`` of its attack."""
 SCORES = {"rflbat": "cosine score"}
 """More specific name of a client's score, by defense."""
 
@@ -64,10 +72,12 @@ def run_page(folder: RunFolder, path: Path | None = None, plotly_path: str = "")
         "detection": _lines(rounds, DETECTION),
         "shadow_lines": _shadow_lines(own, rounds, shadows),
     }
-    sections = _sections(data, bool(clients), shadow_table(own, rounds, shadows), _config_table(config))
+    curves = MEASURED.get(str(run.get("success")), MEASURED["trigger"])
+    sections = _sections(data, bool(clients), shadow_table(own, rounds, shadows), _config_table(run), curves)
     title = f"{own} on {config.get('dataset')}"
     done = f"{len(rounds)} of {config.get('rounds')} rounds"
-    subtitle = f"{config.get('attack') or 'no'} attack, {percent(config.get('malicious'))} malicious, {done}"
+    knowledge = f" (knowledge: {run['knowledge']})" if run.get("knowledge") else ""
+    subtitle = f"{config.get('attack') or 'no'} attack{knowledge}, {percent(config.get('malicious'))} malicious, {done}"
     page = Page(title, subtitle, _tiles(summary), sections, data, "run.js")
     return write_page(page, folder.path / PAGE if path is None else path, plotly_path)
 
@@ -208,16 +218,20 @@ def _shadow_lines(own: str, rounds: Records, shadows: Records) -> list[dict[str,
     ]
 
 
-def _config_table(config: Mapping[str, Any]) -> Table:
-    rows = [(name, "" if value is None else str(value)) for name, value in config.items()]
+def _config_table(run: Mapping[str, Any]) -> Table:
+    threat = [(name, run[name]) for name in THREAT if run.get(name)]
+    pairs = [*run.get("config", {}).items(), *threat]
+    rows = [(name, "" if value is None else str(value)) for name, value in pairs]
     return Table("", ("setting", "value"), rows)
 
 
-def _sections(data: Mapping[str, Any], any_client: bool, shadows: Table | None, config: Table) -> list[Section]:
+def _sections(
+    data: Mapping[str, Any], any_client: bool, shadows: Table | None, config: Table, curves: str
+) -> list[Section]:
     """Return the sections for which the run has records."""
     parts = []
     if data["curves"]:
-        parts.append(Section("curves", "Accuracy and attack success", "On clean and on triggered test samples."))
+        parts.append(Section("curves", "Accuracy and attack success", curves))
     if data["clients"]:
         note = "Updates of one round, as the defense sees them. Colour: true role of the client; marker: decision."
         parts.append(Section("plane", "Updates in the PCA plane", note, controls=True))
@@ -230,5 +244,5 @@ def _sections(data: Mapping[str, Any], any_client: bool, shadows: Table | None, 
     if shadows is not None:
         note = "Defenses that decided on the same updates without changing the run."
         parts.append(Section("shadows", "Shadow defenses", note, table=shadows))
-    note = "All settings of this run, including defaults."
+    note = "All settings of this run, including defaults, and the threat model of its attack."
     return [*parts, Section("settings", "Settings", note, plot=False, table=config)]

@@ -12,6 +12,7 @@ from rflbat.report.figures import grouping, setting_label
 from rflbat.report.page import PAGE, Page, Section, plotly_source, short, write_page
 from rflbat.report.run_page import LOOKS, run_page
 from rflbat.report.tables import SweepRow, Table, percent, settings_of
+from rflbat.report.threats import threat_config
 from rflbat.storage.atomic import replacing
 from rflbat.storage.run_folder import RunFolder
 
@@ -72,6 +73,7 @@ def _bars(rows: Sequence[SweepRow], axis: str) -> list[dict[str, Any]]:
             "colour": colour,
         }
         for key, (name, colour) in MEASURES.items()
+        if key == "accuracy" or any(row.mean.get(key) is not None for row in rows)
     ]
 
 
@@ -81,7 +83,7 @@ def _bands(rows: Sequence[SweepRow], axis: str, finished: Sequence[RunFolder]) -
     spare = cycle(LINES)
     members: dict[int, list[list[dict[str, Any]]]] = {}
     for folder in finished:
-        found = settings_of(rows, folder.run().get("config", {}))
+        found = settings_of(rows, threat_config(folder.run()))
         if found is not None:
             members.setdefault(found, []).append(folder.rounds())
     bands = []

@@ -11,10 +11,13 @@ from rich.cells import cell_len
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from rflbat.report.threats import THREAT
+
 # Settings over which a sweep is averaged, or that do not affect the result of a run.
 INCIDENTAL = frozenset({"seed", "data_dir", "checkpoint_every"})
 METRICS = {
     "accuracy": "Accuracy",
+    "accuracy_lost": "Accuracy lost",
     "attack_success_rate": "Attack success rate",
     "attack_success_rate_inclusive": "Attack success rate, inclusive",
     "recall": "Malicious dropped (recall)",
@@ -82,6 +85,7 @@ def closing_table(run: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
     """
     config = run.get("config", {})
     rows = [(label, _setting(name, config[name])) for name, label in SETTINGS.items() if config.get(name) is not None]
+    rows += [(label, str(run[name])) for name, label in THREAT.items() if run.get(name)]
     rows += [(label, percent(summary[name])) for name, label in METRICS.items() if summary.get(name) is not None]
     rows += [(label, str(summary[name])) for name, label in TROUBLE.items() if summary.get(name)]
     rounds, seconds = summary.get("rounds"), summary.get("seconds")

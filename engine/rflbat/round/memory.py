@@ -20,10 +20,13 @@ from rflbat.clients.executor import ClientDoesNotFit, is_out_of_memory
 from rflbat.clients.memory import bytes_per_client
 from rflbat.clients.row_sparse import at_most_with_rows
 from rflbat.defenses.base import Defense, Updates, state_tensors
+from rflbat.defenses.server_view import ServerView
 from rflbat.errors import UserError
 from rflbat.models.base import Model
 from rflbat.randomness import replayed
+from rflbat.round.draws import most_steps
 from rflbat.round.evaluation import BATCH
+from rflbat.round.needs import make_forward, output_chunks
 from rflbat.round.root_data import CLIENTS, ROUNDS
 from rflbat.round.state import Federation
 from rflbat_kernels import RowSparse, SharedRows, TouchedRows
@@ -102,7 +105,13 @@ def workspace(function: Callable[[], object]) -> int:
     return most
 
 
-def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSparse | None = None) -> int:
+def defense_bytes(
+    defense: Defense,
+    clients: int,
+    parameters: int,
+    sent: RowSparse | None = None,
+    view: ServerView | None = None,
+) -> int:
     """Compute the workspace of a defense in a round, with the kernels of torch.
 
     It consists of Gram matrices, blocks of columns and the decision.
@@ -112,6 +121,7 @@ def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSpar
         clients: clients of the round N.
         parameters: D.
         sent: the updates if they are row-sparse; a defense that needs them dense then allocates the full matrix.
+        view: what the server knows besides, on the meta device.
 
     Returns:
         bytes, without the updates and the defense's state.
@@ -122,10 +132,55 @@ def defense_bytes(defense: Defense, clients: int, parameters: int, sent: RowSpar
         client_ids_N=torch.empty(clients, dtype=torch.int64, device=META),
         valid_N=torch.empty(clients, dtype=torch.bool, device=META),
         malicious_count=torch.empty((), dtype=torch.int64, device=META),
+        server=ServerView() if view is None else view,
     )
     numbers_U = torch.empty(defense.num_uniforms(clients, parameters), dtype=torch.float64, device=META)
     state = defense.init(clients, parameters, META)
     return workspace(lambda: defense.apply(updates, state, replayed(numbers_U)))
+
+
+def known_to_the_server(federation: Federation, columns: int) -> ServerView:
+    """Build what the server knows in a round, on the meta device; the models' outputs are made without forward passes.
+
+    Args:
+        federation: what no round changes.
+        columns: columns of the updates on a rank.
+
+    Returns:
+        the view.
+    """
+    vector_D, model = torch.empty(columns, device=META), federation.model
+    shape = tuple(federation.train_x.shape[1:])
+    if "outputs" not in federation.needs:
+        return ServerView(vector_D, vector_D, model.layout, vector_D)
+    whole_D = torch.empty(model.layout.size, device=META)
+    classes = model.apply(model.layout.views(whole_D), torch.empty(1, *shape, device=META)).shape[-1]
+
+    def forward(updates_ND: Tensor, x_B: Tensor) -> Tensor:
+        return updates_ND.new_empty(len(updates_ND), len(x_B), classes)
+
+    return ServerView(vector_D, vector_D, model.layout, vector_D, forward, shape)
+
+
+def outputs_bytes(federation: Federation, clients: int, held: int) -> dict[str, int]:
+    """Compute the workspace of one forward pass of the clients' models, for a defense that asks for their outputs.
+
+    Args:
+        federation: what no round changes.
+        clients: clients of the round N.
+        held: bytes that the defense itself holds at most; the pass runs inside it.
+
+    Returns:
+        the phase and its bytes; nothing if no defense needs it.
+    """
+    if "outputs" not in federation.needs:
+        return {}
+    model, shape = federation.model, tuple(federation.train_x.shape[1:])
+    models, inputs = output_chunks(model, 1000, math.prod(shape), federation.device.type)
+    updates_ND = torch.empty(min(models, clients), model.layout.size, device=META)
+    x_B = torch.empty(inputs, *shape, device=META)
+    forward = make_forward(model, torch.empty(model.layout.size, device=META))
+    return {"outputs": held + workspace(lambda: forward(updates_ND, x_B))}
 
 
 def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | None]:
@@ -142,7 +197,7 @@ def most_sent(federation: Federation, clients: int) -> tuple[Model, RowSparse | 
     experiment, model = federation.experiment, federation.model
     if federation.host_texts is None:
         return model, None
-    tokens = experiment.local_steps * experiment.batch_size * math.prod(federation.train_x.shape[1:])
+    tokens = _steps(federation) * experiment.batch_size * math.prod(federation.train_x.shape[1:])
     trained = at_most_with_rows(model, tokens)
     (words, width), (rows, _) = (each.layout.shapes[model.embedding] for each in (model, trained))
     own_NR, none = (torch.empty(*shape, dtype=torch.int64, device=META) for shape in ((clients, rows), (0,)))
@@ -168,15 +223,43 @@ def evaluation_bytes(federation: Federation) -> int:
     return int(x.nbytes) + workspace(lambda: model.apply(named, x))
 
 
+def attack_parts(federation: Federation, clients: int, width: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Bound what the attack holds: its state before and after the round, its tables, and what it sends.
+
+    Args:
+        federation: what no round changes.
+        clients: clients of the round N.
+        width: stored columns of the updates on a rank.
+
+    Returns:
+        bytes of the resident parts, and of the phase, in which the malicious rows are copied and replaced; an
+        omniscient attack also holds a block of columns of all rows. Nothing for an attack without them.
+    """
+    experiment, attack = federation.experiment, federation.attack
+    state = attack.init(-(-federation.defense_columns // federation.ranks.count), META)
+    held = 0 if state is None else 2 * sum(each.nbytes for each in state_tensors(state).values())
+    tables = [each for each in (federation.poison, federation.test_poison) if each is not None]
+    held += sum(part.nbytes for each in tables for part in (each.label_n, each.eligible_n))
+    resident = {"attack": held} if held else {}
+    pool = clients if experiment.roles == "redrawn" else experiment.clients
+    malicious = min(clients, int(experiment.malicious * pool + 0.5))
+    if attack.tamper is None or not malicious:
+        return resident, {}
+    block = clients * min(width, 2**16) if attack.knowledge == "omniscient" else 0
+    return resident, {"tampering": 4 * (2 * malicious * width + block)}
+
+
 def round_memory(federation: Federation) -> RoundMemory:
     """Compute the memory of a round by part.
 
-    Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model; the constants
-    of the model; ``4 N D`` bytes of updates, or the upper bound of row-sparse ones; the draws, 13 bytes per sample of a
-    batch; the defenses' states, before and after the round.
+    Resident: the data set as model inputs; ``3 * 4 D`` bytes of global model, update and updated model, and ``4 D`` of
+    the model one round before if a defense needs it; the constants of the model; ``4 N D`` bytes of updates, or the
+    upper bound of row-sparse ones, and one more row for the server's own update; the draws, 13 bytes per sample of a
+    batch; the states of defenses and attack, before and after the round, and the attack's table of labels.
 
-    Phases: the clients that are trained at a time (``clients.memory``), the defense's workspace, and one batch of the
-    evaluation; before the first round the warm-up rounds of a defense that learns from root data.
+    Phases: the clients that are trained at a time (``clients.memory``), the malicious rows that the attack replaces,
+    the defense's workspace, one forward pass of the clients' models within it if a defense asks for their outputs, and
+    one batch of the evaluation; before the first round the warm-up rounds of a defense that learns from root data.
 
     Each of several ranks holds its columns of the updates and states, and twice the updates of its next exchange.
     Workspaces of libraries and, on a CPU, the data set as it is stored are not included.
@@ -191,37 +274,54 @@ def round_memory(federation: Federation) -> RoundMemory:
     clients = experiment.participants or experiment.clients
     ranks = federation.ranks
     columns = -(-federation.defense_columns // ranks.count)
+    rows = clients + ("root_update" in federation.needs)
+    view = known_to_the_server(federation, columns)
     defenses = (federation.defense, *federation.shadows)
     states = [state_tensors(each.init(experiment.clients, columns, META)) for each in defenses]
     trained, sent = most_sent(federation, clients)
-    data = (federation.train_x, federation.train_y, federation.test_x, federation.test_y)
+    data = [federation.train_x, federation.train_y, federation.test_x, federation.test_y]
+    data += [] if federation.extra_x is None else [federation.extra_x]
     at_a_time = min(clients, backend.workers * backend.chunk)
     warm_up = {} if federation.defense.pretrain is None else {"warm-up rounds": ROUNDS * CLIENTS * columns * 4}
+    width = trained.layout.size if ranks.is_single else columns
+    # Two groups of clients: the updates of the larger one are copied into those of the round.
+    apart = clients * width * 4 if len(experiment.optimizers) > 1 else 0
+    defended = max(defense_bytes(each, clients, columns, sent, view) for each in defenses)
     turn = 0 if ranks.is_single else sharded.at_a_time(backend, clients, layout.size, ranks)
     frozen = sum(each.nbytes for each in federation.model.constants.values())
+    of_attack, tampering = attack_parts(federation, clients, width)
     return RoundMemory(
         resident={
             "data set": sum(each.nbytes for each in data),
-            "global model": 3 * layout.size * 4,
+            "global model": (4 if "history" in federation.needs else 3) * layout.size * 4,
             **({"frozen parameters": frozen} if frozen else {}),
-            "updates": clients * (trained.layout.size if ranks.is_single else columns) * 4,
-            "draws": clients * experiment.local_steps * experiment.batch_size * 13,
+            "updates": rows * width * 4,
+            "draws": rows * _steps(federation) * experiment.batch_size * 13,
             "defense state": 2 * sum(each.nbytes for state in states for each in state.values()),
+            **of_attack,
         },
         phases={
             **warm_up,
-            "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8,
-            "defense": max(defense_bytes(each, clients, columns, sent) for each in defenses),
+            "training": at_a_time * _training_bytes(federation, trained) + turn * layout.size * 8 + apart,
+            **tampering,
+            "defense": defended,
+            **outputs_bytes(federation, clients, defended),
             "evaluation": evaluation_bytes(federation),
         },
     )
 
 
+def _steps(federation: Federation) -> int:
+    return most_steps(federation.experiment, [len(own) for own in federation.client_indices])
+
+
 def _training_bytes(federation: Federation, trained: Model) -> int:
     """Compute the memory that one client of a chunk holds while it trains."""
     experiment = federation.experiment
-    copies = experiment.client_optimizer.copies
-    return bytes_per_client(trained, federation.train_x[0].to(META), experiment.batch_size, copies)
+    copies = max(each.copies for each in experiment.optimizers)
+    # Augmentation writes a second batch.
+    augmented = experiment.batch_size * federation.train_x[0].nbytes if federation.augmentations else 0
+    return bytes_per_client(trained, federation.train_x[0].to(META), experiment.batch_size, copies) + augmented
 
 
 def readable(count: int) -> str:

@@ -3,6 +3,7 @@
 Here the results of a round leave the device. Axes: N clients of the round.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -97,7 +98,8 @@ def round_record(federation: Federation, outcome: RoundOutcome) -> dict[str, Any
 
 def _rates(measures: Tensor | None, triggers: int) -> dict[str, Any]:
     """Name the measures; rates of local triggers are reported for a distributed backdoor only."""
-    values = None if measures is None else measures.tolist()
+    # NaN: an untargeted attack has no success rate, or no test sample counts for one.
+    values = None if measures is None else [None if math.isnan(value) else value for value in measures.tolist()]
     named = dict(zip(MEASURES, values or [None] * len(MEASURES), strict=False))
     return named if triggers == 1 else {**named, LOCAL: values and values[len(MEASURES) :]}
 

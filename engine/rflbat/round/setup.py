@@ -18,7 +18,7 @@ from rflbat.clients.backend import Backend, choose_backend
 from rflbat.clients.row_sparse import at_most_with_rows, row_sparse
 from rflbat.data.base import Dataset, as_inputs
 from rflbat.data.partition import partition
-from rflbat.data.registry import default_attack, load
+from rflbat.data.registry import default_attack, load, make_augmentations
 from rflbat.defenses.base import Defense, check_clients
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
@@ -27,8 +27,14 @@ from rflbat.models.base import Model
 from rflbat.models.registry import make_model
 from rflbat.randomness import generator
 from rflbat.ranks import Ranks, get_ranks, take_device
+from rflbat.round.attacker import extra_samples, make_poison, with_extra
+from rflbat.round.draws import most_steps
+from rflbat.round.needs import check_needs
 from rflbat.round.root_data import draw_root_data, pretrain_defense
+from rflbat.round.start import read_start
 from rflbat.round.state import Federation, ServerState
+from rflbat.transforms.base import before
+from rflbat.transforms.registry import make_transforms
 from rflbat_kernels import dispatch
 
 DATA_DIR = "RFLBAT_DATA_DIR"
@@ -64,6 +70,7 @@ def resolve(experiment: Experiment) -> Experiment:
         experiment,
         device=device,
         data_dir=str(Path(data_dir).resolve()) if data_dir else None,
+        start=str(Path(experiment.start).expanduser().resolve()) if experiment.start else None,
         participants=experiment.participants or experiment.clients,
     )
 
@@ -130,16 +137,20 @@ def prepare(experiment: Experiment) -> tuple[Experiment, Dataset, Attack, Defens
     """
     experiment = resolve(experiment)
     dataset = _load_data(experiment)
+    make_augmentations(experiment.augment, dataset)
     if experiment.target >= dataset.classes:
         raise UserError(
             f"target={experiment.target} is not a label of {dataset.name}; allowed: 0 to {dataset.classes - 1}"
         )
     attack_name = experiment.attack or default_attack(experiment.dataset)
     experiment = replace(experiment, model=experiment.model or dataset.model, attack=attack_name)
-    format_ = SampleFormat(dataset.shape, dataset.high, dataset.encode, experiment.device)
+    folder = Path(experiment.data_dir) if experiment.data_dir else None
+    format_ = SampleFormat(dataset.shape, dataset.high, dataset.encode, experiment.device, dataset.low, folder)
     attack = make_attack(attack_name, format_, experiment.scale, experiment.attack_args)
     defense = make_defense(experiment.defense, experiment.defense_args)
+    defense = before(make_transforms(experiment.before), defense)
     check_clients(defense, experiment.defense_args, experiment.participants or experiment.clients)
+    check_needs((defense, *make_shadows(experiment)), dataset.words is not None)
     return experiment, dataset, attack, defense
 
 
@@ -157,8 +168,9 @@ def check_data(experiment: Experiment) -> None:
     Raises:
         UserError: as ``build``.
     """
-    resolved, dataset, _, defense = prepare(experiment)
-    divide(resolved, dataset, draw_root_data(defense, resolved.seed, len(dataset.train_y)))
+    resolved, dataset, attack, defense = prepare(experiment)
+    extra_samples(attack, dataset)
+    divide(resolved, dataset, draw_root_data(defense, resolved.seed, len(dataset.train_y), resolved.root_samples))
 
 
 def build(experiment: Experiment) -> Federation:
@@ -174,18 +186,25 @@ def build(experiment: Experiment) -> Federation:
         UserError: files are missing or damaged, or settings do not fit the data.
     """
     experiment, dataset, attack, defense = prepare(experiment)
-    root_indices = draw_root_data(defense, experiment.seed, len(dataset.train_y))
+    root_indices = draw_root_data(defense, experiment.seed, len(dataset.train_y), experiment.root_samples)
     client_indices = divide(experiment, dataset, root_indices)
     ranks = get_ranks()
     device = _choose_device(experiment, ranks)
     model = _make_model(experiment, dataset)
-    train_x = as_inputs(dataset.train_x, dataset)
-    sparse, _ = row_sparse(model, experiment.weight_decay, attack, ranks.count)
-    backend = _choose_backend(experiment, model, train_x[0], sparse, ranks)
+    extra = extra_samples(attack, dataset)
+    train_x, train_y = with_extra(as_inputs(dataset.train_x, dataset), dataset.train_y, extra, experiment.target)
+    shadows = make_shadows(experiment)
+    needs = frozenset[str]().union(*(each.needs for each in (defense, *shadows)))
+    sparse, _ = row_sparse(model, experiment.optimizers, attack, ranks.count, needs)
+    backend = _choose_backend(experiment, model, train_x[0], sparse, ranks, [len(own) for own in client_indices])
+    poison, test_poison = (
+        make_poison(attack, labels, dataset.classes, experiment.target, experiment.seed, part)
+        for labels, part in ((dataset.train_y, "train"), (dataset.test_y, "test"))
+    )
     federation = Federation(
         experiment=experiment,
         train_x=train_x.to(device),
-        train_y=dataset.train_y.to(device),
+        train_y=train_y.to(device),
         test_x=as_inputs(dataset.test_x, dataset).to(device),
         test_y=dataset.test_y.to(device),
         client_indices=client_indices,
@@ -194,11 +213,17 @@ def build(experiment: Experiment) -> Federation:
         defense=defense,
         backend=backend,
         device=device,
-        shadows=make_shadows(experiment),
+        shadows=shadows,
         root_indices=root_indices,
         vocabulary=dataset.words,
-        host_texts=(train_x, dataset.train_y) if sparse else None,
+        host_texts=(train_x, train_y) if sparse else None,
         ranks=ranks,
+        poison=None if poison is None else poison.to(device),
+        host_poison=poison,
+        test_poison=None if test_poison is None else test_poison.to(device),
+        extra_x=None if extra is None else extra.test_x.to(device),
+        extra_samples=0 if extra is None else len(extra.train_x),
+        augmentations=make_augmentations(experiment.augment, dataset),
     )
     _check_ranks(federation)
     return federation
@@ -217,7 +242,25 @@ def _make_model(experiment: Experiment, dataset: Dataset) -> Model:
     return make_model(str(experiment.model), dataset.shape, dataset.classes, words, experiment.model_args)
 
 
-def _choose_backend(experiment: Experiment, model: Model, sample: Tensor, sparse: bool, ranks: Ranks) -> Backend:
+def model_of(experiment: Experiment) -> Model:
+    """Make the model of an experiment.
+
+    Args:
+        experiment: configuration.
+
+    Returns:
+        the model, on the CPU.
+
+    Raises:
+        UserError: as ``build``.
+    """
+    resolved, dataset, _, _ = prepare(experiment)
+    return _make_model(resolved, dataset)
+
+
+def _choose_backend(
+    experiment: Experiment, model: Model, sample: Tensor, sparse: bool, ranks: Ranks, sizes: Sequence[int]
+) -> Backend:
     """Choose how clients are trained; all ranks use the smallest chunk that any of them can train.
 
     Args:
@@ -226,11 +269,12 @@ def _choose_backend(experiment: Experiment, model: Model, sample: Tensor, sparse
         sample: one training sample as a model input.
         sparse: whether clients train only the rows of the embedding that their texts touch.
         ranks: processes that share the clients.
+        sizes: number of samples of each client of the federation.
 
     Returns:
         the back end.
     """
-    tokens = experiment.local_steps * experiment.batch_size * sample.numel()
+    tokens = most_steps(experiment, sizes) * experiment.batch_size * sample.numel()
     backend = choose_backend(
         experiment.backend,
         experiment.chunk,
@@ -239,7 +283,7 @@ def _choose_backend(experiment: Experiment, model: Model, sample: Tensor, sparse
         experiment.batch_size,
         -(-(experiment.participants or experiment.clients) // ranks.count),
         torch.device(experiment.device),
-        experiment.client_optimizer.copies,
+        max(each.copies for each in experiment.optimizers),
     )
     return replace(backend, chunk=int(-ranks.all_max(-backend.chunk)[0]))
 
@@ -286,7 +330,7 @@ def _check_divisible(kind: str, name: str, federation: Federation, needs_all_col
 
 
 def empty_state(federation: Federation) -> ServerState:
-    """Return a server of the right shapes: drawn initial parameters, and initial defense states.
+    """Return a server of the right shapes: drawn initial parameters, zeros with ``--start``, and initial states.
 
     Args:
         federation: what no round changes.
@@ -294,12 +338,22 @@ def empty_state(federation: Federation) -> ServerState:
     Returns:
         the server; a defense that learns before the first round has not learned yet.
     """
-    params_D = federation.model.init(generator(federation.experiment.seed, "model")).to(federation.device)
+    start = federation.experiment.start
+    if start is None:
+        params_D = federation.model.init(generator(federation.experiment.seed, "model")).to(federation.device)
+    else:
+        params_D = torch.zeros(federation.model.layout.size, device=federation.device)
     columns = federation.ranks.width(federation.defense_columns)
     size = (federation.experiment.clients, columns, federation.device)
     with federation.ranks.sharded_columns(len(params_D)):
         return ServerState(
-            0, params_D, federation.defense.init(*size), tuple(shadow.init(*size) for shadow in federation.shadows)
+            0,
+            params_D,
+            federation.defense.init(*size),
+            tuple(shadow.init(*size) for shadow in federation.shadows),
+            params_D if "history" in federation.needs else None,
+            federation.attack.init(columns, federation.device),
+            federation.server_optimizer.init(params_D[: federation.server_columns]),
         )
 
 
@@ -313,5 +367,8 @@ def initial_state(federation: Federation) -> ServerState:
         the server.
     """
     server = empty_state(federation)
+    if federation.experiment.start is not None:
+        params_D = read_start(Path(federation.experiment.start), federation.model.layout).to(federation.device)
+        server = replace(server, params_D=params_D, previous_D=None if server.previous_D is None else params_D)
     learned = pretrain_defense(federation, server.params_D)
     return server if learned is None else replace(server, defense_state=learned)

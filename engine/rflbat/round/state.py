@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 from rflbat.attacks.base import Attack
+from rflbat.attacks.labels import Poison
 from rflbat.clients.backend import Backend
+from rflbat.data.augment import Augmentation
 from rflbat.defenses.base import Decision, Defense
 from rflbat.experiment.config import Experiment
 from rflbat.models.base import Model
 from rflbat.ranks import SINGLE, Ranks
+from rflbat.round.evaluation import Measured
 from rflbat.round.shadows import ShadowOutcome
+from rflbat.server.optimizers import ServerOptimizer
+from rflbat.server.registry import make_server_optimizer
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,18 @@ class Federation:
         device: device of all tensors.
         shadows: shadow defenses.
         root_indices: positions of the root data, training samples that no client has, for a defense that learns from
-            them.
+            them or needs an update of the server's own.
         vocabulary: vocabulary of texts, position = token id; None for images.
         host_texts: training texts and their labels on the host, where each round looks up the rows of the embedding
             that its clients touch; None if clients train all parameters.
         ranks: this process among those that run the simulation; each holds all of the above, but only its columns of
             the updates.
+        poison: labels of poisoned training samples, on the device; None: the target, for all.
+        host_poison: the same beside ``host_texts``.
+        test_poison: the same of the test samples.
+        extra_x: test samples that the attack brings, on the device.
+        extra_samples: number of training samples that the attack brings, the last of ``train_x``.
+        augmentations: changes of the training images, in the order in which they are applied.
     """
 
     experiment: Experiment
@@ -59,6 +70,40 @@ class Federation:
     vocabulary: tuple[str, ...] | None = None
     host_texts: tuple[Tensor, Tensor] | None = None
     ranks: Ranks = SINGLE
+    poison: Poison | None = None
+    host_poison: Poison | None = None
+    test_poison: Poison | None = None
+    extra_x: Tensor | None = None
+    extra_samples: int = 0
+    augmentations: tuple[Augmentation, ...] = ()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Needs of the defense and of all shadows, as in ``Defense.needs``, and of the attack."""
+        of_attack = frozenset({"history"} if self.attack.history else ())
+        return of_attack.union(*(each.needs for each in (self.defense, *self.shadows)))
+
+    @property
+    def server_columns(self) -> int:
+        """Number of columns that the server's optimizer moves; averaged running statistics are not among them."""
+        average = self.experiment.batch_norm == "average" and self.experiment.defense_vector == "all"
+        return self.model.layout.size if average else self.model.layout.trained
+
+    @property
+    def server_optimizer(self) -> ServerOptimizer:
+        """Optimizer of the server."""
+        return make_server_optimizer(self.experiment.server_optimizer, self.experiment.server_optimizer_args)
+
+    @property
+    def extra_positions(self) -> range:
+        """Positions of the attack's own training samples, the last of ``train_x``; empty without any."""
+        return range(len(self.train_x) - self.extra_samples, len(self.train_x))
+
+    @property
+    def measured(self) -> Measured:
+        """How the global model is measured."""
+        success = self.attack.success
+        return Measured(self.test_x, self.test_y, self.experiment.target, success, self.test_poison, self.extra_x)
 
     @property
     def defense_columns(self) -> int:
@@ -76,12 +121,18 @@ class ServerState:
         params_D: global parameters.
         defense_state: state of the defense; this rank's columns of the parts that have one column per parameter.
         shadow_states: states of the shadow defenses.
+        previous_D: global parameters one round before, in the first round the initial ones; None unless needed.
+        attack_state: state of the attack; None if it has none.
+        optimizer_state: state of the server's optimizer; None if it has none.
     """
 
     round_number: int
     params_D: Tensor
     defense_state: Any
     shadow_states: tuple[Any, ...] = ()
+    previous_D: Tensor | None = None
+    attack_state: Any = None
+    optimizer_state: Any = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 import math
 import shlex
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def save(
         OSError: the disk is full, or the folder is missing or not writable; the old checkpoint is then untouched.
         RankLost: another rank exited or stopped responding; the old checkpoint is untouched.
     """
-    tensors = {"params_D": server.params_D, **_stored(federation, server)}
+    tensors = {"params_D": server.params_D, **_previous(server), **_stored(federation, server)}
     if folder is None:
         divided = [tensors[name] for name in sorted(tensors)]
         for each in divided:
@@ -43,6 +44,11 @@ def save(
     folder.sync()
     meta = {"round": server.round_number, "seconds": seconds, "config": config}
     save_tensors(folder.checkpoint, tensors, meta, folder.previous)
+
+
+def _previous(server: ServerState) -> dict[str, Tensor]:
+    """Name the global parameters one round before, which only some defenses need."""
+    return {} if server.previous_D is None else {"previous_D": server.previous_D}
 
 
 def _stored(federation: Federation, server: ServerState) -> dict[str, Tensor | Rows]:
@@ -98,9 +104,11 @@ def _reached(federation: Federation, stored: OpenCheckpoint, folder: RunFolder, 
     """Return next round and seconds of a checkpoint that fits the run, without reading its tensors."""
     size = (federation.experiment.clients, federation.defense_columns, torch.device("meta"))
     shadows = tuple(shadow.init(*size) for shadow in federation.shadows)
-    whole = ServerState(
-        0, torch.empty(federation.model.layout.size, device="meta"), federation.defense.init(*size), shadows
-    )
+    params_D = torch.empty(federation.model.layout.size, device="meta")
+    previous_D = params_D if "history" in federation.needs else None
+    attack_state = federation.attack.init(size[1], size[2])
+    optimizer_state = federation.server_optimizer.init(params_D[: federation.server_columns])
+    whole = ServerState(0, params_D, federation.defense.init(*size), shadows, previous_D, attack_state, optimizer_state)
     server, seconds = _fitted(federation, whole, (stored.shapes, stored.meta), folder, path)
     return server.round_number, seconds
 
@@ -135,7 +143,10 @@ def _deal(
         }
         states.append(restore_state(state, named))
     params_D = everything("params_D", blank.params_D)
-    return ServerState(int(number), params_D, states[0], tuple(states[1:])), float(seconds)
+    previous_D = None if blank.previous_D is None else everything("previous_D", blank.previous_D)
+    return replace(
+        _with_memories(blank, states), round_number=int(number), params_D=params_D, previous_D=previous_D
+    ), float(seconds)
 
 
 def last_round(folder: RunFolder) -> int | None:
@@ -175,10 +186,12 @@ def _fitted(
         raise UserError(f"{path}: damaged checkpoint: round {number!r}, allowed: 0 to {federation.experiment.rounds}")
     if not isinstance(seconds, int | float) or not math.isfinite(seconds):
         raise UserError(f"{path}: damaged checkpoint: seconds {seconds!r}, allowed: a finite number")
-    params_D = tensors.pop("params_D", torch.empty(0))
-    if (params_D.shape, params_D.dtype) != (blank.params_D.shape, blank.params_D.dtype):
-        shape = f"{tuple(params_D.shape)} {params_D.dtype}"
-        raise UserError(f"{path}: does not fit the model: parameters {shape}, expected {tuple(blank.params_D.shape)}")
+    models = [tensors.pop(name, torch.empty(0)) for name in ("params_D", *_previous(blank))]
+    for params_D in models:
+        if (params_D.shape, params_D.dtype) != (blank.params_D.shape, blank.params_D.dtype):
+            shape = f"{tuple(params_D.shape)} {params_D.dtype}"
+            wanted = tuple(blank.params_D.shape)
+            raise UserError(f"{path}: does not fit the model: parameters {shape}, expected {wanted}")
     states = []
     for prefix, state in _memories(federation, blank):
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -186,7 +199,10 @@ def _fitted(
             states.append(restore_state(state, own))
         except ValueError as error:
             raise UserError(f"{path}: does not fit '{prefix.rstrip('.')}': {error}") from None
-    return ServerState(number, params_D.to(blank.params_D.device), states[0], tuple(states[1:])), float(seconds)
+    placed = [params_D.to(blank.params_D.device) for params_D in models]
+    previous_D = placed[1] if len(placed) > 1 else None
+    server = replace(_with_memories(blank, states), round_number=number, params_D=placed[0], previous_D=previous_D)
+    return server, float(seconds)
 
 
 def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
@@ -204,6 +220,23 @@ def _way_on(federation: Federation, folder: RunFolder, path: Path) -> str:
 
 
 def _memories(federation: Federation, server: ServerState) -> list[tuple[str, Any]]:
-    """List the states of all defenses, each with the prefix of its tensor names in a checkpoint."""
+    """List all states, each with the prefix of its tensor names in a checkpoint; a part without state has none."""
     shadows = zip(federation.shadows, server.shadow_states, strict=True)
-    return [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]
+    found = [("defense.", server.defense_state), *((f"shadow.{each.name}.", state) for each, state in shadows)]
+    others = (("attack.", server.attack_state), ("optimizer.", server.optimizer_state))
+    return [*found, *(other for other in others if other[1] is not None)]
+
+
+def _with_memories(blank: ServerState, states: Sequence[Any]) -> ServerState:
+    """Return a server with other states, in the order of ``_memories``."""
+    left = list(states)
+    defense_state, *shadow_states = (left.pop(0) for _ in range(1 + len(blank.shadow_states)))
+    attack_state = None if blank.attack_state is None else left.pop(0)
+    optimizer_state = None if blank.optimizer_state is None else left.pop(0)
+    return replace(
+        blank,
+        defense_state=defense_state,
+        shadow_states=tuple(shadow_states),
+        attack_state=attack_state,
+        optimizer_state=optimizer_state,
+    )

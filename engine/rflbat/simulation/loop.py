@@ -18,6 +18,7 @@ from rflbat.round.memory import explain_out_of_memory
 from rflbat.round.records import client_records, download, round_record, shadow_records, summarise
 from rflbat.round.round import run_round
 from rflbat.round.setup import build, initial_state
+from rflbat.round.start import digest_of, start_file
 from rflbat.round.state import Federation, RoundOutcome, ServerState
 from rflbat.simulation.callbacks import Callback
 from rflbat.simulation.checkpoint import last_round, restore, save
@@ -139,6 +140,8 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
     if finished is None and description.get("sizes") not in (None, [len(own) for own in federation.client_indices]):
         data = federation.experiment.dataset
         raise UserError(f"{folder.path}: the clients' samples of data set '{data}' changed since the run began")
+    if latest is None:
+        _check_start(federation, description)
     server, seconds = (_first(federation, folder), 0.0) if latest is None else restore(federation, folder, latest)
     if finished is not None:
         return Result(finished, folder.rounds(), server.params_D, folder.path)
@@ -152,6 +155,15 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
         raise UserError(f"{folder.path}: the checkpoint is at round {server.round_number}, but {known}")
     federation.ranks.broadcast_object(rounds)
     return _loop(federation, server, description, folder, callbacks, rounds, seconds)
+
+
+def _check_start(federation: Federation, description: Mapping[str, Any]) -> None:
+    """Refuse to begin again from a file that has changed since the run was created."""
+    known = description.get("start")
+    if federation.experiment.start is not None and known:
+        file = start_file(Path(federation.experiment.start))
+        if digest_of(file) != known.get("sha256"):
+            raise UserError(f"{file} changed since the run was created; start a new run")
 
 
 def recorded(description: Mapping[str, Any]) -> Experiment:

@@ -7,11 +7,14 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from rflbat.clients.row_sparse import row_sparse
+from rflbat.experiment.config import Experiment
+from rflbat.round.start import digest_of, start_file
 from rflbat.round.state import Federation
 from rflbat_kernels import dispatch
 
@@ -53,16 +56,31 @@ def describe(federation: Federation) -> dict[str, Any]:
         },
         "backend": asdict(federation.backend),
         "updates": row_sparse(
-            federation.model, federation.experiment.weight_decay, federation.attack, federation.ranks.count
+            federation.model,
+            federation.experiment.optimizers,
+            federation.attack,
+            federation.ranks.count,
+            federation.needs,
         )[1],
         "ranks": federation.ranks.count,
         "sizes": [len(own) for own in federation.client_indices],
         "held_out": len(federation.root_indices),
         "stages": list(federation.defense.stages),
+        "start": _start(experiment),
+        "knowledge": federation.attack.knowledge,
+        "success": federation.attack.success,
         "clients": federation.experiment.clients,
         "parameters": federation.model.layout.size,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _start(experiment: Experiment) -> dict[str, str] | None:
+    """Identify the file whose parameters the run starts from."""
+    if experiment.start is None:
+        return None
+    file = start_file(Path(experiment.start))
+    return {"file": str(file), "sha256": digest_of(file)}
 
 
 def peak_bytes(device: torch.device) -> int:

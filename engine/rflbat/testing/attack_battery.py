@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rflbat.attacks.base import Attack, SampleFormat
 from rflbat.attacks.registry import make_attack
+from rflbat.attacks.tampering import send_updates
 from rflbat.errors import UserError
 from rflbat.testing.formats import attack_cases, random_samples
 from rflbat.testing.plugin import NAMED
@@ -17,6 +18,7 @@ BATTERY_OF: list[str] = []
 """Attacks under test; empty: those that ``--rflbat-battery`` names."""
 FLAGS_B = torch.tensor([True, False, True, True, False])
 MALICIOUS_N = torch.tensor([False, True, True, False, True, False, False])
+MALICIOUS_M = torch.tensor([1, 2, 4])
 D = 63
 
 
@@ -37,9 +39,9 @@ def updates(seed: int = 0) -> Tensor:
 
 
 def stamping(name: str, samples: SampleFormat) -> list[tuple[Attack, int]]:
-    """List the triggers: 0 for the full one, k for the k-th local one; none for an attack that poisons no data."""
+    """List the triggers: 0 for the full one, k for the k-th local one; none for an attack that stamps nothing."""
     attack = make_attack(name, samples, 1.0, {})
-    return [(attack, number) for number in range(len(attack.local_triggers) + 1)] if attack.poison_fraction else []
+    return [(attack, number) for number in range(len(attack.local_triggers) + 1)] if attack.success == "trigger" else []
 
 
 def stamp(case: tuple[Attack, int], x: Tensor, on_B: Tensor) -> Tensor:
@@ -86,18 +88,18 @@ def test_tampering_changes_malicious_rows_alone(name: str, samples: SampleFormat
     """And nothing if no client is malicious."""
     attack = make_attack(name, samples, scale, {})
     before_ND = updates()
-    after_ND = attack.tamper(before_ND.clone(), MALICIOUS_N)
+    after_ND = send_updates(attack, before_ND.clone(), MALICIOUS_M)
     assert (after_ND.shape, after_ND.dtype) == (before_ND.shape, before_ND.dtype)
     assert torch.equal(after_ND[~MALICIOUS_N], before_ND[~MALICIOUS_N])
     assert (after_ND[MALICIOUS_N] != before_ND[MALICIOUS_N]).any(1).all()
-    assert torch.equal(attack.tamper(before_ND.clone(), torch.zeros_like(MALICIOUS_N)), before_ND)
+    assert torch.equal(send_updates(attack, before_ND.clone(), MALICIOUS_M[:0]), before_ND)
 
 
 def test_tampering_does_not_spread_what_is_not_finite(name: str, samples: SampleFormat) -> None:
     """A benign row with a NaN or an infinity reaches no other row."""
     before_ND = updates()
     before_ND[0, 5], before_ND[3, 7] = torch.nan, torch.inf
-    after_ND = make_attack(name, samples, 100.0, {}).tamper(before_ND.clone(), MALICIOUS_N)
+    after_ND = send_updates(make_attack(name, samples, 100.0, {}), before_ND.clone(), MALICIOUS_M)
     assert after_ND.isfinite().all(1).tolist() == [False, True, True, False, True, True, True]
 
 
@@ -106,8 +108,8 @@ def test_row_wise_tampering_works_on_any_columns(name: str, samples: SampleForma
     attack = make_attack(name, samples, 3.0, {})
     if attack.row_wise or attack.needs_all_columns is False:
         part = slice(11, 40)
-        whole_ND = attack.tamper(updates(), MALICIOUS_N)
-        part_ND = attack.tamper(updates()[:, part].clone(), MALICIOUS_N)
+        whole_ND = send_updates(attack, updates(), MALICIOUS_M)
+        part_ND = send_updates(attack, updates()[:, part].clone(), MALICIOUS_M)
         torch.testing.assert_close(part_ND, whole_ND[:, part])
 
 
@@ -115,9 +117,9 @@ def test_row_wise_tampering_reads_no_other_row(name: str, samples: SampleFormat)
     """``row_wise`` promises it: in row-sparse updates, a column belongs to different words in different rows."""
     attack = make_attack(name, samples, 3.0, {})
     if attack.row_wise:
-        whole_ND = attack.tamper(updates(), MALICIOUS_N)
-        for row in range(len(MALICIOUS_N)):
-            alone_1D = attack.tamper(updates()[row : row + 1], MALICIOUS_N[row : row + 1])
+        whole_ND = send_updates(attack, updates(), MALICIOUS_M)
+        for row in MALICIOUS_M.tolist():
+            alone_1D = send_updates(attack, updates()[row : row + 1], torch.tensor([0]))
             torch.testing.assert_close(alone_1D[0], whole_ND[row])
 
 

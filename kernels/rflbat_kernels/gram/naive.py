@@ -47,6 +47,14 @@ def distances_to_sum(weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | Non
     return distance_N
 
 
+def inner_products(matrix_ND: Tensor, vector_D: Tensor, valid_N: Tensor | None = None) -> Tensor:
+    """Compute ``<d_i, v>`` for each valid row i, and 0 for invalid rows."""
+    rows_V = valid_rows(valid_N, len(matrix_ND))
+    product_N = torch.zeros(len(matrix_ND), dtype=torch.float64)
+    product_N[rows_V] = (matrix_ND[rows_V].to(torch.float64) * vector_D.to(torch.float64)).sum(1)
+    return product_N
+
+
 def finite_rows(matrix_ND: Tensor) -> Tensor:
     """Return whether all entries of a row are at most 1e100 in magnitude, which excludes NaN and Inf."""
     return (matrix_ND.to(torch.float64).abs() <= LARGEST).all(1)

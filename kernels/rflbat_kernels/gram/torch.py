@@ -20,6 +20,7 @@ from rflbat_kernels.gram.base import (
     stand_ins,
 )
 
+_CACHED = 4 * 2**20
 _SLAB = 64
 """Rows of one product; slabs below the diagonal are not computed."""
 
@@ -180,6 +181,44 @@ def _distance_squares(weights_N: Tensor, matrix_ND: Tensor, valid_N: Tensor | No
         block_NB.sub_(weights_N @ block_NB)
         total_N += torch.linalg.vector_norm(block_NB, dim=1).square_()
     return total_N if valid_N is None else torch.where(valid_N, total_N, 0.0)
+
+
+@torch.no_grad()
+def inner_products(
+    matrix_ND: Tensor, vector_D: Tensor, valid_N: Tensor | None = None, *, block_bytes: int = BLOCK_BYTES
+) -> Tensor:
+    """Compute ``<d_i, v>`` for each row i.
+
+    Args:
+        matrix_ND: any float type, any strides.
+        vector_D: v, any float type, on the same device.
+        valid_N: bool, mask of valid rows; the others may hold NaN or Inf. None: all are valid.
+        block_bytes: size of the float64 copy of one block of columns, the largest temporary; at least 1. On a CPU at
+            most 4 MiB.
+
+    Returns:
+        (N,) float64; 0 for invalid rows.
+
+    Raises:
+        ValueError: wrong shape or type.
+
+    Example:
+        >>> inner_products(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1.0, 10.0])).tolist()
+        [21.0, 43.0]
+    """
+    check_matrix(matrix_ND, block_bytes)
+    check_mask(valid_N, len(matrix_ND))
+    if vector_D.shape != matrix_ND.shape[1:] or not vector_D.is_floating_point():
+        shape = tuple(vector_D.shape)
+        raise ValueError(f"the vector is {vector_D.dtype} of shape {shape}; allowed: float ({matrix_ND.shape[1]},)")
+    total_N = torch.zeros(len(matrix_ND), dtype=torch.float64, device=matrix_ND.device)
+    most = _CACHED if matrix_ND.device.type == "cpu" else block_bytes
+    for start, stop in _column_blocks(matrix_ND, min(block_bytes, most)):
+        block_NB = matrix_ND[:, start:stop].to(torch.float64, copy=True)
+        if valid_N is not None:
+            block_NB.masked_fill_(~valid_N[:, None], 0.0)
+        total_N += block_NB @ vector_D[start:stop].to(torch.float64)
+    return total_N
 
 
 @torch.no_grad()

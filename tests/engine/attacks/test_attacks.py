@@ -12,6 +12,7 @@ import torch
 from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.registry import ATTACKS, make_attack
 from rflbat.attacks.scaling import scaling
+from rflbat.attacks.view import AttackerView
 from rflbat.errors import UserError
 from rflbat.testing.formats import IMAGES, random_samples
 from tests.engine.attacks.formats import DIGITS, FEMNIST, REVIEWS, SUITED
@@ -147,14 +148,11 @@ def test_the_pixel_trigger_needs_images():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_scaling_multiplies_by_lambda(dtype):
-    before_ND = random_tensor(len(MALICIOUS_N), 63, dtype=dtype)
-    sent_ND = scaling(100.0)(before_ND.clone(), MALICIOUS_N)
-    assert sent_ND.dtype == dtype
-    assert torch.equal(sent_ND[MALICIOUS_N], 100 * before_ND[MALICIOUS_N])
+    before_MD = random_tensor(4, 63, dtype=dtype)
+    sent_MD = scaling(100.0)(before_MD.clone(), AttackerView("pixel", "own", 9, 4), None)
+    assert sent_MD.dtype == dtype
+    assert torch.equal(sent_MD, 100 * before_MD)
 
 
-def test_a_factor_of_1_keeps_every_bit():
-    before_ND = random_tensor(len(MALICIOUS_N), 63)
-    before_ND[1, 0] = torch.nan
-    sent_ND = scaling(1.0)(before_ND.clone(), MALICIOUS_N)
-    assert torch.equal(sent_ND.view(torch.int32), before_ND.view(torch.int32))
+def test_a_factor_of_1_does_not_tamper():
+    assert scaling(1.0) is None

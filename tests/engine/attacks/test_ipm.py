@@ -5,10 +5,12 @@ Axes: N clients, D parameters.
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from rflbat.attacks.registry import make_attack
+from rflbat.attacks.tampering import send_updates
 from rflbat.errors import UserError
 from rflbat.testing.formats import IMAGES
 from rflbat_kernels.sharding import Shard, sharded
@@ -22,7 +24,8 @@ def updates(dtype=torch.float32):
 
 
 def tamper(updates_ND, malicious_N=MALICIOUS_N, scale=1.0, **arguments):
-    return make_attack("ipm", IMAGES[0], scale, arguments).tamper(updates_ND.clone(), malicious_N)
+    attack = make_attack("ipm", IMAGES[0], scale, arguments)
+    return send_updates(attack, updates_ND.clone(), torch.from_numpy(np.flatnonzero(malicious_N)))
 
 
 def defined(updates_ND, malicious_N, scale, epsilon):

@@ -8,12 +8,16 @@ import pytest
 from rflbat.attacks.registry import ATTACKS
 from rflbat.cli.catalog import catalog, show
 from rflbat.cli.main import main
-from rflbat.data.registry import DATASETS
+from rflbat.clients.registry import LR_SCHEDULES
+from rflbat.clients.rules.registry import LOCAL_RULES
+from rflbat.data.registry import AUGMENTATIONS, DATASETS
 from rflbat.defenses.registry import DEFENSES
 from rflbat.errors import UserError
 from rflbat.experiment.recipes import RECIPES
 from rflbat.models.registry import MODELS
+from rflbat.server.registry import SERVER_OPTIMIZERS
 from rflbat.trackers.registry import TRACKERS
+from rflbat.transforms.registry import TRANSFORMS
 from rflbat_kernels.dispatch import IMPLEMENTATIONS
 
 REGISTRIES = {
@@ -21,11 +25,16 @@ REGISTRIES = {
     "models": MODELS,
     "attacks": ATTACKS,
     "defenses": DEFENSES,
+    "local_rules": LOCAL_RULES,
+    "lr_schedules": LR_SCHEDULES,
+    "server_optimizers": SERVER_OPTIMIZERS,
+    "transforms": TRANSFORMS,
+    "augmentations": AUGMENTATIONS,
     "recipes": RECIPES,
     "trackers": TRACKERS,
     "kernels": IMPLEMENTATIONS,
 }
-FACTORIES = {**MODELS, **ATTACKS, **DEFENSES}
+FACTORIES = {**MODELS, **ATTACKS, **DEFENSES, **LOCAL_RULES, **LR_SCHEDULES, **TRANSFORMS}
 EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry]
 
 

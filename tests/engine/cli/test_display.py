@@ -63,7 +63,7 @@ def test_plain_lines_have_no_escape_codes_even_on_a_colourful_console():
 def test_what_is_unusual_is_said():
     console = Console(file=io.StringIO())
     play(PlainProgress(console), [record(0, attack_success_rate=None, nonfinite=3)])
-    assert "attack success –  kept 90 dropped 11 (3 non-finite)" in console.file.getvalue()
+    assert "accuracy 87.3 %  kept 90 dropped 11 (3 non-finite)" in console.file.getvalue()
     assert "discarded" not in console.file.getvalue()
     play(PlainProgress(console), [record(0, move_discarded=True)])
     assert "kept 90 dropped 11, update discarded" in console.file.getvalue()

@@ -13,9 +13,21 @@ SETTINGS = {
     *("--dataset", "--data-dir", "--clients", "--participants", "--partition", "--alpha", "--model"),
     *("--dataset-arg", "--model-arg", "--tokenizer", "--shadow", "--optimizer", "--clip-norm", "--drop-last"),
     *("--attack", "--attack-arg", "--malicious", "--roles", "--attack-start", "--scale", "--target"),
-    *("--defense", "--defense-arg", "--rounds", "--local-steps", "--batch-size", "--lr", "--momentum"),
+    *(
+        "--defense",
+        "--defense-arg",
+        "--root-samples",
+        "--rounds",
+        "--local-steps",
+        "--batch-size",
+        "--lr",
+        "--momentum",
+    ),
     *("--weight-decay", "--server-lr", "--seed", "--device", "--backend", "--chunk", "--kernels"),
-    *("--eval-every", "--checkpoint-every"),
+    *("--eval-every", "--checkpoint-every", "--augment", "--start", "--before", "--batch-norm", "--defense-vector"),
+    *("--attack-stop", "--attack-every", "--attack-rule", "--attack-rule-arg", "--attack-lr", "--attack-momentum"),
+    *("--attack-weight-decay", "--attack-steps", "--attack-epochs", "--local-epochs", "--local-rule"),
+    *("--local-rule-arg", "--lr-schedule", "--lr-schedule-arg", "--server-optimizer", "--server-optimizer-arg"),
 }
 FLAGS = {
     "run": {*SETTINGS, "--out", "--config", "--track", "--quiet", "--dry-run", "--help"},
@@ -26,6 +38,7 @@ FLAGS = {
     "resume": {"--track", "--quiet", "--help"},
     "watch": {"--every", "--help"},
     "report": {"--quiet", "--help"},
+    "export": {"--help"},
     "doctor": {"--data-dir", "--help"},
 }
 PROMISED = {
@@ -38,6 +51,10 @@ REPEATED = {
     "defense_args": "--defense-arg",
     "attack_args": "--attack-arg",
     "model_args": "--model-arg",
+    "local_rule_args": "--local-rule-arg",
+    "attack_rule_args": "--attack-rule-arg",
+    "lr_schedule_args": "--lr-schedule-arg",
+    "server_optimizer_args": "--server-optimizer-arg",
 }
 
 
@@ -48,13 +65,13 @@ def test_flags_are_frozen(command: str, capsys: pytest.CaptureFixture[str]) -> N
     out, err = capsys.readouterr()
     assert (stop.value.code, err) == (0, "")
     assert set(re.findall(r"^\W{1,3}(?:-h, )?(--[a-z][a-z-]*)", out, re.MULTILINE)) == FLAGS[command]
-    assert ("positional arguments" in out) == (command in {"resume", "watch", "report"})
+    assert ("positional arguments" in out) == (command in {"resume", "watch", "report", "export"})
 
 
 def test_flags_hold_all_that_was_promised_and_every_setting() -> None:
     assert FLAGS["run"] >= PROMISED
     assert {REPEATED.get(item.name, f"--{item.name.replace('_', '-')}") for item in fields(Experiment)} == SETTINGS
-    assert set(COMMANDS) == {"run", "resume", "sweep", "watch", "report", "list", "show", "doctor"}
+    assert set(COMMANDS) == {"run", "resume", "sweep", "watch", "report", "export", "list", "show", "doctor"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

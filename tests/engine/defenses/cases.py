@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from rflbat.aggregation import aggregate
 from rflbat.defenses.base import Decision, state_tensors
+from rflbat.defenses.registry import make_defense
+from rflbat.testing.subject import supplied
+from tests.engine.defenses import definitions
 from tests.oracles import defenses as oracles
 from tests.oracles import related
 from tests.oracles.defenses import Answer
@@ -75,6 +78,19 @@ def straying(clients: int, seed: int) -> Array:
     return as_float32(rng.permutation(updates_ND))
 
 
+def narrow(clients: int, seed: int) -> Array:
+    """Noise; a quarter of the clients, at least one from 3 on, moves one class of the output layer far more."""
+    rng = np.random.default_rng(seed)
+    updates_ND = rng.standard_normal((clients, PARAMETERS))
+    shapes = supplied(make_defense("deepsight", {}), PARAMETERS)["layers"]
+    (classes, inputs), hidden = shapes["weight"], shapes["hidden"][0]
+    for row_D in updates_ND[: 0 if clients < 3 else max(1, clients // 4)]:
+        row_D[hidden:] *= 0.01
+        row_D[hidden : hidden + inputs] += 3 + 0.1 * rng.standard_normal(inputs)
+        row_D[-classes] += 3
+    return as_float32(rng.permutation(updates_ND))
+
+
 def layer(weight: Array, bias: Array, x: Array) -> Array:
     """One dense layer of one vector."""
     return np.array([math.fsum(row * x) for row in weight]) + bias
@@ -117,6 +133,7 @@ class Case:
         clean: for a defense that learns before the first round: its clean updates.
         translation: a vector added to every update is added to the result.
         untied: number of clients from which their order does not matter; below, it decides the method's ties.
+        rescales: updates are scaled by a factor of the defense's own, so identical updates give a multiple.
     """
 
     oracle: Callable[[Any, Sequence[float] | None], Answer]
@@ -129,6 +146,7 @@ class Case:
     clean: Callable[[], Array] | None = None
     untied: int = 1
     translation: bool = True
+    rescales: bool = False
 
 
 CASES = {
@@ -164,6 +182,20 @@ CASES = {
         stages=frozenset({"autoencoder"}),
         clean=partial(honest, 60, 0),
     ),
+    "fltrust": Case(
+        definitions.fltrust, translation=False, scores="scores", stages=frozenset({"untrusted"}), rescales=True
+    ),
+    "flame": Case(
+        definitions.flame, translation=False, parameters={"noise": 0.0}, scores="scores", stages=frozenset({"minority"})
+    ),
+    "deepsight": Case(
+        definitions.deepsight,
+        narrow,
+        translation=False,
+        parameters={"samples": 40},
+        scores="scores",
+        stages=frozenset({"suspicious"}),
+    ),
 }
 
 
@@ -179,7 +211,8 @@ def trained(name: str) -> Any:
 
 def decide(name: str, updates_ND: Any, dtype: torch.dtype = torch.float64, **more: Any) -> Decision:
     """Aggregate under a defense with its case's parameters; `more` goes to `aggregate`."""
-    more.setdefault("state", trained(name))
+    defense = make_defense(name, CASES[name].parameters)
+    more = {**supplied(defense, np.shape(updates_ND)[1]), "state": trained(name), **more}
     return aggregate(torch.as_tensor(updates_ND).to(dtype), name, **CASES[name].parameters, **more)
 
 

@@ -128,9 +128,25 @@ def parameters_of(name: str, clients: int) -> st.SearchStrategy[dict[str, Any]]:
         "bulyan": {"f": st.none() | st.integers(0, (clients - 3) // 4)} if clients >= 3 else {},
         "norm_clipping": {"bound": st.none() | _positive, "noise": st.sampled_from([0.0, 1.0, 1e300])},
         "auror": {"alpha": st.none() | _positive, "share": st.sampled_from([0.0, 0.3, 0.5, 1.0])},
+        "fltrust": {"fallback": st.sampled_from(["keep", "uniform"])},
+        "flame": {
+            "noise": st.sampled_from([0.0, 1.0, 1e300]),
+            "vector": st.sampled_from(["model", "update"]),
+            "bound": st.sampled_from(["all", "kept"]),
+            "min_samples": _few,
+        },
+        "deepsight": {
+            "seeds": st.integers(1, 3),
+            "tau": st.sampled_from([1e-9, 1 / 3, 1.0]),
+            "min_cluster_size": st.integers(2, 9),
+            "min_samples": _few,
+            "outliers": st.sampled_from(["together", "alone"]),
+            "bound": st.sampled_from(["all", "kept"]),
+        },
         "autoencoder": {"surrogate": _few, "hidden": _few, "code": _few, "epochs": st.integers(1, 2)},
     }
-    return st.fixed_dictionaries({}, optional=known.get(name, {}))
+    needed = {"samples": st.integers(1, 30)} if name == "deepsight" else {}
+    return st.fixed_dictionaries(needed, optional=known.get(name, {}))
 
 
 @dataclass(frozen=True)
@@ -182,7 +198,7 @@ def hostile_rounds(draw: st.DrawFn, name: str) -> Hostile:
     return Hostile(
         name=name,
         kinds=tuple(draw(st.lists(few, min_size=clients, max_size=clients))),
-        width=draw(st.integers(1, MOST_PARAMETERS)),
+        width=draw(st.integers(2 if name == "deepsight" else 1, MOST_PARAMETERS)),
         dtype=dtype,
         layout=draw(st.sampled_from(layouts)),
         sizes=draw(st.none() | st.tuples(*[sizes] * clients)),

@@ -14,16 +14,17 @@ import torch
 
 from rflbat.aggregation import aggregate
 from rflbat.clients.allocator import SETTINGS
-from rflbat.defenses import base
-from rflbat.defenses.base import Updates
+from rflbat.defenses import updates as updates_module
 from rflbat.defenses.registry import DEFENSES, make_defense
+from rflbat.defenses.server_view import ServerView
+from rflbat.defenses.updates import Updates
 from rflbat.randomness import draw_source
 from rflbat_kernels import finite_rows
 
-WITHOUT_GRAM = {"fedavg", "median", "trimmed_mean", "auror", "autoencoder", "norm_clipping"}
+WITHOUT_GRAM = {"fedavg", "median", "trimmed_mean", "auror", "autoencoder", "norm_clipping"} | {"fltrust", "deepsight"}
 ON_THE_ROUND = {name: {"memory": False} if name == "foolsgold" else {} for name in DEFENSES if name not in WITHOUT_GRAM}
 """The defenses that look at the round's Gram matrix, as they do."""
-STREAMED = [*ON_THE_ROUND, "norm_clipping"]
+STREAMED = [*ON_THE_ROUND, "norm_clipping", "fltrust"]
 """Those, and one that makes passes over the rows: none of them holds a second matrix."""
 CLEAR_REFS = Path("/proc/self/clear_refs")
 COLD = """
@@ -51,10 +52,12 @@ torch.set_num_threads(1)
 peaks = {}
 matrix_ND = torch.randn(100, 400_000, generator=torch.Generator().manual_seed(0))
 for name in sys.argv[1:]:
-    rflbat.aggregate(matrix_ND[:, :30_000], name)
+    vector_D = torch.linspace(-1, 1, 400_000)
+    known = {"flame": {"params": vector_D}, "fltrust": {"root": vector_D}}.get(name, {})
+    rflbat.aggregate(matrix_ND[:, :30_000], name, **{key: value[:30_000] for key, value in known.items()})
     open("/proc/self/clear_refs", "w").write("5")
     before = status("VmRSS")
-    decision = rflbat.aggregate(matrix_ND, name)
+    decision = rflbat.aggregate(matrix_ND, name, **known)
     peaks[name] = (status("VmHWM") - before) / matrix_ND.nbytes
 print(json.dumps(peaks))
 """
@@ -63,8 +66,9 @@ STATES = {"foolsgold": 2.0}
 
 
 def seen(matrix_ND: torch.Tensor) -> Updates:
-    clients = len(matrix_ND)
-    return Updates(matrix_ND, torch.ones(clients).double(), torch.arange(clients), finite_rows(matrix_ND))
+    clients, params_D = len(matrix_ND), torch.linspace(-1, 1, matrix_ND.shape[1])
+    known = (torch.ones(clients).double(), torch.arange(clients), finite_rows(matrix_ND))
+    return Updates(matrix_ND, *known, server=ServerView(params_D=params_D))
 
 
 def test_all_look_at_one_gram_matrix(monkeypatch):
@@ -75,8 +79,8 @@ def test_all_look_at_one_gram_matrix(monkeypatch):
         products.append(args[0])
         return base_gram(*args, **kwargs)
 
-    base_gram = base.gram
-    monkeypatch.setattr(base, "gram", counted)
+    base_gram = updates_module.gram
+    monkeypatch.setattr(updates_module, "gram", counted)
     matrix_ND = torch.randn(13, 301, generator=torch.Generator().manual_seed(0))
     shared, draw = seen(matrix_ND), draw_source(0, "defense", 0, "cpu")
     assert len(ON_THE_ROUND) >= 5

@@ -16,13 +16,14 @@ from rflbat.aggregation import aggregate
 from rflbat.defenses.base import NONFINITE, Decision
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.errors import UserError
+from rflbat.testing.subject import supplied
 from tests.engine.defenses.hostile import ROWS, TYPES, DLPackOnly, Hostile, hostile_rounds
 
 FAST, SLOW = 30, 800
 LARGEST = 1e100
 ORDERLESS = {"fedavg", "median", "trimmed_mean", "norm_clipping", "rfa", "geomed", "auror", "autoencoder"}
 SCORED = {"krum", "multikrum"}
-UNBOUNDED = {"foolsgold", "norm_clipping"}
+UNBOUNDED = {"foolsgold", "norm_clipping", "fltrust", "flame", "deepsight"}
 """Defenses that may leave the range of the kept updates: by an unnormalised sum, by noise or by shortening."""
 
 
@@ -52,6 +53,7 @@ def check(case: Hostile) -> None:
     handed = case.handed(rows_ND)
     before_ND = as_tensor(handed)
     more: dict[str, Any] = {"sizes": case.sizes, "seed": case.seed, **(case.parameters or {})}
+    more |= supplied(make_defense(case.name, case.parameters or {}), case.width)
     if case.name == "autoencoder":
         more["clean"] = case.rows(case.clean, 1)
     decision = aggregate(handed, case.name, **more)
@@ -127,7 +129,7 @@ def test_hostile_rounds(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEFENSES)
 def test_ten_thousand_hostile_rounds(name: str) -> None:
-    """10,400 rounds; six minutes of CPU time (`time pytest -m slow tests/engine/defenses/test_hostile.py`)."""
+    """12,800 rounds, minutes of CPU time (`time pytest -m slow tests/engine/defenses/test_hostile.py`)."""
     assert SLOW * len(DEFENSES) >= 10_000
     explore(name, SLOW)
 

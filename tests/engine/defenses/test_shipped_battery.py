@@ -6,5 +6,6 @@ from rflbat.testing.subject import Subject
 from tests.engine.defenses.cases import CASES
 
 BATTERY_OF = [
-    Subject(name, CASES[name].parameters, CASES[name].make, CASES[name].clean, CASES[name].untied) for name in DEFENSES
+    Subject(name, CASES[name].parameters, CASES[name].make, CASES[name].clean, CASES[name].untied, CASES[name].rescales)
+    for name in DEFENSES
 ]

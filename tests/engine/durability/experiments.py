@@ -13,7 +13,7 @@ from rflbat.storage.lock import LOCK
 from rflbat.storage.tensors import load_tensors
 
 ROUNDS = 5
-BRIEF = {"epochs": 2, "surrogate": 64, "hidden": 8, "code": 4}
+BRIEF = {"samples": 20, "epochs": 2, "surrogate": 64, "hidden": 8, "code": 4}
 """Parameters by which a defense that learns learns less, where it has them."""
 LINES = ("rounds.jsonl", "clients.jsonl", "shadows.jsonl")
 
@@ -39,6 +39,7 @@ def experiment(defense: str) -> Experiment:
         checkpoint_every=2,
         defense=defense,
         defense_args={name: value for name, value in BRIEF.items() if name in known},
+        root_samples=20,
         shadow="foolsgold,median",
         device="cpu",
     )

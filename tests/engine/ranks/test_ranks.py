@@ -29,7 +29,7 @@ SMALL = {
     "checkpoint_every": 2,
 }
 AUTOENCODER = {"surrogate": 300, "hidden": 8, "code": 4, "epochs": 5}
-CASES = {name: {**SMALL, "defense": name} for name in DEFENSES} | {
+CASES = {name: {**SMALL, "defense": name} for name in DEFENSES if name != "deepsight"} | {
     "autoencoder": {**SMALL, "defense": "autoencoder", "defense_args": AUTOENCODER},
     "noise": {**SMALL, "defense": "norm_clipping", "defense_args": {"noise": 0.01}},
     "auror_alpha": {**SMALL, "defense": "auror", "defense_args": {"alpha": 0.01}},
@@ -38,6 +38,7 @@ CASES = {name: {**SMALL, "defense": name} for name in DEFENSES} | {
     "seven": {**SMALL, "defense": "multikrum", "participants": 7, "backend": "vmap", "chunk": 2},
     "loop": {**SMALL, "defense": "median", "backend": "loop", "eval_every": 2},
     "diverges": {**SMALL, "defense": "rflbat", "lr": 30.0, "scale": 3e38},
+    "augmented": {**SMALL, "defense": "median", "augment": "crop(padding=2),flip"},
     "passes": {
         **SMALL,
         "defense": "rfa",
@@ -89,6 +90,7 @@ def two(one, tmp_path_factory):
     tasks += [["stop", "stopped", LONG, 1, 1], ["stop", "interrupted", LONG, 0, 0]]
     tasks += [["resume", "from_one"], ["resume", "finished"]]
     tasks += [["mistake", "unlike", {**SMALL, "seed": [0, 1]}]]
+    tasks += [["mistake", "layers", {**SMALL, "defense": "deepsight"}]]
     tasks += [["mistake", "whole", {**SMALL, "defense": "rflbat", "defense_args": {"pca": "lowrank"}}]]
     return place, drive(2, place, tasks)
 
@@ -202,6 +204,8 @@ def test_ranks_that_would_not_run_the_same_are_refused(two):
 
 def test_what_needs_all_columns_at_once_is_refused(two):
     for account in two[1]:
+        said = account["layers"]["said"]
+        assert said.startswith("defense 'deepsight' with these parameters needs complete updates")
         assert account["whole"]["said"].startswith("defense 'rflbat' with these parameters needs complete updates")
 
 

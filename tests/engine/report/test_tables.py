@@ -17,6 +17,7 @@ from rflbat.report.tables import (
     to_markdown,
     to_rich,
 )
+from rflbat.report.threats import with_accuracy_lost
 
 
 def cell(accuracy, attack=0.01, **config):
@@ -180,3 +181,38 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_rows(width: int, col
 )
 def test_percent(mean, sd, text):
     assert percent(mean, sd) == text
+
+
+def attacked(attack, malicious, accuracy, success="untargeted", **more):
+    config = {"attack": attack, "malicious": malicious, "defense": "krum", "seed": 0, "success": success, **more}
+    return config, {"accuracy": accuracy}
+
+
+def lost(cells):
+    return [summary.get("accuracy_lost") for _, summary in with_accuracy_lost(cells)]
+
+
+def test_accuracy_lost_is_against_the_run_of_the_same_seed_and_settings():
+    cells = [
+        *(attacked("ipm", 0.0, 0.5 + seed / 8, seed=seed) for seed in range(2)),
+        *(attacked("ipm", 0.2, 0.25, seed=seed) for seed in range(2)),
+        attacked("ipm", 0.2, 0.25, seed=2),  # no clean run of this seed
+        attacked("ipm", 0.2, 0.25, lr=0.3),  # nor with this learning rate
+        attacked("pixel", 0.2, 0.25, success="trigger"),
+    ]
+    assert lost(cells) == [None, None, 0.25, 0.375, None, None, None]
+    assert lost([attacked("ipm", 0.2, 0.25)]) == [None]
+
+
+def test_attacks_may_share_the_run_without_malicious_clients():
+    clean = attacked("pixel", 0.0, 0.75, success="trigger", attack_args={}, scale=1.0)
+    other = attacked("alie", 0.2, 0.5, attack_args={"z": 1.5}, scale=2.0)
+    assert lost([clean, other]) == [None, 0.25]
+    own = attacked("alie", 0.0, 0.625, attack_args={"z": 1.5}, scale=2.0)
+    assert lost([clean, own, other]) == [None, None, 0.125]
+
+
+def test_threat_models_are_columns_where_they_differ():
+    cells = [attacked("ipm", 0.2, 0.5), attacked("pixel", 0.2, 0.5, success="trigger")]
+    assert sweep_table(aggregate(cells)).columns[:4] == ("defense", "attack", "success", "seeds")
+    assert sweep_table(aggregate(cells[:1] * 2)).columns[:2] == ("defense", "seeds")

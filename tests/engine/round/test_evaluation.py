@@ -11,6 +11,7 @@ import torch
 
 from rflbat.attacks.base import SampleFormat
 from rflbat.attacks.dba import dba
+from rflbat.attacks.labels import all_to_all, source_to_target
 from rflbat.attacks.pixel import pixel
 from rflbat.attacks.sentence import sentence
 from rflbat.models.base import Model
@@ -18,7 +19,7 @@ from rflbat.models.logistic import logistic
 from rflbat.models.lstm import lstm
 from rflbat.parameters import Layout
 from rflbat.randomness import generator
-from rflbat.round.evaluation import BATCH, evaluate
+from rflbat.round.evaluation import BATCH, Measured, evaluate
 from rflbat.storage.schema import MEASURES
 from rflbat.testing.formats import encode
 from tests.engine.attacks.formats import inserted
@@ -47,6 +48,11 @@ def readable_model():
     return Model("readable", Layout({"bias": (1,)}), lambda stream: torch.zeros(1), apply)
 
 
+def evaluated(model, params_D, x, labels_n, attack, target):
+    triggers = (attack.full_trigger, *(attack.local_triggers if len(attack.local_triggers) > 1 else ()))
+    return evaluate(model, params_D, Measured(x, labels_n, target), triggers)
+
+
 def written(clean_n, triggered_n):
     x = torch.zeros(len(clean_n), 1, 5, 7)
     x[:, 0, 0, 0], x[:, 0, 0, 1] = torch.from_numpy(clean_n).float(), torch.from_numpy(triggered_n).float()
@@ -55,7 +61,7 @@ def written(clean_n, triggered_n):
 
 def measure(clean_n, triggered_n, labels_n, target=TARGET):
     x = written(clean_n, triggered_n)
-    return evaluate(readable_model(), torch.zeros(1), x, torch.from_numpy(labels_n), ATTACK, target).tolist()
+    return evaluated(readable_model(), torch.zeros(1), x, torch.from_numpy(labels_n), ATTACK, target).tolist()
 
 
 def test_rates_of_answers_counted_by_hand():
@@ -95,7 +101,7 @@ def test_the_test_set_is_not_written_to():
     x = torch.rand(63, 1, 5, 7, generator=torch.Generator().manual_seed(0))
     before = x.clone()
     model = logistic((1, 5, 7), CLASSES)
-    evaluate(model, model.init(np.random.default_rng(0)), x, labels_n, ATTACK, TARGET)
+    evaluated(model, model.init(np.random.default_rng(0)), x, labels_n, ATTACK, TARGET)
     assert torch.equal(x, before)
 
 
@@ -103,7 +109,7 @@ def test_the_order_and_type_of_the_answer():
     labels_n = np.array([0, 1, 2])
     model = readable_model()
     x = written(labels_n, labels_n)
-    answer = evaluate(model, torch.zeros(1), x, torch.from_numpy(labels_n), ATTACK, TARGET)
+    answer = evaluated(model, torch.zeros(1), x, torch.from_numpy(labels_n), ATTACK, TARGET)
     assert MEASURES == ("accuracy", "attack_success_rate", "attack_success_rate_inclusive")
     assert answer.dtype == torch.float64
     assert answer.shape == (3,)
@@ -145,7 +151,7 @@ def test_local_rates_are_exact_for_every_number_of_batches(n, target):
     x = torch.zeros(n, 1, 6, 11)
     for place, answers_n in enumerate([clean_n, full_n, *local]):
         x[:, 0, 0, place] = torch.from_numpy(answers_n).float()
-    measured = evaluate(bars_model(), torch.zeros(1), x, torch.from_numpy(labels_n), DISTRIBUTED, target)
+    measured = evaluated(bars_model(), torch.zeros(1), x, torch.from_numpy(labels_n), DISTRIBUTED, target)
     expected = oracle(clean_n, full_n, labels_n, target)
     expected += [share(answers_n == target, labels_n, target) for answers_n in local]
     np.testing.assert_array_equal(measured.tolist(), expected)
@@ -155,13 +161,13 @@ def test_local_rates_counted_by_hand():
     x = torch.zeros(4, 1, 6, 11)
     x[:, 0, 0, 2:6] = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 1], [3, 1, 2, 1]])
     labels_n = torch.tensor([0, 2, 3, TARGET])  # the last one does not count
-    measured = evaluate(bars_model(), torch.zeros(1), x, labels_n, DISTRIBUTED, TARGET)
+    measured = evaluated(bars_model(), torch.zeros(1), x, labels_n, DISTRIBUTED, TARGET)
     assert measured.tolist() == [1 / 4, 0.0, 0.0, 3 / 3, 2 / 3, 1 / 3, 2 / 3]
 
 
 def test_without_other_classes_local_rates_are_undefined():
     x, labels_n = torch.zeros(7, 1, 6, 11), torch.full((7,), TARGET)
-    measured = evaluate(bars_model(), torch.zeros(1), x, labels_n, DISTRIBUTED, TARGET)
+    measured = evaluated(bars_model(), torch.zeros(1), x, labels_n, DISTRIBUTED, TARGET)
     np.testing.assert_array_equal(measured.tolist(), [0.0, np.nan, 0.0, *[np.nan] * 4])
 
 
@@ -182,7 +188,36 @@ def test_rates_on_texts_are_those_of_one_text_at_a_time():
     expected = oracle(clean_n, full_n, labels_n, TARGET)
     expected += [share(answers(part) == TARGET, labels_n, TARGET) for part in parts]
     given = model, params_D, torch.from_numpy(x), torch.from_numpy(labels_n)
-    assert evaluate(*given, dba(samples, 1.0), TARGET).tolist() == expected
+    assert evaluated(*given, dba(samples, 1.0), TARGET).tolist() == expected
     assert len(set(expected[3:])) > 1
-    assert evaluate(*given, sentence(samples, 1.0), TARGET).tolist() == expected[:3]
+    assert evaluated(*given, sentence(samples, 1.0), TARGET).tolist() == expected[:3]
     np.testing.assert_array_equal(given[2].numpy(), x)
+
+
+def test_the_share_of_a_label_pair_counts_the_eligible_samples():
+    labels_n = torch.tensor([0, 1, 1, 2])
+    x = written(np.array([0, 3, 1, 3]), np.array([9, 9, 9, 9]))
+    poison = source_to_target(1)(labels_n, CLASSES, 3, np.random.default_rng(0))
+    measured = Measured(x, labels_n, 3, "labels", poison)
+    # Samples 1 and 2 count, and the model answers 3 for the first of them.
+    assert evaluate(readable_model(), torch.zeros(1), measured).tolist() == [2 / 4, 1 / 2, 1 / 2]
+
+
+def test_all_to_all_wants_another_label_of_each_sample():
+    labels_n = np.arange(12) % CLASSES
+    answers_n = np.where(np.arange(12) < 6, (labels_n + 1) % CLASSES, 0)
+    x, labels = written(labels_n, answers_n), torch.from_numpy(labels_n)
+    poison = all_to_all(labels, CLASSES, 0, np.random.default_rng(0))
+    hits = int((answers_n == (labels_n + 1) % CLASSES).sum())
+    measured = Measured(x, labels, 0, "trigger", poison)
+    found = evaluate(readable_model(), torch.zeros(1), measured, (ATTACK.full_trigger,))
+    assert found.tolist() == [1.0, hits / 12, hits / 12]
+
+
+def test_a_test_set_of_the_attack_and_none_at_all():
+    labels_n = torch.tensor([0, 1])
+    x, extra_x = written(np.array([0, 1]), np.array([3, 3])), written(np.array([3, 3, 1]), np.array([0, 0, 0]))
+    of_extra = Measured(x, labels_n, 3, "test set", extra_x=extra_x)
+    assert evaluate(readable_model(), torch.zeros(1), of_extra).tolist() == [1.0, 2 / 3, 2 / 3]
+    untargeted = evaluate(readable_model(), torch.zeros(1), Measured(x, labels_n, 3, "untargeted"))
+    np.testing.assert_array_equal(untargeted.tolist(), [1.0, np.nan, np.nan])

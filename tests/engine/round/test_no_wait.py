@@ -15,26 +15,29 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from rflbat.attacks.labels import Poison
 from rflbat.attacks.registry import ATTACKS
 from rflbat.clients.backend import Backend
 from rflbat.clients.executor import same_start
 from rflbat.clients.optimizer import Optimizer
 from rflbat.clients.row_sparse import LocalTask, on_rows
-from rflbat.clients.step import make_batch_source
+from rflbat.clients.step import make_batch_source, with_keys
 from rflbat.defenses.registry import DEFENSES, make_defense
 from rflbat.models.registry import MODELS
 from rflbat.round.records import download
 from rflbat.round.round import run_drawn_round, run_round
 from rflbat.round.setup import empty_state
+from tests.engine.brief import BRIEF, NEEDING
 from tests.engine.federations import CLIENTS, FORMATS, Gathering, back_ends, is_row_sparse, pairs, small_federation
+from tests.engine.simulation.stateful_attack import moving
 from tests.engine.test_registry import code_of
-from tests.kernels.device_waits import Crossings
+from tests.kernels.device_waits import Crossings, cluster_nothing
 
 ONE_COPY = ["_to_copy copies between cpu and cuda"]
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
 STEPS = (Optimizer(2, 0.1, 0.9, 0.01), Optimizer(2, 0.1, clip_norm=1.0), Optimizer(2, 0.1, name="adam"))
-SHORT = {"geomed": {"passes": 5}}
-"""Every pass is the same: a few show what all would."""
+FETCH = ["_to_copy copies between cpu and cuda"] * 2
+"""One declared wait of a defense: its distances go to the host, and the labels come back."""
 
 
 def crossings(federation):
@@ -53,9 +56,14 @@ def fake():
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_clusters_on_the_host(monkeypatch):
+    cluster_nothing(monkeypatch)
+
+
 def assert_one_upload_and_one_download(federation):
     outcome, up, down = crossings(federation)
-    assert up == ONE_COPY
+    assert up == ONE_COPY + FETCH * federation.defense.waits
     assert down == ONE_COPY
     assert outcome.decision.update.device.type == "cuda"
     written = [outcome.measures, outcome.decision.kept, *outcome.decision.trace.values()]
@@ -71,8 +79,10 @@ def test_a_round_copies_its_draws_up_and_its_record_down_and_waits_for_nothing_e
 @pytest.mark.parametrize("defense", DEFENSES)
 def test_so_it_does_under_every_defense_with_another_that_looks_on(defense, fake):
     shadow = "krum" if defense != "krum" else "multikrum"
-    federation = small_federation("logistic", "pixel", shadow=shadow, backend=Gathering(), device="cuda")
-    assert_one_upload_and_one_download(replace(federation, defense=make_defense(defense, SHORT.get(defense, {}))))
+    settings = {"defense": defense, "defense_args": BRIEF.get(defense), "shadow": shadow}
+    assert_one_upload_and_one_download(
+        small_federation("logistic", "pixel", backend=Gathering(), device="cuda", **settings)
+    )
 
 
 def test_so_it_does_with_the_attack_of_the_tutorial(fake):
@@ -84,10 +94,27 @@ def test_so_it_does_with_the_attack_of_the_tutorial(fake):
     assert_one_upload_and_one_download(replace(federation, attack=attack))
 
 
+def test_so_it_does_with_tables_of_labels(fake):
+    federation = small_federation("logistic", "label_flip", backend=Gathering(), device="cuda")
+    tables = {}
+    for name, labels_n in (("poison", federation.train_y), ("test_poison", federation.test_y)):
+        tables[name] = Poison(torch.zeros_like(labels_n), torch.ones_like(labels_n, dtype=torch.bool))
+    assert_one_upload_and_one_download(replace(federation, **tables))
+
+
+def test_so_it_does_with_samples_and_a_state_of_the_attack(fake):
+    federation = small_federation("logistic", "pixel", backend=Gathering(), device="cuda")
+    attack = moving(replace(FORMATS["logistic"], device="cuda"), 1.0)
+    attack = replace(attack, success="test set", extra=lambda: None, history=True, knowledge="model")
+    more = {"extra_samples": 5, "extra_x": torch.zeros_like(federation.test_x[:3])}
+    assert_one_upload_and_one_download(replace(federation, attack=attack, **more))
+
+
 def test_every_model_and_attack_is_proved():
     models, attacks = zip(*pairs(), strict=True)
     assert set(models) == set(MODELS)
-    assert set(attacks) == set(ATTACKS)
+    # The samples here are not of 1 x 28 x 28 pixels.
+    assert set(attacks) == set(ATTACKS) - {"edge_case"}
 
 
 def train(federation, draws, optimizer=STEPS[0]):
@@ -103,9 +130,9 @@ def train(federation, draws, optimizer=STEPS[0]):
 def make_batch_source_of(federation, draws):
     triggers = federation.attack.local_triggers
     group_N = (draws.malicious_N.cumsum(0) - 1) % len(triggers)
-    return make_batch_source(
-        federation.train_x, federation.train_y, draws.batches, triggers, group_N, federation.experiment.target
-    )
+    target, poison = federation.experiment.target, federation.poison
+    own = make_batch_source(federation.train_x, federation.train_y, draws.batches, triggers, group_N, target, poison)
+    return with_keys(own, draws.key_N)
 
 
 def planned(federation, monkeypatch):
@@ -144,13 +171,13 @@ def test_local_training_on_touched_rows_asks_for_no_value(model, attack, monkeyp
         assert isinstance(train(federation, draws), FakeTensor)
 
 
-@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("defense", [name for name in DEFENSES if name not in NEEDING])
 @pytest.mark.parametrize(("model", "attack"), TEXTS[:1])
 def test_a_round_of_row_sparse_updates_waits_for_nothing(model, attack, defense, monkeypatch):
     draws = row_sparse_plan(model, attack, monkeypatch, defense)
     with FakeTensorMode(allow_non_fake_inputs=True):
         federation = small_federation(model, attack, backend=Gathering(), device="cuda")
-        federation = replace(federation, defense=make_defense(defense, SHORT.get(defense, {})))
+        federation = replace(federation, defense=make_defense(defense, BRIEF.get(defense, {})))
         with Crossings(forbidden=False) as up:
             there = draws.to("cuda")
         server = replace(empty_state(federation), round_number=draws.round_number)
@@ -167,9 +194,9 @@ def trigger(x, on_B):
     return x if on_B.any() else x.clone()
 
 
-def tamper(updates_ND, malicious_N):
-    updates_ND[malicious_N.nonzero()] *= 2
-    return updates_ND
+def tamper(own_MD, view, draw):
+    own_MD[(own_MD[:, 0] > 0).nonzero()] *= 2
+    return own_MD
 
 
 def apply(parameters, x):

@@ -138,3 +138,23 @@ def test_another_failure_is_no_shortage_of_memory(monkeypatch):
     monkeypatch.setattr("rflbat.round.round.finite_rows", finite_rows)
     with pytest.raises(RuntimeError, match=r"^bad shapes$"):
         run(small())
+
+
+def test_an_attack_counts_by_what_it_holds():
+    plain, scaled, omniscient, tabled, stateful = (
+        round_memory(build(small(defense="fedavg", malicious=0.4, **changes)))
+        for changes in (
+            {"scale": 1.0},
+            {"scale": 2.0},
+            {"scale": 1.0, "attack": "ipm"},
+            {"scale": 1.0, "attack": "label_flip", "target": 3},
+            {"scale": 1.0, "attack": "tests.engine.simulation.stateful_attack:moving"},
+        )
+    )
+    assert "tampering" not in plain.phases
+    malicious, rows = 5, 7850 * 4  # of 13 clients
+    assert scaled.phases["tampering"] == 2 * malicious * rows
+    assert omniscient.phases["tampering"] == (2 * malicious + 13) * rows
+    assert plain.resident == scaled.resident == omniscient.resident
+    assert tabled.resident["attack"] == 9 * 1797  # int64 and bool for each sample of the data set
+    assert stateful.resident["attack"] == 2 * 8

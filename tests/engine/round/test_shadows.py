@@ -42,14 +42,16 @@ def test_the_run_is_bit_for_bit_that_without_shadows(tmp_path):
 
 
 LEARNING = [name for name in DEFENSES if make_defense(name, {}).pretrain is not None]
+ROOTED = [name for name in DEFENSES if "root_update" in make_defense(name, {}).needs]
+SHADOWS = [name for name in DEFENSES if name not in ("bulyan", "deepsight", *LEARNING, *ROOTED)]
 
 
-@pytest.mark.parametrize("name", [name for name in DEFENSES if name not in ("bulyan", *LEARNING)])
+@pytest.mark.parametrize("name", [*SHADOWS, "deepsight(samples=20)"])
 def test_a_shadow_decides_as_the_defense_does_in_a_run_of_its_own(name):
     """In the first round both see the same updates, and draw the same numbers."""
     federation = build(small(shadow=name))
     _, watched = run_round(federation, initial_state(federation))
-    own = build(small(defense=name))
+    own = build(small(defense=name.partition("(")[0]))
     _, outcome = run_round(own, initial_state(own))
     (shadow,) = watched.shadows
     assert shadow.name == name

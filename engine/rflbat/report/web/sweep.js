@@ -30,7 +30,8 @@ function drawBands() {
   };
   const setting = choice("Setting", data.settings.map((name) => [name, name || "all runs"]), controls, show);
   const metric = choice("Measure", [["accuracy", "Accuracy"], ["attack_success_rate", "Attack success rate"]], controls, show);
-  metric.value = "attack_success_rate";
+  // An untargeted attack has no success rate.
+  metric.value = data.bands.some((each) => each.attack_success_rate.mean.some((value) => value !== null)) ? "attack_success_rate" : "accuracy";
   show();
 }
 

@@ -1,0 +1,1 @@
+"""The server's step: optimizers that apply a decision's update to the global model."""

@@ -1,0 +1,39 @@
+"""Export of a run's global model by parameter name."""
+
+import os
+from pathlib import Path
+
+from safetensors.torch import save
+
+from rflbat.errors import UserError
+from rflbat.round.setup import model_of
+from rflbat.round.start import read_start
+from rflbat.simulation.loop import recorded
+from rflbat.storage.run_folder import RunFolder
+
+
+def export(run: str | Path, file: str | Path) -> Path:
+    """Write the global model of a run's latest checkpoint as a safetensors file with one tensor per parameter.
+
+    The file is readable by ``--start`` and by the package safetensors.
+
+    Args:
+        run: run folder.
+        file: the file to create.
+
+    Returns:
+        the file.
+
+    Raises:
+        UserError: the folder holds no checkpoint, or the file exists or cannot be written.
+    """
+    folder, path = Path(run), Path(file)
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists; choose another file, or remove it")
+    layout = model_of(recorded(RunFolder.open(folder).run())).layout
+    named = {name: value.clone() for name, value in layout.views(read_start(folder, layout)).items()}
+    try:
+        path.write_bytes(save(named, {"format": "pt"}))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path

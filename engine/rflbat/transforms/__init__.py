@@ -1,0 +1,1 @@
+"""Transforms of the updates before a defense: mixing, bucketing and clipping."""

@@ -1,0 +1,5 @@
+"""Clusters of varying density from distance matrices."""
+
+from rflbat_kernels.hdbscan.sklearn import hdbscan
+
+__all__ = ["hdbscan"]
