@@ -10,7 +10,7 @@ from rflbat.round.setup import model_of
 from rflbat.round.start import stored_model
 from rflbat.simulation.loop import recorded
 from rflbat.storage.atomic import replacing
-from rflbat.storage.run_folder import RunFolder
+from rflbat.storage.run_folder import RUN, RunFolder
 
 
 def export(run: str | Path, file: str | Path) -> Path:
@@ -35,6 +35,8 @@ def export(run: str | Path, file: str | Path) -> Path:
     file_of_run = RunFolder(folder).latest
     if file_of_run is None:
         raise UserError(f"{folder}: the run folder holds no checkpoint yet")
+    if not isinstance(described.get("config"), dict):
+        raise UserError(f"{folder / RUN}: damaged: it has no configuration")
     # A run of version 0.1 records no layout: its model is built from its settings and data.
     layout = None if "layout" in described else model_of(recorded(described)).layout
     named = {name: value.clone() for name, value in stored_model(folder, file_of_run, layout).items()}
