@@ -7,7 +7,7 @@ from rich.table import Table
 from rflbat.defenses.server_view import in_words
 from rflbat.experiment.config import Experiment
 from rflbat.round.memory import readable, round_memory
-from rflbat.round.setup import build
+from rflbat.round.setup import build, check_start
 from rflbat.round.state import Federation
 
 Rows = list[tuple[str, str]]
@@ -30,6 +30,7 @@ def plan_run(experiment: Experiment) -> Rows:
         '10 of 10 a round, for 50 rounds of 10 steps with batches of 60'
     """
     federation = build(experiment)
+    check_start(federation.experiment)
     parts = round_memory(federation)
     largest = max(parts.phases, key=lambda name: parts.phases[name])
     memory = [(f"memory: {name}", f"{readable(size)}, always held") for name, size in parts.resident.items()]
@@ -58,6 +59,7 @@ def _settings(federation: Federation) -> Rows:
             f"{local} with batches of {experiment.batch_size}",
         ),
         ("model", f"{federation.model.name}, {_parameters(federation)}"),
+        *([("start", str(experiment.start))] if experiment.start else []),
         (
             "attack",
             f"{federation.attack.name} by {experiment.malicious:g} of the clients (knowledge: "

@@ -306,7 +306,7 @@ def _check_ranks(federation: Federation) -> None:
         _check_divisible("defense", defense.name, federation, defense.needs_all_columns, name in DEFENSES)
     attack = str(federation.experiment.attack)
     _check_divisible("attack", attack, federation, federation.attack.needs_all_columns, attack in ATTACKS)
-    own = {**federation.experiment.to_dict(), "data_dir": None}
+    own = {**federation.experiment.to_dict(), "data_dir": None, "start": None}  # their contents are compared
     seen = blake2b(json.dumps(own, sort_keys=True, default=str).encode(), digest_size=6)
     for labels in (federation.train_y, federation.test_y):
         seen.update(labels.cpu().numpy().tobytes())
@@ -357,18 +357,37 @@ def empty_state(federation: Federation) -> ServerState:
         )
 
 
-def initial_state(federation: Federation) -> ServerState:
-    """Return the server before round 0: as ``empty_state``, but with a defense that learns already pretrained.
+def check_start(experiment: Experiment) -> None:
+    """Check whether a run can start from the parameters that it names, if it names any.
+
+    Args:
+        experiment: as the user wrote it.
+
+    Raises:
+        UserError: as ``build`` and ``read_start``.
+    """
+    if experiment.start is not None:
+        read_start(Path(str(resolve(experiment).start)), model_of(experiment))
+
+
+def initial_state(federation: Federation, start_sha256: str | None = None) -> ServerState:
+    """Return the server before round 0: as ``empty_state``, but with the stored start, and with what a defense learns.
 
     Args:
         federation: what no round changes.
+        start_sha256: SHA-256 that the file of the start must have; None: any.
 
     Returns:
         the server.
+
+    Raises:
+        UserError: the start cannot be read or does not fit the model.
     """
     server = empty_state(federation)
     if federation.experiment.start is not None:
-        params_D = read_start(Path(federation.experiment.start), federation.model.layout).to(federation.device)
+        params_D = read_start(Path(federation.experiment.start), federation.model, start_sha256, federation.ranks).to(
+            federation.device
+        )
         server = replace(server, params_D=params_D, previous_D=None if server.previous_D is None else params_D)
     learned = pretrain_defense(federation, server.params_D)
     return server if learned is None else replace(server, defense_state=learned)

@@ -7,9 +7,10 @@ from safetensors.torch import save
 
 from rflbat.errors import UserError
 from rflbat.round.setup import model_of
-from rflbat.round.start import read_start
+from rflbat.round.start import stored_model
 from rflbat.simulation.loop import recorded
-from rflbat.storage.run_folder import RunFolder
+from rflbat.storage.atomic import replacing
+from rflbat.storage.run_folder import RUN, RunFolder
 
 
 def export(run: str | Path, file: str | Path) -> Path:
@@ -30,10 +31,18 @@ def export(run: str | Path, file: str | Path) -> Path:
     folder, path = Path(run), Path(file)
     if os.path.lexists(path):
         raise UserError(f"{path} exists; choose another file, or remove it")
-    layout = model_of(recorded(RunFolder.open(folder).run())).layout
-    named = {name: value.clone() for name, value in layout.views(read_start(folder, layout)).items()}
+    described = RunFolder.open(folder).run()
+    file_of_run = RunFolder(folder).latest
+    if file_of_run is None:
+        raise UserError(f"{folder}: the run folder holds no checkpoint yet")
+    if not isinstance(described.get("config"), dict):
+        raise UserError(f"{folder / RUN}: damaged: it has no configuration")
+    # A run of version 0.1 records no layout: its model is built from its settings and data.
+    layout = None if "layout" in described else model_of(recorded(described)).layout
+    named = {name: value.clone() for name, value in stored_model(folder, file_of_run, layout).items()}
     try:
-        path.write_bytes(save(named, {"format": "pt"}))
+        with replacing(path) as temporary:
+            temporary.write_bytes(save(named, {"format": "pt"}))
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path

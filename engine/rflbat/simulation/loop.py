@@ -17,8 +17,7 @@ from rflbat.ranks import Ranks, get_ranks
 from rflbat.round.memory import explain_out_of_memory
 from rflbat.round.records import client_records, download, round_record, shadow_records, summarise
 from rflbat.round.round import run_round
-from rflbat.round.setup import build, initial_state
-from rflbat.round.start import digest_of, start_file
+from rflbat.round.setup import build, check_start, initial_state
 from rflbat.round.state import Federation, RoundOutcome, ServerState
 from rflbat.simulation.callbacks import Callback
 from rflbat.simulation.checkpoint import last_round, restore, save
@@ -93,13 +92,14 @@ def run(experiment: Experiment, out: str | Path | None = None, callbacks: Sequen
         2
     """
     federation = build(experiment)
+    check_start(federation.experiment)  # before a folder is created
     description = describe(federation)
     if out is None or not federation.ranks.is_main:
-        return _loop(federation, _first(federation, None), description, None, callbacks, [], 0.0)
+        return _loop(federation, _first(federation, None, description), description, None, callbacks, [], 0.0)
     with sole_writer(Path(out)):
         folder = RunFolder.create(Path(out), description)
         _write_words(federation, folder)
-        return _loop(federation, _first(federation, folder), description, folder, callbacks, [], 0.0)
+        return _loop(federation, _first(federation, folder, description), description, folder, callbacks, [], 0.0)
 
 
 def resume(path: str | Path, callbacks: Sequence[Callback] = ()) -> Result:
@@ -141,8 +141,9 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
         data = federation.experiment.dataset
         raise UserError(f"{folder.path}: the clients' samples of data set '{data}' changed since the run began")
     if latest is None:
-        _check_start(federation, description)
-    server, seconds = (_first(federation, folder), 0.0) if latest is None else restore(federation, folder, latest)
+        server, seconds = _first(federation, folder, description), 0.0
+    else:
+        server, seconds = restore(federation, folder, latest)
     if finished is not None:
         return Result(finished, folder.rounds(), server.params_D, folder.path)
     with _writing(folder):
@@ -155,15 +156,6 @@ def _go_on(folder: RunFolder, description: dict[str, Any], callbacks: Sequence[C
         raise UserError(f"{folder.path}: the checkpoint is at round {server.round_number}, but {known}")
     federation.ranks.broadcast_object(rounds)
     return _loop(federation, server, description, folder, callbacks, rounds, seconds)
-
-
-def _check_start(federation: Federation, description: Mapping[str, Any]) -> None:
-    """Refuse to begin again from a file that has changed since the run was created."""
-    known = description.get("start")
-    if federation.experiment.start is not None and known:
-        file = start_file(Path(federation.experiment.start))
-        if digest_of(file) != known.get("sha256"):
-            raise UserError(f"{file} changed since the run was created; start a new run")
 
 
 def recorded(description: Mapping[str, Any]) -> Experiment:
@@ -195,7 +187,10 @@ def _follow(ranks: Ranks, callbacks: Sequence[Callback]) -> Result:
     """Resume a run on a rank other than 0; rank 0 reads the run folder and broadcasts its contents."""
     told = ranks.broadcast_object()
     federation = build(recorded(told["description"]))
-    server, seconds = restore(federation, None, None) if told["begun"] else (_first(federation, None), 0.0)
+    if told["begun"]:
+        server, seconds = restore(federation, None, None)
+    else:
+        server, seconds = _first(federation, None, told["description"]), 0.0
     if told["finished"] is not None:
         return Result(told["finished"], [], server.params_D, None)
     return _loop(federation, server, told["description"], None, callbacks, ranks.broadcast_object(), seconds)
@@ -224,11 +219,13 @@ def _writing(folder: RunFolder | None) -> Iterator[None]:
         raise UserError(f"{what}; once this is fixed, `{again}` continues {since}") from error
 
 
-def _first(federation: Federation, folder: RunFolder | None) -> ServerState:
+def _first(federation: Federation, folder: RunFolder | None, description: Mapping[str, Any]) -> ServerState:
     """Return the server before round 0; this may take a while, because some defenses run warm-up rounds first."""
+    start = description.get("start")
+    sha256 = start.get("sha256") if isinstance(start, dict) else None
     try:
         with using(federation.experiment.kernels), explain_out_of_memory(federation):
-            return initial_state(federation)
+            return initial_state(federation, sha256)
     except KeyboardInterrupt:
         raise Interrupted(folder.path if folder else None, 0) from None
 

@@ -14,7 +14,7 @@ import torch
 
 from rflbat.clients.row_sparse import row_sparse
 from rflbat.experiment.config import Experiment
-from rflbat.round.start import digest_of, start_file
+from rflbat.round.start import digest_of, layout_record, start_file
 from rflbat.round.state import Federation
 from rflbat_kernels import dispatch
 
@@ -71,6 +71,7 @@ def describe(federation: Federation) -> dict[str, Any]:
         "success": federation.attack.success,
         "clients": federation.experiment.clients,
         "parameters": federation.model.layout.size,
+        "layout": layout_record(federation.model.layout),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -80,7 +81,7 @@ def _start(experiment: Experiment) -> dict[str, str] | None:
     if experiment.start is None:
         return None
     file = start_file(Path(experiment.start))
-    return {"file": str(file), "sha256": digest_of(file)}
+    return {"path": str(file), "sha256": digest_of(file)}
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rflbat.errors import Stopped, UserError
 from rflbat.experiment.config import METHODS, Experiment
-from rflbat.round.setup import check_data, resolve
+from rflbat.round.setup import check_data, check_start, resolve
 from rflbat.simulation.loop import Interrupted, recorded, resume, run
 from rflbat.storage.atomic import replacing
 from rflbat.storage.lock import sole_writer
@@ -148,6 +148,8 @@ def check_cell(cell: Cell, out: Path) -> Experiment:
         wanted |= {key: found.get(key) for key in ("model", "attack") if wanted[key] is None}
         if differing := sorted(key for key in wanted if found.get(key) != wanted[key]):
             raise UserError(f"{path} holds a run with another {', '.join(differing)}; use another --out")
+    else:
+        check_start(resolved)
     return resolved
 
 

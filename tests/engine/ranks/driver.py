@@ -60,7 +60,7 @@ def do_mistake(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         name: value[ranks.get_ranks().rank] if isinstance(value, list) else value for name, value in settings.items()
     }
     try:
-        build(Experiment(**own))
+        initial_state(build(Experiment(**own)))
     except UserError as error:
         return {"said": str(error)}
     return {}

@@ -174,7 +174,7 @@ def test_interrupted_and_resumed_equals_straight(straight, tmp_path, monkeypatch
 
 
 def test_interrupted_while_it_learns_and_resumed_equals_straight(straight, tmp_path, monkeypatch):
-    def stop(federation):
+    def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
