@@ -183,7 +183,7 @@ def one_by_one(outputs: Callable[..., Any], params_D: Tensor, layout: Layout) ->
         the function.
     """
 
-    def forward(updates_ND: Tensor, x_B: Tensor) -> Tensor:
+    def forward(updates_ND: Tensor, x_B: Tensor, of_clients: bool = True) -> Tensor:
         found = [outputs(layout.views(params_D + update_D), x_B) for update_D in updates_ND]
         for logits in found:
             if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x_B):

@@ -29,9 +29,10 @@ FIELDS = {
     "sample_shape": "outputs",
 }
 """Field of ``ServerView`` -> need that provides it."""
-Forward = Callable[[Tensor, Tensor], Tensor]
-"""``forward(updates (N, D), x (B, *sample))`` returns the logits ``(N, B, C)`` of the global parameters plus each
-update."""
+Forward = Callable[..., Tensor]
+"""``forward(updates (N, D), x (B, *sample), of_clients=True)`` returns the logits ``(N, B, C)`` of the global model
+plus each update. Carried columns that the updates lack are the clients' own, or the global ones without ``of_clients``.
+"""
 
 
 @dataclass(frozen=True)

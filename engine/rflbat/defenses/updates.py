@@ -159,5 +159,5 @@ class Updates:
         Returns:
             ``(B, C)``. Needs "outputs".
         """
-        logits: Tensor = self.server.get("forward")(torch.zeros_like(self.matrix_ND[:1]), x_B)
+        logits: Tensor = self.server.get("forward")(torch.zeros_like(self.matrix_ND[:1]), x_B, of_clients=False)
         return logits[0]

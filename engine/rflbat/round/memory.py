@@ -149,17 +149,18 @@ def known_to_the_server(federation: Federation, columns: int) -> ServerView:
     Returns:
         the view.
     """
-    vector_D, model = torch.empty(columns, device=META), federation.model
+    vector_D, model = torch.empty(columns, device=META), federation.model.to(META)
+    layout = model.layout if federation.defense_columns == model.layout.size else model.layout.trained_part
     shape = tuple(federation.train_x.shape[1:])
     if "outputs" not in federation.needs:
-        return ServerView(vector_D, vector_D, model.layout, vector_D)
+        return ServerView(vector_D, vector_D, layout, vector_D)
     whole_D = torch.empty(model.layout.size, device=META)
-    classes = model.apply(model.layout.views(whole_D), torch.empty(1, *shape, device=META)).shape[-1]
+    classes = model.apply(model.named(whole_D), torch.empty(1, *shape, device=META)).shape[-1]
 
-    def forward(updates_ND: Tensor, x_B: Tensor) -> Tensor:
+    def forward(updates_ND: Tensor, x_B: Tensor, of_clients: bool = True) -> Tensor:
         return updates_ND.new_empty(len(updates_ND), len(x_B), classes)
 
-    return ServerView(vector_D, vector_D, model.layout, vector_D, forward, shape)
+    return ServerView(vector_D, vector_D, layout, vector_D, forward, shape)
 
 
 def outputs_bytes(federation: Federation, clients: int, held: int) -> dict[str, int]:
@@ -175,7 +176,7 @@ def outputs_bytes(federation: Federation, clients: int, held: int) -> dict[str, 
     """
     if "outputs" not in federation.needs:
         return {}
-    model, shape = federation.model, tuple(federation.train_x.shape[1:])
+    model, shape = federation.model.to(META), tuple(federation.train_x.shape[1:])
     models, inputs = output_chunks(model, 1000, math.prod(shape), federation.device.type)
     updates_ND = torch.empty(min(models, clients), model.layout.size, device=META)
     x_B = torch.empty(inputs, *shape, device=META)

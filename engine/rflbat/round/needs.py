@@ -169,14 +169,18 @@ def make_forward(model: Model, params_D: Tensor, carried_NC: Tensor | None = Non
         return model.apply({**named, **model.constants}, x_B)
 
     of_chunk = torch.func.vmap(apply, in_dims=(0, None))
+    carries = model.layout.size - model.layout.trained
 
-    def forward(updates_ND: Tensor, x_B: Tensor) -> Tensor:
+    def forward(updates_ND: Tensor, x_B: Tensor, of_clients: bool = True) -> Tensor:
         models, width = output_chunks(model, len(x_B), x_B[0].numel(), x_B.device.type)
         found = []
         for first in range(0, len(updates_ND), models):
             rows_nD = updates_ND[first : first + models]
             if carried_NC is not None:
-                rows_nD = torch.cat([rows_nD, carried_NC[first : first + models]], 1)
+                own_nC = (
+                    carried_NC[first : first + models] if of_clients else carried_NC.new_zeros(len(rows_nD), carries)
+                )
+                rows_nD = torch.cat([rows_nD, own_nC], 1)
             named = model.layout.views(params_D + rows_nD)
             found.append(torch.cat([of_chunk(named, piece) for piece in torch.split(x_B, width)], 1))
         return torch.cat(found)

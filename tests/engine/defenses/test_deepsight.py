@@ -34,7 +34,7 @@ def test_division_differences_are_mean_ratios_of_probabilities(monkeypatch):
     def logits(row_D, x):
         return torch.as_tensor(row_D[:8]).view(4, 2) @ x + torch.as_tensor(row_D[8:])
 
-    def forward(matrix_ND, x_B):
+    def forward(matrix_ND, x_B, of_clients=True):
         return torch.stack([torch.stack([logits(params_D + row_D.numpy(), x) for x in x_B]) for row_D in matrix_ND])
 
     matrix_ND = torch.from_numpy(updates_ND)

@@ -154,6 +154,25 @@ def test_a_defense_that_learns_before_the_first_round_sees_the_same_columns():
     assert server.params_D.isfinite().all()
 
 
+def test_a_defense_feeds_the_models_with_their_own_statistics():
+    federation, seen = of(defense="deepsight", batch_norm="average"), []
+
+    def watched(updates, state, draw):
+        x_B = torch.rand(4, 1, 28, 28)
+        seen.append((updates.matrix_ND.clone(), x_B, updates.outputs(x_B), updates.global_outputs(x_B)))
+        return federation.defense.apply(updates, state, draw)
+
+    trained = []
+    defense = dataclasses.replace(federation.defense, apply=watched)
+    watching = patched(dataclasses.replace(federation, defense=defense), lambda each: trained.append(each.clone()))
+    start = play(federation, 1)[0]
+    play(watching, 1, start)
+    ((_, x_B, logits_NBC, global_BC),), (params_ND,), model = seen, trained, federation.model
+    expected_NBC = [model.apply(model.named(params_D), x_B) for params_D in params_ND]
+    torch.testing.assert_close(logits_NBC, torch.stack(expected_NBC), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(global_BC, model.apply(model.named(start.params_D), x_B), rtol=1e-4, atol=1e-5)
+
+
 def test_a_checkpoint_holds_the_statistics(tmp_path):
     federation = of(defense="foolsgold")
     server, _ = play(federation, 2)
@@ -175,6 +194,9 @@ def test_the_dry_run_counts_carried_and_frozen_numbers():
     assert shown["model"] == "Small, 4792 parameters, 13 carried"
     lora = small(model="lora", model_args={"width": 20})
     assert dict(plan_run(lora))["model"] == "lora, 3586 parameters, 16120 frozen"
+    for model in ("norm", "lora"):
+        shown = dict(plan_run(small(model=model, defense="fltrust", shadow="deepsight")))
+        assert shown["memory: outputs"].endswith("in turn")
     assert round_memory(build(lora)).resident["frozen parameters"] == 4 * 16120
 
 
